@@ -1,0 +1,285 @@
+"""The command line: `ragjax train | evaluate | answer | table | configs`."""
+
+import ast
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table as RichTable
+from tyro.conf import Positional, arg
+
+from ragjax.errors import UserError, require
+
+INTERRUPTED = 130  # as shells report a process that was ended by Ctrl-C
+
+# JAX is imported by the commands that need it, not here: `ragjax --help` and `ragjax table` are quick.
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train and evaluate an experiment: ragjax train CONFIG [--field.sub value ...].
+
+    Every field of the config can be overridden; `ragjax train CONFIG --help` lists them.
+    """
+
+    config: Positional[Path]
+    """The config file, e.g. configs/world_facts/rag_sequence.py."""
+    run_dir: Path | None = None
+    """Where the run's files go; runs/<task>/<config>/seed_<seed> if not given."""
+    resume: bool = False
+    """Continue the run in --run-dir from its newest whole checkpoint."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained run on a split of its task."""
+
+    run_dir: Positional[Path]
+    """The run's directory."""
+    split: Literal["train", "dev", "test"] = "test"
+    """The questions to answer."""
+    json: bool = False
+    """Print the figures as JSON, with those of each relation."""
+    output: Path | None = None
+    """A file for the predictions, as JSON lines."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ask a trained run; without a question, ask one after another."""
+
+    run_dir: Positional[Path]
+    """The run's directory."""
+    question: Positional[str | None] = None
+    """The question."""
+    json: bool = False
+    """Print answer, probability and passages as JSON."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Print the table of an experiment from its recorded runs."""
+
+    experiment: Positional[Path]
+    """The experiment's file, e.g. experiments/world_facts.py."""
+    format: Literal["markdown", "latex", "csv"] = "markdown"
+    """How to print it."""
+    run: bool = False
+    """Make and record the runs that are missing first."""
+    runs: Annotated[Path, arg(metavar="DIR")] = Path("runs")
+    """Where --run trains."""
+
+
+@dataclass(frozen=True)
+class Configs:
+    """List the configs with the first line of their docstring."""
+
+    directory: Positional[Path] = Path("configs")
+    """Where they are."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    console = Console(stderr=True, highlight=False)
+    try:
+        return _dispatch(arguments, console)
+    except UserError as error:
+        print(f"ragjax: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # The reader of our output has gone; what Python flushes at exit must not fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        where = f"{error.filename} " if error.filename else ""
+        print(
+            f"ragjax: {where}can't be used ({error.strerror or error}); free space there, check its "
+            "permissions, or name another place.",
+            file=sys.stderr,
+        )
+    return 2
+
+
+def _dispatch(arguments: list[str], console: Console) -> int:
+    commands: dict[str, tuple[type, Callable[[Any, list[str], Console], int]]] = {
+        "train": (Train, _train),
+        "evaluate": (Evaluate, _evaluate),
+        "answer": (Answer, _answer),
+        "table": (Table, _table),
+        "configs": (Configs, _configs),
+    }
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("usage: ragjax COMMAND ...; each command has --help\n")
+        for name, (kind, _) in commands.items():
+            print(f"  {name:<9} {(kind.__doc__ or '').splitlines()[0]}")
+        return 0 if arguments else 2
+    name, *rest = arguments
+    require(name in commands, f"{name!r} is not a command; choose one of {', '.join(commands)}.")
+    kind, function = commands[name]
+    prog = f"ragjax {name}"
+    if kind is Train:
+        options, rest = _parse_train(rest, prog)
+        return function(options, rest, console)
+    return function(_parse(kind, rest, prog), [], console)
+
+
+def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
+    """Parses a command's own options; a mistake becomes one sentence."""
+    if "-h" in arguments or "--help" in arguments:
+        return tyro.cli(kind, args=["--help"], prog=prog)
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
+            return tyro.cli(kind, args=arguments, prog=prog)
+    except SystemExit as error:
+        lines = [line.strip("│╭╮╰╯─ ") for line in message.getvalue().splitlines()]
+        words = " ".join(line for line in lines if line and line != "Parsing error")
+        words = words.partition("For full helptext")[0].strip(" .")
+        raise UserError(f"{words}; `{prog} --help` lists the options.") from error
+
+
+def _parse_train(arguments: list[str], prog: str) -> tuple[Any, list[str]]:
+    """Splits the command's own options from the overrides of the config."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return _parse(Train, arguments or ["--help"], prog), []
+    own, overrides, words = arguments[:1], [], arguments[1:]
+    while words:
+        word = words.pop(0)
+        if word in ("--resume", "--no-resume") or word.startswith("--run-dir="):
+            own.append(word)
+        elif word in ("--run-dir", "--run_dir"):
+            own += [word, *words[:1]]
+            words = words[1:]
+        else:
+            overrides.append(word)
+    return _parse(Train, own, prog), overrides
+
+
+def _train(options: Train, overrides: list[str], console: Console) -> int:
+    from ragjax import commands
+    from ragjax.config import load_config
+    from ragjax.overrides import override
+
+    prog = f"ragjax train {options.config}"
+    config = override(load_config(options.config), overrides, prog)
+    run_dir = options.run_dir
+    if run_dir is None:
+        run_dir = Path("runs") / config.task.name / options.config.stem / f"seed_{config.seed}"
+    # SIGTERM, which schedulers send first, ends a run as Ctrl-C does: saved, and with advice.
+    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        result = commands.train(config, run_dir, resume=options.resume, console=console)
+    except KeyboardInterrupt:
+        again = [word for word in sys.argv[1:] if word != "--resume"]
+        console.print(f"stopped; continue with: ragjax {' '.join(again)} --resume", soft_wrap=True)
+        return INTERRUPTED
+    _print_figures(result)
+    print(f"{run_dir}: {result['train_seconds']:.0f} s of training, {result['steps']} steps")
+    return 0
+
+
+def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
+    from ragjax import commands
+
+    figures = commands.evaluate(options.run_dir, options.split, options.output, console)
+    if options.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        _print_figures(figures)
+    return 0
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    """Prints the figures of a split, over all questions and by relation."""
+    names = [name for name in figures if name in ("em", "f1", "mrr") or name.startswith("recall@")]
+    table = RichTable("relation", "questions", *names, title=f"{figures['split']} questions")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    rows = [("all", figures), *figures["per_relation"].items()]
+    for label, row in rows:
+        cells = ["–" if row.get(name) is None else f"{row[name]:.3f}" for name in names]
+        table.add_row(label, str(row["questions"]), *cells)
+    Console(highlight=False).print(table)
+
+
+def _answer(options: Answer, _: list[str], console: Console) -> int:
+    require(
+        options.question is None or bool(options.question.strip()),
+        "The question is empty; ask one in words.",
+    )
+    from ragjax import commands
+
+    run = commands.TrainedRun.load(options.run_dir, console)
+    if options.question is not None:
+        _print_answer(run.answer(options.question), options.json)
+        return 0
+    while True:
+        try:
+            question = input("question> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return 0
+        if question.strip():
+            try:
+                _print_answer(run.answer(question), options.json)
+            except UserError as error:  # the next question may be a better one
+                print(f"ragjax: {error}", file=sys.stderr)
+
+
+def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
+        return
+    print(f"{answer['answer']}  (probability {answer['probability']:.3f})")
+    for note in answer["notes"]:
+        print(f"  note: {note}")
+    table = RichTable("prior", "posterior", "passage", box=None, pad_edge=False)
+    for passage in answer["passages"]:
+        text = f"[{passage['title']}] {passage['text']}".replace("[", r"\[")
+        table.add_row(f"{passage['prior']:.3f}", f"{passage['posterior']:.3f}", text)
+    Console(highlight=False).print(table)
+
+
+def _table(options: Table, _: list[str], console: Console) -> int:
+    from ragjax.evaluation.runs import record_run
+    from ragjax.evaluation.tables import load_table, missing_runs, render
+
+    table = load_table(options.experiment)
+    for row, seed, destination in missing_runs(table) if options.run else []:
+        run_dir = options.runs / table.name / row.directory / f"seed_{seed}"
+        console.print(f"{row.label}, seed {seed}: {run_dir}")
+        command = [row.config, *row.overrides, "--seed", str(seed), "--run-dir", str(run_dir)]
+        if (run_dir / "config.json").exists():
+            command.append("--resume")
+        # A process of its own for each run, as a user would start it: times and memory are its own.
+        code = subprocess.run([sys.executable, "-m", "ragjax.cli", "train", *command]).returncode
+        require(
+            code == 0, f"The run {run_dir} ended with exit code {code}; mend it and start again."
+        )
+        record_run(run_dir, destination)
+    print(render(table, options.format), end="")
+    return 0
+
+
+def _configs(options: Configs, _: list[str], console: Console) -> int:
+    require(
+        options.directory.is_dir(),
+        f"{options.directory} is not a directory; name the one that holds the configs.",
+    )
+    del console
+    for path in sorted(options.directory.rglob("*.py")):
+        docstring = ast.get_docstring(ast.parse(path.read_text())) or "(no docstring)"
+        print(f"{path}  {docstring.splitlines()[0]}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,296 @@
+"""What the commands do, as functions: train, evaluate and answer."""
+
+import contextlib
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress
+
+from ragjax.config import Config, differing_fields, read_json, to_json
+from ragjax.errors import require
+from ragjax.evaluation.metrics import summarise, write_predictions
+from ragjax.experiment import (
+    Experiment,
+    RunState,
+    create_experiment,
+    load_experiment,
+    training_program,
+)
+from ragjax.files import write_json
+from ragjax.retrieval.fixed import Oracle
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.logging import MetricLog, RunProgress
+from ragjax.training.loop import fit
+from ragjax.training.optimizer import evaluation_params
+from ragjax.types import Question
+
+CONFIG, RESULT, PREDICTIONS, CHECKPOINTS = (
+    "config.json",
+    "result.json",
+    "predictions.jsonl",
+    "checkpoints",
+)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "orbax-checkpoint", "bm25s")
+
+
+def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> dict[str, Any]:
+    """Trains an experiment, measures it on the test split, and writes the run's files.
+
+    Args:
+      config: the experiment.
+      run_dir: where the files go; made if missing.
+      resume: continue from the newest whole checkpoint.
+      console: where progress is drawn.
+
+    Returns:
+      The content of result.json.
+
+    Raises:
+      UserError: the directory holds another run, or cannot be written.
+    """
+    started = time.perf_counter()
+    check_run_dir(config, run_dir, resume)
+    data = config.task.load()
+    if resume:
+        experiment = load_experiment(config, run_dir)
+        require(
+            experiment.corpus.passages == data.passages,
+            f"The passages of {run_dir} are not those that task {config.task.name} makes now; install "
+            "the package versions named in its result or train into a new --run-dir.",
+        )
+    else:
+        experiment = create_experiment(config, data, run_dir)
+        write_json(run_dir / CONFIG, to_json(config))  # last, since it marks the directory as a run
+    report_cuts(experiment, console)
+    checkpoints = Checkpoints(run_dir / CHECKPOINTS)
+    if resume and checkpoints.steps():
+        state, start, damaged = experiment.load_state(checkpoints)
+        report_damaged(damaged, start, console)
+        console.print(f"continuing at step {start} of {config.steps}")
+    else:
+        state, start = experiment.init_state(), 0
+    program = training_program(experiment, data.splits)
+    log = MetricLog(run_dir, start)
+    with RunProgress(console, config.steps, start) as progress, contextlib.closing(log):
+        state = fit(program, state, start, checkpoints, log, progress)
+    state = state.replace(index=experiment.fresh_index(state))
+    checkpoints.save(config.steps, state)
+    trained = time.perf_counter() - started
+
+    with answering(console, "test", len(data.splits["test"])) as progress:
+        encoded = experiment.encode(data.splits["test"], config.evaluation.k)
+        records = experiment.evaluate(state, encoded, progress)
+    write_predictions(run_dir / PREDICTIONS, records)
+    result = (
+        summarise(records)
+        | {
+            "split": "test",
+            "steps": config.steps,
+            "seed": config.seed,
+            "train_seconds": round(trained, 2),
+            "total_seconds": round(time.perf_counter() - started, 2),
+            "resumed_at": start,
+            "parameters": parameter_counts(state.train.params),
+            "index_built_at_step": int(state.index.built_at_step),
+            "peak_memory_mb": peak_memory_mb(),
+        }
+        | provenance()
+    )
+    write_json(run_dir / RESULT, result)
+    return result
+
+
+def parameter_counts(params: Any) -> dict[str, int]:
+    """Number of parameters of each group."""
+    return {
+        group: sum(leaf.size for leaf in jax.tree.leaves(tree)) for group, tree in params.items()
+    }
+
+
+def peak_memory_mb() -> int:
+    """Largest resident memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
+    return round(peak / (1_000_000 if sys.platform == "darwin" else 1_000))
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions, and the git commit where the code lies in a checkout."""
+    versions = {}
+    for package in ("ragjax", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
+        commit = None
+    return {"versions": versions, "git_commit": commit}
+
+
+def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
+    """Checks that a run may start or continue in `run_dir`.
+
+    Raises:
+      UserError: it holds a run and `resume` is off, holds none and it is on, or was made by another
+        config.
+    """
+    path = run_dir / CONFIG
+    require(
+        resume or not path.exists(),
+        f"{run_dir} already holds a run; add --resume to continue it or name another --run-dir.",
+    )
+    if resume:
+        require(
+            path.exists(), f"{run_dir} holds no run to resume; leave out --resume to start one."
+        )
+        differing = differing_fields(to_json(read_json(path)), to_json(config))
+        require(
+            not differing,
+            f"{run_dir} was made by another config; it differs in {', '.join(differing)}; give the "
+            "same values or another --run-dir.",
+        )
+
+
+def report_damaged(damaged: list[int], used: int, console: Console) -> None:
+    """Says which checkpoints were passed over."""
+    for step in damaged:
+        console.print(f"checkpoint {step} is damaged; falling back to the one of step {used}")
+
+
+def report_cuts(experiment: Experiment, console: Console) -> None:
+    """Says how many passages are longer than what is read of them."""
+    corpus, length = experiment.corpus, experiment.config.tokenizer.passage_length
+    if corpus.cut:
+        console.print(
+            f"{corpus.cut} of {len(corpus.passages)} passages are cut to their first {length} tokens "
+            "(tokenizer.passage_length)"
+        )
+
+
+@contextlib.contextmanager
+def answering(console: Console, split: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar over questions; yields the function that is told how many are done."""
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task(f"answering {split}", total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run loaded for use.
+
+    Attributes:
+      experiment: config, data and functions.
+      state: the newest whole checkpoint, its index fresh.
+    """
+
+    experiment: Experiment
+    state: RunState
+
+    @classmethod
+    def load(cls, run_dir: Path, console: Console) -> "TrainedRun":
+        """Reads a run's directory.
+
+        Raises:
+          UserError: it is missing, is no run, or has no whole checkpoint.
+        """
+        require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
+        config = read_json(run_dir / CONFIG)
+        experiment = load_experiment(config, run_dir)
+        state, step, damaged = experiment.load_state(Checkpoints(run_dir / CHECKPOINTS))
+        report_damaged(damaged, step, console)
+        return cls(experiment, state.replace(index=experiment.fresh_index(state)))
+
+    def answer(self, text: str) -> dict[str, Any]:
+        """Answers one question.
+
+        Args:
+          text: the question; at most `tokenizer.question_length` tokens are read.
+
+        Returns:
+          {"question", "answer", "probability", "passages": [{"id", "title", "text", "prior",
+          "posterior"}], "notes": what was left out}, the passages in the order of their posterior.
+
+        Raises:
+          UserError: the question is empty, has no known word, or the retriever needs a gold passage.
+        """
+        experiment, config = self.experiment, self.experiment.config
+        text = text.strip()
+        require(bool(text), "The question is empty; ask one in words.")
+        require(
+            not isinstance(config.retriever, Oracle),
+            "This run reads the gold passage of each question (retriever Oracle), which a question of "
+            "your own does not have; ask a run with another retriever.",
+        )
+        corpus = experiment.corpus
+        known, left_out = corpus.lexicon.known_form(experiment.tokenizer, text)
+        require(
+            bool(known), f"No word of {text!r} is in the corpus; ask about what its passages say."
+        )
+        notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
+        tokens, length = experiment.tokenizer.encode(known), config.tokenizer.question_length
+        if len(tokens) > length:
+            cut = experiment.tokenizer.decode(tokens[length:])
+            notes.append(f"only {length} tokens are read; cut: {cut}")
+        question = Question("asked", text, ("",), (), "", "")
+        encoded = experiment.encode((question,), config.evaluation.k)
+        params = evaluation_params(self.state.train.params, self.state.train.opt_state)
+        topk, log_prior, decoded = jax.device_get(
+            experiment.answer(
+                params, encoded.arrays, experiment.device_corpus, self.state.index.embeddings
+            )
+        )
+        hits = np.flatnonzero(topk.valid[0] & (topk.ids[0] >= 0))
+        passages = [
+            vars(corpus.passages[topk.ids[0, hit]])
+            | {
+                "prior": float(np.exp(log_prior[0, hit])),
+                "posterior": float(np.exp(decoded.log_posterior[0, hit])),
+            }
+            for hit in hits
+        ]
+        return {
+            "question": text,
+            "answer": experiment.tokenizer.decode(decoded.tokens[0]),
+            "probability": float(np.exp(decoded.log_prob[0])),
+            "passages": sorted(passages, key=lambda passage: -passage["posterior"]),
+            "notes": notes,
+        }
+
+
+def evaluate(run_dir: Path, split: str, output: Path | None, console: Console) -> dict[str, Any]:
+    """Measures a run's newest checkpoint on a split.
+
+    Args:
+      run_dir: the run.
+      split: train, dev or test.
+      output: where predictions go, as JSON lines; None keeps none.
+      console: where progress is drawn.
+
+    Returns:
+      The figures of `evaluation.metrics.summarise`, the split and the checkpoint's step.
+
+    Raises:
+      UserError: the run can't be loaded, or there is no such split.
+    """
+    run = TrainedRun.load(run_dir, console)
+    experiment = run.experiment
+    splits = experiment.config.task.load().splits
+    require(split in splits, f"--split is {split!r}; choose one of {', '.join(splits)}.")
+    with answering(console, split, len(splits[split])) as progress:
+        encoded = experiment.encode(splits[split], experiment.config.evaluation.k)
+        records = experiment.evaluate(run.state, encoded, progress)
+    if output is not None:
+        write_predictions(output, records)
+    return {"split": split, "step": int(run.state.train.step)} | summarise(records)

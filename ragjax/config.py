@@ -1,0 +1,232 @@
+"""The configuration of an experiment: frozen dataclasses, in Python files and as JSON.
+
+A config file is a Python file with `get_config() -> Config`. Each field that names a component holds
+that component's spec, an instance of a class; there is no registry and nothing is looked up by name.
+"""
+
+import dataclasses
+import importlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.errors import UserError, require
+from ragjax.files import load_function
+from ragjax.models.encoder import BagEncoder, TransformerEncoder
+from ragjax.models.generator import Generator
+from ragjax.objectives.likelihood import Likelihood, RagSequence
+from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.dense import Dense
+from ragjax.tasks.base import Task
+from ragjax.training.optimizer import Adam
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one batch shape, hence one compilation.
+
+    Attributes:
+      steps: updates.
+      batch_size: B, questions an update.
+      k: K, passages retrieved for each question.
+    """
+
+    steps: int
+    batch_size: int = 32
+    k: int = 4
+
+    def __post_init__(self):
+        """Checks the fields."""
+        for name in ("steps", "batch_size", "k"):
+            value = getattr(self, name)
+            require(value >= 1, f"phases.{name} is {value}; it must be at least 1.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How a model is measured.
+
+    Attributes:
+      k: passages retrieved for each question.
+      batch_size: questions decoded at once.
+      every: steps between measurements on the development split while training; 0 for none.
+      questions: development questions measured while training; the final figures use whole splits.
+    """
+
+    k: int = 8
+    batch_size: int = 64
+    every: int = 100
+    questions: int = 128
+
+    def __post_init__(self):
+        """Checks the fields."""
+        for name in ("k", "batch_size", "questions"):
+            value = getattr(self, name)
+            require(value >= 1, f"evaluation.{name} is {value}; it must be at least 1.")
+        require(self.every >= 0, f"evaluation.every is {self.every}; it must not be negative.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment.
+
+    Attributes:
+      task: corpus and questions.
+      seed: of parameters, order of the data and renaming.
+      tokenizer: how text becomes arrays.
+      encoder: the retriever's encoder.
+      retriever: where passages come from.
+      generator: the reader.
+      objective: the loss and its decoder.
+      optimizer: the optimiser.
+      phases: stretches of training, in order.
+      evaluation: how the model is measured.
+      compute: dtype of the computation; parameters and sums are always float32.
+      log_every: steps between two rows of metrics.
+      checkpoint_every: steps between checkpoints; one is also written at the end.
+    """
+
+    task: Task
+    seed: int = 0
+    tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
+    encoder: BagEncoder | TransformerEncoder = field(default_factory=BagEncoder)
+    retriever: Retriever = field(default_factory=Dense)
+    generator: Generator = field(default_factory=Generator)
+    objective: Likelihood = field(default_factory=RagSequence)
+    optimizer: Adam = field(default_factory=Adam)
+    phases: tuple[Phase, ...] = (Phase(steps=400),)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+    compute: Literal["float32", "bfloat16"] = "float32"
+    log_every: int = 10
+    checkpoint_every: int = 100
+
+    def __post_init__(self):
+        """Checks what single components can't."""
+        require(len(self.phases) > 0, "phases is empty; training needs at least one phase.")
+        for number, phase in enumerate(self.phases):
+            require(
+                phase.batch_size % self.optimizer.accumulate == 0,
+                f"phases.{number}.batch_size is {phase.batch_size}, which optimizer.accumulate "
+                f"{self.optimizer.accumulate} does not divide; choose a multiple of it.",
+            )
+        require(
+            self.retriever.learned or self.objective.documents == "retrieved",
+            f"objective.documents is {self.objective.documents!r}, but a fixed retriever has scores "
+            "for the passages it returns only; use objective.documents retrieved.",
+        )
+        require(
+            self.compute in ("float32", "bfloat16"),
+            f"compute is {self.compute!r}; choose float32 or bfloat16.",
+        )
+        require(self.seed >= 0, f"seed is {self.seed}; it must not be negative.")
+        for name in ("log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} is {value}; it must be at least 1 step.")
+
+    @property
+    def steps(self) -> int:
+        """Updates of all phases together."""
+        return sum(phase.steps for phase in self.phases)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """The dtype of the computation."""
+        return jnp.dtype(self.compute)
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that update number `step` (from 0) belongs to."""
+        for phase in self.phases:
+            if step < phase.steps:
+                return phase
+            step -= phase.steps
+        return self.phases[-1]
+
+
+def to_json(value: Any) -> Any:
+    """A spec as plain JSON values; every dataclass carries its import path under "type"."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        kind = type(value)
+        fields = {
+            item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)
+        }
+        return {"type": f"{kind.__module__}.{kind.__qualname__}"} | fields
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(value: Any) -> Any:
+    """Inverse of `to_json`; lists become tuples.
+
+    Raises:
+      UserError: a type can't be imported or its fields do not fit.
+    """
+    if isinstance(value, list):
+        return tuple(from_json(item) for item in value)
+    if not isinstance(value, dict):
+        return value
+    fields = {name: from_json(item) for name, item in value.items() if name != "type"}
+    module_name, _, class_name = str(value.get("type", "")).rpartition(".")
+    try:
+        kind = vars(importlib.import_module(module_name))[class_name]
+        require(dataclasses.is_dataclass(kind), f"{value['type']} is no spec.")
+        return kind(**fields)
+    except (ImportError, KeyError, ValueError, TypeError) as error:
+        raise UserError(
+            f"The config's {value.get('type')!r} can't be rebuilt ({error}); it was written by "
+            "another version of the code, so check that version out or train again."
+        ) from error
+
+
+def read_json(path: Path) -> Config:
+    """Reads a run's config.json.
+
+    Raises:
+      UserError: the file is missing or malformed.
+    """
+    try:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{path} can't be read as a config ({error}); name the directory of a run."
+        ) from error
+    config = from_json(value)
+    require(isinstance(config, Config), f"{path} does not hold a config; name a run's directory.")
+    return config
+
+
+def load_config(path: Path) -> Config:
+    """Runs a config file's `get_config`.
+
+    Raises:
+      UserError: the file is missing, fails, or has no `get_config`.
+    """
+    config = load_function(path, "get_config", "config")()
+    require(
+        isinstance(config, Config),
+        f"get_config() of {path} returned a {type(config).__name__}; it must return a Config.",
+    )
+    return config
+
+
+def differing_fields(left: Any, right: Any, prefix: str = "") -> list[str]:
+    """Dotted names of the fields in which two configs, as JSON values, differ."""
+    if isinstance(left, dict) and isinstance(right, dict):
+        names = list(left) + [name for name in right if name not in left]
+        return [
+            found
+            for name in names
+            for found in differing_fields(left.get(name), right.get(name), f"{prefix}{name}.")
+        ]
+    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
+        pairs = enumerate(zip(left, right, strict=True))
+        return [
+            found
+            for number, (one, other) in pairs
+            for found in differing_fields(one, other, f"{prefix}{number}.")
+        ]
+    return [] if left == right else [prefix.rstrip(".")]

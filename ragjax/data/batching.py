@@ -1,0 +1,165 @@
+"""From text to arrays of fixed shape, and from arrays to batches."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ragjax.data.lexicon import Lexicon
+from ragjax.data.tokenizer import Tokenizer, TokenizerSpec, measure_vocabulary
+from ragjax.errors import require
+from ragjax.retrieval.base import Retriever
+from ragjax.types import Passage, QaData, Question, RagBatch, TopK, Vocabulary
+
+
+@dataclass(frozen=True)
+class EncodedQuestions:
+    """The questions of one split.
+
+    Attributes:
+      questions: M questions as text.
+      arrays: a `RagBatch` of all M rows.
+      cut: how many questions or answers were longer than their arrays.
+    """
+
+    questions: tuple[Question, ...]
+    arrays: RagBatch
+    cut: int
+
+    def rows(self, index: np.ndarray, size: int | None = None) -> RagBatch:
+        """Picks rows, filled up to `size` rows of weight 0."""
+        fill = 0 if size is None else size - len(index)
+        picked = np.concatenate([index, np.zeros(fill, index.dtype)])
+        weight = np.concatenate([np.ones(len(index)), np.zeros(fill)]).astype(np.float32)
+        arrays, retrieved = self.arrays, self.arrays.retrieved
+        if retrieved is not None:
+            retrieved = TopK(
+                retrieved.ids[picked], retrieved.scores[picked], retrieved.valid[picked]
+            )
+        return RagBatch(
+            question=arrays.question[picked],
+            target=arrays.target[picked],
+            positives=arrays.positives[picked],
+            retrieved=retrieved,
+            weight=weight,
+        )
+
+
+@dataclass(frozen=True)
+class EncodedCorpus:
+    """The corpus as text and as tokens.
+
+    Attributes:
+      passages: N passages.
+      tokens: [N,P].
+      cut: how many passages were longer than P.
+      vocabulary: the token statistics of passages and training questions.
+      lexicon: their words.
+    """
+
+    passages: tuple[Passage, ...]
+    tokens: np.ndarray
+    cut: int
+    vocabulary: Vocabulary
+    lexicon: Lexicon
+
+
+def passage_text(passage: Passage, with_title: bool) -> str:
+    """What is tokenised of a passage."""
+    return f"{passage.title} {passage.text}" if with_title else passage.text
+
+
+def encode_corpus(
+    tokenizer: Tokenizer,
+    spec: TokenizerSpec,
+    passages: Sequence[Passage],
+    training_questions: Sequence[Question],
+) -> EncodedCorpus:
+    """Tokenises the corpus and measures its vocabulary."""
+    require(len(passages) > 0, "The task has no passages; a corpus needs at least one.")
+    texts = [passage_text(passage, spec.with_title) for passage in passages]
+    tokens, cut = tokenizer.encode_batch(texts, spec.passage_length)
+    questions = [question.question for question in training_questions]
+    asked, _ = tokenizer.encode_batch(questions, spec.question_length)
+    vocabulary = measure_vocabulary(tokenizer, tokens, asked, spec.content_below)
+    lexicon = Lexicon.measure(tokenizer, [*texts, *questions])
+    return EncodedCorpus(tuple(passages), tokens, cut, vocabulary, lexicon)
+
+
+def train_tokenizer(spec: TokenizerSpec, data: QaData) -> Tokenizer:
+    """Trains the tokenizer on the passages and the training questions."""
+    texts = [passage_text(passage, spec.with_title) for passage in data.passages]
+    texts += [question.question for question in data.splits["train"]]
+    return Tokenizer.train(texts, spec.vocab_size)
+
+
+def encode_questions(
+    tokenizer: Tokenizer,
+    spec: TokenizerSpec,
+    corpus: EncodedCorpus,
+    questions: Sequence[Question],
+    retriever: Retriever,
+    k: int,
+) -> EncodedQuestions:
+    """Tokenises a split and, for a fixed retriever, looks up its passages.
+
+    Raises:
+      UserError: there are no questions, a gold passage is not in the corpus, or k exceeds
+        the corpus.
+    """
+    require(
+        k <= len(corpus.passages),
+        f"k is {k}, but the corpus has {len(corpus.passages)} passages; "
+        "lower phases.*.k or evaluation.k.",
+    )
+    require(len(questions) > 0, "The split has no questions; it needs at least one.")
+    asked, cut_questions = tokenizer.encode_batch(
+        [corpus.lexicon.known_form(tokenizer, question.question)[0] for question in questions],
+        spec.question_length,
+    )
+    targets, cut_answers = tokenizer.encode_batch(
+        [question.answers[0] for question in questions], spec.answer_length, end=True
+    )
+    rows = {passage.id: row for row, passage in enumerate(corpus.passages)}
+    width = max(len(question.positives) for question in questions)
+    positives = np.full((len(questions), max(width, 1)), -1, np.int32)
+    for row, question in zip(positives, questions, strict=True):
+        for column, name in enumerate(question.positives):
+            require(
+                name in rows, f"Question {question.id!r} names passage {name!r}, which is missing."
+            )
+            row[column] = rows[name]
+    retrieved = None if retriever.learned else retriever.lookup(corpus.passages, questions, k)
+    arrays = RagBatch(asked, targets, positives, retrieved, np.ones(len(questions), np.float32))
+    return EncodedQuestions(tuple(questions), arrays, cut_questions + cut_answers)
+
+
+def stream_rows(seed: int, position: int, size: int, count: int) -> np.ndarray:
+    """Rows `position` to `position + size` of an endless stream of shuffled epochs.
+
+    The stream is a function of its seed alone, so that its position is all a checkpoint keeps.
+
+    Args:
+      seed: of the shuffling.
+      position: examples drawn before.
+      size: examples to draw.
+      count: examples of the split.
+
+    Returns:
+      [size] row numbers.
+    """
+    places = np.arange(position, position + size)
+    rows = np.empty(size, np.int64)
+    for epoch in np.unique(places // count):
+        order = np.random.default_rng((seed, int(epoch))).permutation(count)
+        chosen = places // count == epoch
+        rows[chosen] = order[places[chosen] % count]
+    return rows
+
+
+def batches_in_order(encoded: EncodedQuestions, size: int) -> Iterator[tuple[np.ndarray, RagBatch]]:
+    """All rows in order, in batches of one shape: (rows, batch), the last one filled up."""
+    count = len(encoded.questions)
+    for start in range(0, count, size):
+        rows = np.arange(start, min(start + size, count))
+        yield rows, encoded.rows(rows, size)

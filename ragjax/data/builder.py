@@ -1,0 +1,154 @@
+"""Prepares a task's corpus and questions on disk with TFDS, as ArrayRecord files.
+
+This is the only module that imports `tensorflow_datasets`; TensorFlow itself isn't needed.
+"""
+
+import contextlib
+import io
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+
+from ragjax.errors import UserError
+from ragjax.tasks.base import Task
+from ragjax.types import Passage, QaData, Question
+
+_ENVIRONMENT_VARIABLE = "RAGJAX_DATA_DIR"
+_DEFAULT_DIR = "~/.cache/ragjax"
+_PASSAGES, _QUESTIONS = "passages", "questions"
+_TEXT = tfds.features.Text()
+_COLUMNS = {
+    _PASSAGES: {"id": _TEXT, "title": _TEXT, "text": _TEXT},
+    _QUESTIONS: {
+        "id": _TEXT,
+        "question": _TEXT,
+        "answers": tfds.features.Sequence(_TEXT),
+        "positives": tfds.features.Sequence(_TEXT),
+        "relation": _TEXT,
+        "entity": _TEXT,
+    },
+}
+
+
+class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """One table of a task as a TFDS dataset, `<task>/<table>-<fingerprint>/<version>`.
+
+    The fingerprint names all that decides the content, so that what other code or other versions
+    of the source packages prepared is never read.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")  # of this class; the task's own is in the config
+    # TFDS looks for checksums of downloads beside the code, through a package that it doesn't
+    # declare as a dependency (importlib_resources); there are no downloads.
+    code_path = None
+
+    def __init__(self, task: Task, table: str, data_dir: pathlib.Path, data: QaData | None = None):
+        """Opens the table in `data_dir`; `data` is needed only to prepare it."""
+        self.name = task.name
+        self.table = table
+        self._rows = data and ({"corpus": data.passages} if table == _PASSAGES else data.splits)
+        config = tfds.core.BuilderConfig(name=f"{table}-{task.fingerprint()}", version=task.version)
+        super().__init__(data_dir=data_dir, config=config, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        """Describes the columns; the rows keep the order in which the task generates them."""
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=tfds.features.FeaturesDict(_COLUMNS[self.table]),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        """Returns the examples of each split; nothing is downloaded."""
+        del dl_manager
+        return {split: self._generate_examples(rows) for split, rows in self._rows.items()}
+
+    def _generate_examples(
+        self, rows: tuple[Passage, ...] | tuple[Question, ...]
+    ) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Yields each row as (key, columns)."""
+        for row in rows:
+            yield row.id, {name: getattr(row, name) for name in _COLUMNS[self.table]}
+
+    def read(self) -> dict[str, list[dict[str, Any]]]:
+        """Returns the rows of each split, as text, in the order in which they were generated."""
+        splits = {}
+        for split in self.info.splits:
+            source = self.as_data_source(split)
+            # One call for all rows: a call per row takes twice as long.
+            rows = source.__getitems__(range(len(source)))
+            splits[split] = [{name: _decode(row[name]) for name in row} for row in rows]
+        return splits
+
+
+def load(task: Task, data_dir: pathlib.Path | None = None) -> QaData:
+    """Returns the data of a task from disk, after preparing it there if it isn't yet.
+
+    Args:
+      task: the task.
+      data_dir: the root directory; `$RAGJAX_DATA_DIR` or `~/.cache/ragjax` if None.
+
+    Raises:
+      UserError: if the directory can't be written.
+    """
+    root = pathlib.Path(data_dir or os.environ.get(_ENVIRONMENT_VARIABLE) or _DEFAULT_DIR)
+    root = root.expanduser()
+    with _quiet():
+        _prepare(task, root)
+        passages = TableBuilder(task, _PASSAGES, root).read()["corpus"]
+        questions = TableBuilder(task, _QUESTIONS, root).read()
+    return QaData(
+        passages=tuple(Passage(**row) for row in passages),
+        splits={split: tuple(Question(**row) for row in rows) for split, rows in questions.items()},
+    )
+
+
+def _prepare(task: Task, root: pathlib.Path) -> None:
+    """Writes the tables of a task that aren't on disk yet."""
+    with _usable(root):
+        missing = [t for t in _COLUMNS if not TableBuilder(task, t, root).is_prepared()]
+    data = task.generate() if missing else None
+    for table in missing:
+        with _usable(root):
+            try:
+                # TFDS writes to a temporary directory that it renames in the end: an interrupted
+                # run leaves nothing behind that a later one would read.
+                TableBuilder(task, table, root, data).download_and_prepare()
+            except OSError:
+                # Another process may have prepared the same table in the meantime.
+                if not TableBuilder(task, table, root).is_prepared():
+                    raise
+
+
+@contextlib.contextmanager
+def _usable(root: pathlib.Path) -> Iterator[None]:
+    """Turns a failure of the file system into one sentence on the data directory."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"the data directory {str(root)!r} can't be used ({error.strerror or error}): "
+            f"set ${_ENVIRONMENT_VARIABLE} to a directory that you may write to"
+        ) from error
+
+
+def _decode(value: Any) -> str | tuple[str, ...]:
+    """Returns a text column, or a column of several texts, as str."""
+    return value.decode() if isinstance(value, bytes) else tuple(text.decode() for text in value)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the banner, the progress bars and the log of TFDS, which say nothing of use here."""
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    tfds.display_progress_bar(False)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl_logging.set_verbosity(verbosity)

@@ -1,0 +1,187 @@
+"""Byte-level BPE trained on the corpus, and the token statistics that the model needs."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders, models, pre_tokenizers, trainers
+
+from ragjax.errors import UserError, require
+from ragjax.types import EOS_ID, PAD_ID, UNK_ID, Vocabulary
+
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # in the order of the ids in types.py
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """How text becomes arrays of a fixed shape.
+
+    Attributes:
+      vocab_size: entries asked of BPE; the corpus may yield fewer.
+      question_length: Q; longer questions are cut on the right.
+      passage_length: P; longer passages are cut on the right.
+      answer_length: T, the end-of-sequence token included.
+      with_title: whether a passage is read as "title text" rather than as its text alone.
+      content_below: a token that occurs in fewer than this share of the passages and training
+        questions carries a name, and may be renamed by anonymisation.
+    """
+
+    vocab_size: int = 6000
+    question_length: int = 16
+    passage_length: int = 32
+    answer_length: int = 8
+    with_title: bool = False
+    content_below: float = 0.01
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            self.vocab_size >= 300,
+            f"tokenizer.vocab_size is {self.vocab_size}; it must be at least 300, to hold all bytes.",
+        )
+        for name in ("question_length", "passage_length", "answer_length"):
+            value = getattr(self, name)
+            require(value >= 2, f"tokenizer.{name} is {value}; it must be at least 2.")
+        require(
+            0 <= self.content_below <= 1,
+            f"tokenizer.content_below is {self.content_below}; it is a share between 0 and 1.",
+        )
+
+
+class Tokenizer:
+    """Text to token ids and back. Every word carries its leading space, as in GPT-2."""
+
+    def __init__(self, inner: tokenizers.Tokenizer):
+        """Wraps a tokenizer of the `tokenizers` package."""
+        self._inner = inner
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+        """Trains byte-level BPE on `texts`; deterministic."""
+        inner = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNK_ID]))
+        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        inner.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        )
+        inner.train_from_iterator(texts, trainer)
+        return cls(inner)
+
+    @classmethod
+    def load(cls, path: Path) -> "Tokenizer":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: the file is missing or malformed.
+        """
+        try:
+            return cls(tokenizers.Tokenizer.from_file(str(path)))
+        except Exception as error:  # the package raises bare Exception
+            raise UserError(
+                f"{path} is not a readable tokenizer ({error}); train the run again."
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Writes the tokenizer as JSON, to a temporary name that is then renamed."""
+        partial = path.with_suffix(".partial")
+        self._inner.save(str(partial))
+        partial.replace(path)
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return self._inner.get_vocab_size()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of one text, without special tokens."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(
+        self, texts: Sequence[str], length: int, *, end: bool = False
+    ) -> tuple[np.ndarray, int]:
+        """Encodes texts to one fixed shape.
+
+        Args:
+          texts: n texts.
+          length: tokens a row; shorter rows are padded, longer ones cut on the right.
+          end: whether each row closes with the end-of-sequence token (within `length`).
+
+        Returns:
+          [n,length] int32 ids, and how many texts were cut.
+        """
+        room = length - int(end)
+        rows = np.full((len(texts), length), PAD_ID, np.int32)
+        cut = 0
+        for row, encoding in zip(
+            rows, self._inner.encode_batch(list(texts), add_special_tokens=False), strict=True
+        ):
+            ids = encoding.ids
+            cut += len(ids) > room
+            ids = ids[:room] + ([EOS_ID] if end else [])
+            row[: len(ids)] = ids
+        return rows, cut
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of the ids up to the first end-of-sequence token."""
+        kept = []
+        for token in ids:
+            if token == EOS_ID:
+                break
+            if token >= len(SPECIAL_TOKENS):
+                kept.append(int(token))
+        return self._inner.decode(kept).strip()
+
+    def words(self, text: str) -> list[str]:
+        """The words that BPE never crosses, each with its leading space, which joined give the text."""
+        pieces = self._inner.pre_tokenizer.pre_tokenize_str(text)
+        return [self._inner.decoder.decode([piece]) for piece, _ in pieces]
+
+    def fold_map(self) -> np.ndarray:
+        """[V] id of each token's lower-case form, or its own id where the form is no token."""
+        vocabulary = self._inner.get_vocab()
+        fold = np.arange(self.vocab_size, dtype=np.int32)
+        for token, index in vocabulary.items():
+            # Only ASCII is folded: other letters of a byte-level token are bytes, not characters.
+            lowered = re.sub("[A-Z]", lambda match: match.group().lower(), token)
+            fold[index] = vocabulary.get(lowered, index)
+        fold[: len(SPECIAL_TOKENS)] = np.arange(len(SPECIAL_TOKENS))
+        return fold
+
+
+def measure_vocabulary(
+    tokenizer: Tokenizer, passages: np.ndarray, questions: np.ndarray, content_below: float
+) -> Vocabulary:
+    """Measures the token statistics of a corpus.
+
+    Args:
+      tokenizer: gives V and the case folding.
+      passages: [N,P] passage tokens.
+      questions: [M,Q] training questions; documents as well, so that their words have an idf.
+      content_below: share of texts under which a token counts as content.
+
+    Returns:
+      The vocabulary, in NumPy arrays.
+    """
+    size, fold = tokenizer.vocab_size, tokenizer.fold_map()
+
+    def document_frequency(rows: np.ndarray) -> np.ndarray:
+        count = np.zeros(size, np.int64)
+        for row in rows:
+            count[np.unique(fold[row])] += 1
+        return count
+
+    held = document_frequency(passages)
+    asked = document_frequency(questions)
+    texts = len(passages) + len(questions)
+    known = held + asked > 0
+    idf = np.where(known, np.log((texts + 1) / (held + asked + 1)), 0.0).astype(np.float32)
+    share = np.maximum(held / max(len(passages), 1), asked / max(len(questions), 1))
+    content = (share < content_below)[fold]
+    content[: len(SPECIAL_TOKENS)] = False
+    return Vocabulary(fold=fold, idf=idf, content=content)

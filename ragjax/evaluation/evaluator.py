@@ -1,0 +1,110 @@
+"""Answers the questions of a split and records what is needed to recompute every figure."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from ragjax.data.batching import EncodedCorpus, EncodedQuestions, batches_in_order
+from ragjax.data.tokenizer import Tokenizer
+from ragjax.decoding.marginal import Decoded
+from ragjax.evaluation.metrics import exact_match, token_f1
+from ragjax.objectives.likelihood import Likelihood, retrieve
+from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.corpus import gather_passages
+from ragjax.types import RagBatch, RagModel, TopK
+
+AnswerFunction = Callable[..., tuple[TopK, jax.Array, Decoded]]
+
+
+def make_answer_function(
+    model: RagModel, objective: Likelihood, retriever: Retriever, *, k: int, length: int
+) -> AnswerFunction:
+    """Builds the jitted function that answers a batch.
+
+    Args:
+      model: the model.
+      objective: says how to normalise p(d|x) and how to decode.
+      retriever: spec of the retriever.
+      k: K.
+      length: T.
+
+    Returns:
+      (params, batch, corpus [N,P], embeddings [N,D]) -> (`TopK`, log_prior [B,K], `Decoded`).
+    """
+
+    def answer(params, batch: RagBatch, corpus, embeddings):
+        topk, log_prior = retrieve(
+            objective, model, retriever, params, batch, corpus, embeddings, k=k, frozen_index=True
+        )
+        passages = gather_passages(corpus, topk.ids)
+        decoded = objective.decode(
+            model, params, batch.question, passages, log_prior, length=length
+        )
+        return topk, log_prior, decoded
+
+    return jax.jit(answer)
+
+
+def evaluate_questions(
+    answer: AnswerFunction,
+    params: Any,
+    tokenizer: Tokenizer,
+    corpus: EncodedCorpus,
+    device_corpus: jax.Array,
+    embeddings: jax.Array,
+    encoded: EncodedQuestions,
+    batch_size: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> list[dict[str, Any]]:
+    """Answers every question.
+
+    Args:
+      answer: from `make_answer_function`.
+      params: the parameters.
+      tokenizer: turns tokens into text.
+      corpus: names the passages.
+      device_corpus: [N,P] its tokens.
+      embeddings: [N,D] the fresh index.
+      encoded: the questions.
+      batch_size: questions at once.
+      progress: told how many questions are done.
+
+    Returns:
+      One record a question, as described in `evaluation.metrics`.
+    """
+    records = []
+    for rows, batch in batches_in_order(encoded, batch_size):
+        topk, log_prior, decoded = jax.device_get(answer(params, batch, device_corpus, embeddings))
+        for place, row in enumerate(rows):
+            question = encoded.questions[row]
+            prediction = tokenizer.decode(decoded.tokens[place])
+            # An empty passage (closed book) has row -1: it is read but it is no passage retrieved.
+            hits = np.flatnonzero(topk.valid[place] & (topk.ids[place] >= 0))
+            records.append(
+                {
+                    "id": question.id,
+                    "question": question.question,
+                    "relation": question.relation,
+                    "entity": question.entity,
+                    "answers": list(question.answers),
+                    "positives": list(question.positives),
+                    "prediction": prediction,
+                    "probability": _rounded(np.exp(decoded.log_prob[place])),
+                    "em": exact_match(prediction, question.answers),
+                    "f1": _rounded(token_f1(prediction, question.answers)),
+                    "retrieved": [corpus.passages[topk.ids[place, hit]].id for hit in hits],
+                    "prior": [_rounded(np.exp(log_prior[place, hit])) for hit in hits],
+                    "posterior": [
+                        _rounded(np.exp(decoded.log_posterior[place, hit])) for hit in hits
+                    ],
+                }
+            )
+        progress(len(records))
+    return records
+
+
+def _rounded(value: float) -> float:
+    """Seven digits, as many as float32 holds, keep the files small."""
+    return float(f"{value:.7g}")

@@ -1,0 +1,295 @@
+"""Figures of a question-answering run, each computed from the records of `predictions.jsonl`.
+
+A record is one JSON object a line:
+
+    {"id", "question", "relation", "entity", "answers": [str], "positives": [passage id],
+     "prediction": str, "probability": float, "em": 0 or 1, "f1": float,
+     "retrieved": [passage id, best first], "prior": [float], "posterior": [float]}
+
+Exact match and token F1 behave as the official SQuAD v1.1 evaluation script does (Rajpurkar et al.
+2016): an answer is normalised, then compared as a whole (exact match) or as a bag of tokens (F1),
+with the best score over the accepted answers. An answer that contains the reference is not a match.
+"""
+
+import json
+import re
+import string
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ragjax.errors import UserError, require
+from ragjax.files import write_atomically
+
+RECALL_DEPTHS = (1, 5, 10, 20)
+RELATION_FIGURES = ("em", "f1", "recall@1", "recall@5")
+
+_DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(?:an?|the)\b")
+_TEXT_FIELDS = ("id", "question", "relation", "entity", "prediction")
+_ID_FIELDS = ("answers", "positives", "retrieved")
+_NUMBER_FIELDS = ("probability", "em", "f1")
+_PROBABILITY_FIELDS = ("prior", "posterior")
+
+
+def normalise_answer(text: str) -> str:
+    """Returns `text` in lower case without punctuation, articles and superfluous white space.
+
+    The order matters: ASCII punctuation is deleted (joining what it separated, so "St. Lucia's"
+    becomes "st lucias"), and only then are the whole words a, an and the replaced by a space.
+    Other punctuation, such as a typographic dash, stays.
+    """
+    bare = text.lower().translate(_DELETE_PUNCTUATION)
+    return " ".join(_ARTICLE.sub(" ", bare).split())
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> int:
+    """Returns 1 if the normalised prediction equals any normalised answer, else 0."""
+    _require_answers(answers)
+    normalised = normalise_answer(prediction)
+    return int(any(normalise_answer(answer) == normalised for answer in answers))
+
+
+def token_f1(prediction: str, answers: Sequence[str]) -> float:
+    """Returns the best F1 of the prediction's bag of tokens against each answer's.
+
+    No common token gives 0, also where both sides normalise to nothing.
+    """
+    _require_answers(answers)
+    tokens = normalise_answer(prediction).split()
+    return max(_bag_f1(tokens, normalise_answer(answer).split()) for answer in answers)
+
+
+def _bag_f1(predicted: Sequence[str], expected: Sequence[str]) -> float:
+    """Returns the harmonic mean of precision and recall, 2·common / (predicted + expected)."""
+    common = (Counter(predicted) & Counter(expected)).total()
+    return 2.0 * common / (len(predicted) + len(expected)) if common else 0.0
+
+
+def _require_answers(answers: Sequence[str]) -> None:
+    if isinstance(answers, str) or not answers:
+        raise ValueError(f"answers is {answers!r}: give a non-empty sequence of strings")
+
+
+def first_positive_rank(retrieved: Sequence[str], positives: Sequence[str]) -> int | None:
+    """Returns the rank (from 1) of the first retrieved passage that is a positive, or None."""
+    if isinstance(positives, str) or not positives:
+        raise ValueError(f"positives is {positives!r}: a ranking needs at least one positive")
+    gold = set(positives)
+    return next((rank for rank, row in enumerate(retrieved, 1) if row in gold), None)
+
+
+def recall_at_k(retrieved: Sequence[str], positives: Sequence[str], k: int) -> float:
+    """Returns 1 if any positive is among the first k retrieved passages, else 0."""
+    if k < 1:
+        raise ValueError(f"k is {k}: give a number of passages of at least 1")
+    rank = first_positive_rank(retrieved, positives)
+    return float(rank is not None and rank <= k)
+
+
+def reciprocal_rank(retrieved: Sequence[str], positives: Sequence[str]) -> float:
+    """Returns 1 / the rank of the first positive, 0 where none was retrieved."""
+    rank = first_positive_rank(retrieved, positives)
+    return 1.0 / rank if rank else 0.0
+
+
+def positive_mass(
+    retrieved: Sequence[str], positives: Sequence[str], posterior: Sequence[float]
+) -> float:
+    """Returns the posterior p(d|x,y) summed over the retrieved passages that are positives."""
+    gold = set(positives)
+    return float(sum(p for row, p in zip(retrieved, posterior, strict=True) if row in gold))
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What became of each question of a run, sorted by question id; all columns have one length.
+
+    Attributes:
+      ids: question ids, unique, ascending.
+      relations: the relation of each question.
+      em: [M] 0 or 1.
+      f1: [M] token F1.
+      rank: [M] rank of the first positive passage, from 1; 0 where none was retrieved.
+      mass: [M] posterior mass on positive passages.
+      retrieved: the largest number of passages retrieved for a question; 0 for a closed book.
+    """
+
+    ids: tuple[str, ...]
+    relations: tuple[str, ...]
+    em: np.ndarray
+    f1: np.ndarray
+    rank: np.ndarray
+    mass: np.ndarray
+    retrieved: int
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> "Outcomes":
+        """Scores the records again; raises `UserError` where a record contradicts itself."""
+        ordered = sorted(records, key=lambda record: record["id"])
+        require(bool(ordered), "there are no records to summarise; evaluate at least one question.")
+        for record, following in pairwise(ordered):
+            repeated = record["id"] == following["id"]
+            require(not repeated, f"question {record['id']!r} occurs twice; record it once.")
+        scored = [_score(record) for record in ordered]
+        em, f1, rank, mass = (np.array(column, float) for column in zip(*scored, strict=True))
+        return cls(
+            ids=tuple(record["id"] for record in ordered),
+            relations=tuple(record["relation"] for record in ordered),
+            em=em,
+            f1=f1,
+            rank=rank.astype(int),
+            mass=mass,
+            retrieved=max(len(record["retrieved"]) for record in ordered),
+        )
+
+    def figure(self, name: str) -> np.ndarray | None:
+        """Returns [M] outcomes of a figure, or None where the run can't measure it.
+
+        A figure of retrieval isn't measured where nothing was retrieved for any question, nor
+        recall@k where no question has k passages. An unknown name raises `KeyError`.
+        """
+        if name in ("em", "f1"):
+            return self.em if name == "em" else self.f1
+        if re.fullmatch(r"recall@[1-9][0-9]*", name):
+            k = int(name.removeprefix("recall@"))
+            hit = (self.rank > 0) & (self.rank <= k)
+            return hit.astype(float) if k <= self.retrieved else None
+        if name == "mrr":
+            inverse = np.where(self.rank > 0, 1.0 / np.maximum(self.rank, 1), 0.0)
+            return inverse if self.retrieved else None
+        if name == "posterior_mass":
+            return self.mass if self.retrieved else None
+        raise KeyError(name)
+
+    def mean(self, name: str, relation: str | None = None) -> float | None:
+        """Returns the mean of a figure over all questions, or over those of one relation."""
+        outcomes = self.figure(name)
+        if outcomes is None:
+            return None
+        return float(np.mean(outcomes if relation is None else outcomes[self.of(relation)]))
+
+    def of(self, relation: str) -> np.ndarray:
+        """Returns [M] whether each question asks for `relation`."""
+        return np.array([name == relation for name in self.relations], bool)
+
+
+def _score(record: Mapping[str, Any]) -> tuple[int, float, int, float]:
+    """Returns (em, f1, rank or 0, posterior mass) of a record, from its texts and ids alone."""
+    where = f"question {record['id']!r}"
+    remedy = "evaluate the run again"
+    require(bool(record["answers"]), f"{where} has no accepted answer; give it one.")
+    require(bool(record["positives"]), f"{where} has no positive passage; give it one or drop it.")
+    retrieved, positives, posterior = (record[f] for f in ("retrieved", "positives", "posterior"))
+    require(
+        len(retrieved) == len(posterior) == len(record["prior"]),
+        f"{where} has {len(retrieved)} retrieved passages but {len(record['prior'])} prior and "
+        f"{len(posterior)} posterior probabilities; {remedy}.",
+    )
+    em = exact_match(record["prediction"], record["answers"])
+    f1 = token_f1(record["prediction"], record["answers"])
+    for name, value in (("em", em), ("f1", f1)):
+        require(
+            abs(record[name] - value) <= 1e-6,
+            f"{where} records {name} {record[name]}, but its prediction scores {value}; {remedy}.",
+        )
+    rank = first_positive_rank(retrieved, positives) or 0
+    return em, f1, rank, positive_mass(retrieved, positives, posterior)
+
+
+def summarise_outcomes(outcomes: Outcomes) -> dict[str, Any]:
+    """Returns the figures of `summarise` from outcomes that are already scored."""
+    depths = [k for k in RECALL_DEPTHS if k <= max(5, outcomes.retrieved)]
+    names = ["em", "f1", *(f"recall@{k}" for k in depths), "mrr", "posterior_mass"]
+    summary: dict[str, Any] = {name: outcomes.mean(name) for name in names}
+    summary["questions"] = len(outcomes.ids)
+    summary["per_relation"] = {
+        relation: {
+            **{name: outcomes.mean(name, relation) for name in RELATION_FIGURES},
+            "questions": outcomes.relations.count(relation),
+        }
+        for relation in sorted(set(outcomes.relations))
+    }
+    return summary
+
+
+def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Computes every figure of a run from the records of `predictions.jsonl`.
+
+    Args:
+      records: the records, in any order; each id once, each with an answer and a positive passage.
+
+    Returns:
+      `em`, `f1`, `recall@1`, `recall@5`, `recall@10` and `recall@20` (the last two where so many
+      were retrieved), `mrr`, `posterior_mass`, `questions`, and `per_relation` {relation: {em, f1,
+      recall@1, recall@5, questions}}. A figure is None where the run can't measure it: retrieval
+      figures of a closed-book run, recall@5 of a run that retrieves fewer than 5. Where a run
+      retrieves, a question without hits counts as 0.
+    """
+    return summarise_outcomes(Outcomes.from_records(records))
+
+
+def write_predictions(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Writes records as JSON lines, whole or not at all; a NaN or infinity raises `ValueError`."""
+    lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]
+    write_atomically(Path(path), "".join(line + "\n" for line in lines).encode())
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """Reads records from JSON lines; a malformed line raises `UserError` with its number."""
+    path = Path(path)
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read ({error.strerror}); evaluate the run to write it."
+        ) from error
+    require(bool(lines), f"{path} is empty; evaluate the run again to write it anew.")
+    records = []
+    for number, line in enumerate(lines, 1):
+        record: Any = None
+        try:
+            record = json.loads(line, parse_constant=_refuse_constant)
+            fault = _fault(record)
+        except ValueError as error:
+            fault = f"is not JSON ({error})"
+        require(
+            not fault, f"{path} line {number} {fault}; evaluate the run again to write it anew."
+        )
+        records.append(record)
+    return records
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def _fault(record: Any) -> str:
+    """Returns what is wrong with a record's form, "" if nothing is."""
+    if not isinstance(record, dict):
+        return "is not a JSON object"
+    for names, expected, right in (
+        (_TEXT_FIELDS, "a text", lambda v: isinstance(v, str)),
+        (_NUMBER_FIELDS, "a number", _is_number),
+        (_ID_FIELDS, "a list of texts", lambda v: _is_list(v, lambda x: isinstance(x, str))),
+        (_PROBABILITY_FIELDS, "a list of numbers", lambda v: _is_list(v, _is_number)),
+    ):
+        for name in names:
+            if name not in record:
+                return f"lacks the field {name!r}"
+            if not right(record[name]):
+                return f"has the field {name!r} of {record[name]!r}, which is not {expected}"
+    return ""
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_list(value: Any, is_item: Any) -> bool:
+    return isinstance(value, list) and all(is_item(item) for item in value)

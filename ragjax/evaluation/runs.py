@@ -1,0 +1,300 @@
+"""Recorded runs: the small form of finished runs that tables are made of.
+
+    <results>/<table>/<row>/seed_<n>/config.json       the run's configuration
+                                     result.json       its figures, seed, versions and commit
+                                     outcomes.json.gz  per question what `metrics.Outcomes` holds
+
+`record_run` extracts it from a run directory; `load_runs` reads the runs of one row of a table and
+refuses to hand over what isn't comparable.
+"""
+
+import gzip
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ragjax.errors import UserError, require
+from ragjax.evaluation.metrics import Outcomes, read_predictions, summarise_outcomes
+
+REQUIRED_FIGURES = ("em", "f1", "recall@1", "recall@5")
+REQUIRED_FACTS = ("train_seconds", "steps", "seed", "versions")
+
+_FILES = ("config.json", "result.json", "outcomes.json.gz")
+_MASS_DIGITS = 6
+
+
+@dataclass(frozen=True)
+class Run:
+    """One recorded run."""
+
+    directory: Path
+    seed: int
+    config: Mapping[str, Any]
+    result: Mapping[str, Any]
+    outcomes: Outcomes
+
+    @property
+    def commit(self) -> str | None:
+        """The git commit that the run was made with, where there was one."""
+        return self.result.get("git_commit")
+
+    def figure(self, name: str, relation: str | None = None) -> np.ndarray | None:
+        """Returns [M] outcomes of a figure, or [1] the value that `result.json` gives the run.
+
+        None means that the run can't measure it. A name that is neither raises `KeyError`.
+        """
+        try:
+            outcomes = self.outcomes.figure(name)
+        except KeyError:
+            if relation is not None or not _is_number(self.result.get(name)):
+                raise
+            return np.array([self.result[name]], float)
+        if outcomes is None or relation is None:
+            return outcomes
+        asked = self.outcomes.of(relation)
+        require(
+            bool(asked.any()),
+            f"{self.directory} has no question of the relation {relation!r}; "
+            f"use one of {', '.join(sorted(set(self.outcomes.relations)))}.",
+        )
+        return outcomes[asked]
+
+
+def record_run(run_dir: Path, destination: Path, *, overwrite: bool = False) -> Path:
+    """Extracts a finished run into its small form, whole or not at all.
+
+    Args:
+      run_dir: a run directory with `config.json`, `result.json` and `predictions.jsonl`.
+      destination: the directory to make, `<results>/<table>/<row>/seed_<n>`.
+      overwrite: whether to replace a run that is recorded there.
+
+    Returns:
+      The destination. Raises `UserError` if the run isn't finished, if `result.json` differs from
+      the figures of `predictions.jsonl` by more than 1e-6, or if the destination is taken.
+    """
+    run_dir, destination = Path(run_dir), Path(destination)
+    _require_finished(run_dir)
+    config, result = (_read_json(run_dir / name) for name in _FILES[:2])
+    _require_result(run_dir, config, result)
+    outcomes = Outcomes.from_records(read_predictions(run_dir / "predictions.jsonl"))
+    _require_agreement(run_dir, result, outcomes, "predictions.jsonl", 1e-6)
+    require(
+        overwrite or not destination.exists(),
+        f"{destination} already holds a recorded run; remove it or choose another destination.",
+    )
+    try:
+        _write_run(destination, config, result, outcomes)
+    except OSError as error:
+        raise UserError(
+            f"{destination} can't be written ({error.strerror}); free space or choose another one."
+        ) from error
+    return destination
+
+
+def _write_run(
+    destination: Path, config: Mapping[str, Any], result: Mapping[str, Any], outcomes: Outcomes
+) -> None:
+    """Writes a recorded run beside its destination and renames it into place."""
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{destination.name}.", dir=destination.parent))
+    new, old = scratch / "new", scratch / "old"
+    try:
+        new.mkdir()
+        for name, content in (("config.json", config), ("result.json", result)):
+            text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+            (new / name).write_text(text, encoding="utf-8")
+        (new / "outcomes.json.gz").write_bytes(_pack(outcomes))
+        if destination.exists():
+            destination.rename(old)
+        new.rename(destination)
+    except OSError:
+        if old.exists() and not destination.exists():
+            old.rename(destination)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _pack(outcomes: Outcomes) -> bytes:
+    """Returns outcomes as gzipped JSON columns; equal outcomes give equal bytes."""
+    columns = {
+        "retrieved": outcomes.retrieved,
+        "id": outcomes.ids,
+        "relation": outcomes.relations,
+        "em": [int(value) for value in outcomes.em],
+        "f1": outcomes.f1.tolist(),
+        "rank": [int(rank) or None for rank in outcomes.rank],
+        "posterior_mass": [round(float(mass), _MASS_DIGITS) for mass in outcomes.mass],
+    }
+    text = json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _unpack(path: Path) -> Outcomes:
+    """Reads what `_pack` wrote."""
+    try:
+        columns = json.loads(gzip.decompress(path.read_bytes()))
+        outcomes = Outcomes(
+            ids=tuple(columns["id"]),
+            relations=tuple(columns["relation"]),
+            em=np.array(columns["em"], float),
+            f1=np.array(columns["f1"], float),
+            rank=np.array([rank or 0 for rank in columns["rank"]], int),
+            mass=np.array(columns["posterior_mass"], float),
+            retrieved=columns["retrieved"],
+        )
+        lengths = {len(columns[name]) for name in columns if name != "retrieved"}
+        if lengths != {len(set(outcomes.ids))} or not outcomes.ids:
+            raise ValueError("columns of unequal length or repeated ids")
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} can't be read ({error}); record the run again.") from error
+    return outcomes
+
+
+def load_runs(row_dir: Path, seeds: Sequence[int]) -> list[Run]:
+    """Reads the recorded runs of one row, by ascending seed; those that aren't there are left out.
+
+    Args:
+      row_dir: `<results>/<table>/<row>`, which may be missing.
+      seeds: the seeds that the table declares.
+
+    Returns:
+      The runs. Raises `UserError` if a run has a seed that isn't declared (a mean over a choice of
+      seeds is no mean), or if the configs of two runs differ in anything but the seed.
+    """
+    declared = {f"seed_{seed}": seed for seed in sorted(seeds)}
+    for found in sorted(row_dir.glob("seed_*")):
+        require(
+            found.name in declared,
+            f"{found} is a run of a seed that the table doesn't declare; "
+            "add it to the table's seeds or remove the run.",
+        )
+    runs = [
+        _load_run(row_dir / name, seed)
+        for name, seed in declared.items()
+        if (row_dir / name / "result.json").exists()
+    ]
+    for run in runs[1:]:
+        fields = _differences(_without_seed(runs[0].config), _without_seed(run.config))
+        require(
+            not fields,
+            f"{run.directory} and {runs[0].directory.name} differ in {', '.join(fields)}, so they "
+            "are no runs of one row; run one config with every seed.",
+        )
+    return runs
+
+
+def require_same_questions(runs: Sequence[Run]) -> None:
+    """Raises `UserError` unless all runs answered the same questions."""
+    for run in runs[1:]:
+        first, here = runs[0].outcomes, run.outcomes
+        apart = set(first.ids) ^ set(here.ids)
+        require(
+            not apart,
+            f"{run.directory} and {runs[0].directory} answer different questions, {len(apart)} of "
+            f"them in one only (such as {min(apart, default='')!r}); evaluate both on one split.",
+        )
+        require(
+            first.ids == here.ids and first.relations == here.relations,
+            f"{run.directory} and {runs[0].directory} order or classify the same questions "
+            "differently; record both again from one version of the task.",
+        )
+
+
+def _load_run(directory: Path, seed: int) -> Run:
+    config, result = (_read_json(directory / name) for name in _FILES[:2])
+    _require_result(directory, config, result)
+    require(
+        result["seed"] == seed,
+        f"{directory} holds a run with seed {result['seed']}; move it to seed_{result['seed']}.",
+    )
+    outcomes = _unpack(directory / _FILES[2])
+    _require_agreement(directory, result, outcomes, _FILES[2], 10.0 ** (1 - _MASS_DIGITS))
+    return Run(directory, seed, config, result, outcomes)
+
+
+def _require_finished(run_dir: Path) -> None:
+    require(run_dir.is_dir(), f"run directory {run_dir} doesn't exist; name one that does.")
+    for name in ("result.json", "config.json", "predictions.jsonl"):
+        require(
+            (run_dir / name).is_file(),
+            f"run directory {run_dir} has no {name}, so the run isn't finished; resume it first.",
+        )
+
+
+def _require_result(directory: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
+    lacking = [name for name in (*REQUIRED_FIGURES, *REQUIRED_FACTS) if name not in result]
+    require(
+        not lacking,
+        f"{directory / 'result.json'} lacks {', '.join(lacking)}; evaluate the run again.",
+    )
+    require(
+        config.get("seed") == result["seed"],
+        f"{directory} has seed {config.get('seed')} in config.json but {result['seed']} in "
+        "result.json; run it again.",
+    )
+
+
+def _require_agreement(
+    directory: Path, result: Mapping[str, Any], outcomes: Outcomes, source: str, tolerance: float
+) -> None:
+    """Refuses a result with a figure that differs from the one that its questions give."""
+    given = _flatten(result)
+    for name, value in _flatten(summarise_outcomes(outcomes)).items():
+        if name not in given:
+            continue  # a figure that this result doesn't report
+        same = given[name] is value
+        if _is_number(given[name]) and _is_number(value):
+            same = abs(given[name] - value) <= tolerance
+        require(
+            same,
+            f"{directory / 'result.json'} gives {name} as {given[name]}, but {source} beside it "
+            f"gives {value}; evaluate the run again.",
+        )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read ({error.strerror}); record the run again."
+        ) from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); run it again.") from error
+    require(isinstance(content, dict), f"{path} is not a JSON object; run it again.")
+    return content
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name != "seed"}
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns {"a.b": leaf} of nested mappings; an empty mapping is a leaf."""
+    leaves: dict[str, Any] = {}
+    for name, value in tree.items():
+        nested = isinstance(value, Mapping) and value
+        leaves |= _flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+    return leaves
+
+
+def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
+    """Returns "field (one value against the other)" for each field that differs."""
+    here, there = _flatten(first), _flatten(second)
+    absent = "nothing"
+    return [
+        f"{name} ({here.get(name, absent)!r} against {there.get(name, absent)!r})"
+        for name in sorted({*here, *there})
+        if (name in here) != (name in there) or here.get(name) != there.get(name)
+    ]

@@ -1,0 +1,281 @@
+"""An experiment: a config with its data, tokenizer and pure functions; built, saved and loaded."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array
+
+from ragjax.config import Config, Phase
+from ragjax.data.batching import (
+    EncodedCorpus,
+    EncodedQuestions,
+    encode_corpus,
+    encode_questions,
+    stream_rows,
+    train_tokenizer,
+)
+from ragjax.data.lexicon import Lexicon
+from ragjax.data.tokenizer import Tokenizer
+from ragjax.errors import UserError, require
+from ragjax.evaluation.evaluator import evaluate_questions, make_answer_function
+from ragjax.evaluation.metrics import summarise
+from ragjax.files import write_atomically
+from ragjax.models.rag import build_model
+from ragjax.retrieval.corpus import IndexState, embed_corpus
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.loop import Program
+from ragjax.training.optimizer import evaluation_params
+from ragjax.training.step import TrainState, init_state, make_train_step
+from ragjax.types import Passage, QaData, Question, RagBatch, RagModel, Vocabulary
+
+TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
+PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
+VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]
+
+
+@struct.dataclass
+class RunState:
+    """All that a checkpoint holds.
+
+    Attributes:
+      train: step, parameters, optimiser, key.
+      index: the retrieval index and its age.
+      position: [] training examples drawn so far, the position in the shuffled stream.
+    """
+
+    train: TrainState
+    index: IndexState
+    position: Array
+
+
+@dataclass
+class Experiment:
+    """A config with the data, tokenizer and pure functions that it stands for.
+
+    Attributes:
+      config: the config.
+      tokenizer: trained on the corpus.
+      corpus: the encoded passages.
+    """
+
+    config: Config
+    tokenizer: Tokenizer
+    corpus: EncodedCorpus
+
+    @cached_property
+    def model(self) -> RagModel:
+        """The model's pure functions."""
+        config = self.config
+        return build_model(
+            config.encoder,
+            config.generator,
+            jax.tree.map(jnp.asarray, self.corpus.vocabulary),
+            siamese=getattr(config.retriever, "siamese", True),
+            initial_scale=config.retriever.initial_scale,
+            dtype=config.dtype,
+        )
+
+    @cached_property
+    def device_corpus(self) -> Array:
+        """[N,P] passage tokens on the device."""
+        return jnp.asarray(self.corpus.tokens)
+
+    @cached_property
+    def optimizer(self):
+        """The optax transformation."""
+        return self.config.optimizer.build(self.config.steps)
+
+    @cached_property
+    def refresh(self) -> Callable[..., Array]:
+        """The jitted (params, corpus) -> [N,D] index."""
+        return jax.jit(lambda params, corpus: embed_corpus(self.model, params, corpus))
+
+    @cached_property
+    def answer(self):
+        """The jitted function that answers a batch."""
+        config = self.config
+        k = config.retriever.passages_per_question(config.evaluation.k)
+        length = config.tokenizer.answer_length
+        return make_answer_function(
+            self.model, config.objective, config.retriever, k=k, length=length
+        )
+
+    def encode(self, questions: Sequence[Question], k: int) -> EncodedQuestions:
+        """Tokenises questions and looks up their passages if the retriever is fixed."""
+        return encode_questions(
+            self.tokenizer, self.config.tokenizer, self.corpus, questions, self.config.retriever, k
+        )
+
+    def init_state(self) -> RunState:
+        """The state before the first step."""
+        init_key, run_key = jax.random.split(jax.random.PRNGKey(self.config.seed))
+        params = jax.jit(self.model.init)(init_key)
+        width = jax.eval_shape(self.model.embed_passage, params, self.device_corpus[:1]).shape[-1]
+        count = len(self.corpus.passages)
+        index = IndexState(jnp.zeros((count, width)), jnp.full((), -1, jnp.int32))
+        train = init_state(params, self.optimizer, run_key)
+        return RunState(train, index, jnp.zeros((), jnp.int32))
+
+    @property
+    def searches_index(self) -> bool:
+        """Whether training chooses passages from an index that ages."""
+        return self.config.retriever.learned and self.config.objective.documents != "index"
+
+    def load_state(self, checkpoints: Checkpoints) -> tuple[RunState, int, list[int]]:
+        """Restores the newest whole checkpoint.
+
+        Returns:
+          The state, its step, and the steps of damaged checkpoints that were passed over.
+
+        Raises:
+          UserError: there is none, or it does not fit the config.
+        """
+        step, state, damaged = checkpoints.restore(jax.eval_shape(self.init_state))
+        return state, step, damaged
+
+    def fresh_index(self, state: RunState) -> IndexState:
+        """The index of the state's own evaluation parameters, made anew if the one it has is older."""
+        if not self.config.retriever.learned or state.index.built_at_step == state.train.step:
+            return state.index
+        params = evaluation_params(state.train.params, state.train.opt_state)
+        return IndexState(self.refresh(params, self.device_corpus), state.train.step)
+
+    def evaluate(
+        self,
+        state: RunState,
+        encoded: EncodedQuestions,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[dict[str, Any]]:
+        """Answers questions with an index made from the current parameters."""
+        params = evaluation_params(state.train.params, state.train.opt_state)
+        embeddings = self.fresh_index(state).embeddings
+        return evaluate_questions(
+            self.answer,
+            params,
+            self.tokenizer,
+            self.corpus,
+            self.device_corpus,
+            embeddings,
+            encoded,
+            self.config.evaluation.batch_size,
+            progress,
+        )
+
+
+def training_program(
+    experiment: Experiment, questions: Mapping[str, Sequence[Question]]
+) -> Program:
+    """The training run of an experiment, for `training.loop.fit`."""
+    config = experiment.config
+    deepest = max(phase.k for phase in config.phases)
+    train = experiment.encode(questions["train"], deepest)
+    measured = experiment.encode(
+        questions["dev"][: config.evaluation.questions], config.evaluation.k
+    )
+    vocabulary = jax.tree.map(jnp.asarray, experiment.corpus.vocabulary)
+
+    def build_step(phase: Phase):
+        k = config.retriever.passages_per_question(phase.k)
+
+        def loss(params, key, batch: RagBatch, corpus, embeddings):
+            return config.objective.loss(
+                experiment.model,
+                vocabulary,
+                config.retriever,
+                params,
+                key,
+                batch,
+                corpus,
+                embeddings,
+                k=k,
+            )
+
+        return make_train_step(loss, experiment.optimizer, config.optimizer.accumulate)
+
+    steps = {phase: build_step(phase) for phase in config.phases}
+
+    def advance(state: RunState, step: int):
+        index = state.index
+        if experiment.searches_index:
+            every = config.retriever.refresh_every
+            if step % every == 0:
+                embeddings = experiment.refresh(state.train.params, experiment.device_corpus)
+                index = IndexState(embeddings, jnp.asarray(step, jnp.int32))
+        phase = config.phase_at(step)
+        position = int(state.position)
+        rows = stream_rows(config.seed, position, phase.batch_size, len(train.questions))
+        trained, metrics = steps[phase](
+            state.train, train.rows(rows), experiment.device_corpus, index.embeddings
+        )
+        if experiment.searches_index:
+            metrics["index_age"] = step - index.built_at_step
+        return RunState(trained, index, np.asarray(position + phase.batch_size, np.int32)), metrics
+
+    def evaluate(state: RunState, step: int) -> dict[str, float]:
+        summary = summarise(experiment.evaluate(state, measured))
+        return {
+            f"dev/{name}": summary[name]
+            for name in ("em", "f1", "recall@1", "recall@5")
+            if summary[name] is not None
+        }
+
+    return Program(
+        total=config.steps,
+        advance=advance,
+        evaluate=evaluate,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        evaluate_every=config.evaluation.every,
+    )
+
+
+def create_experiment(config: Config, data: QaData, run_dir: Path) -> Experiment:
+    """Trains the tokenizer, encodes the corpus, and writes both into the run's directory."""
+    tokenizer = train_tokenizer(config.tokenizer, data)
+    corpus = encode_corpus(tokenizer, config.tokenizer, data.passages, data.splits["train"])
+    run_dir.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(run_dir / TOKENIZER)
+    words = json.dumps(corpus.lexicon.words, ensure_ascii=False)
+    write_atomically(run_dir / LEXICON, words.encode())
+    lines = [json.dumps(vars(passage), ensure_ascii=False) for passage in corpus.passages]
+    write_atomically(run_dir / PASSAGES, "".join(line + "\n" for line in lines).encode())
+    partial = run_dir / "partial.npz"
+    np.savez(partial, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
+    partial.replace(run_dir / ARRAYS)
+    return Experiment(config, tokenizer, corpus)
+
+
+def load_experiment(config: Config, run_dir: Path) -> Experiment:
+    """Reads what `create_experiment` wrote.
+
+    Raises:
+      UserError: a file is missing or malformed.
+    """
+    tokenizer = Tokenizer.load(run_dir / TOKENIZER)
+    try:
+        lines = (run_dir / PASSAGES).read_bytes().decode().split("\n")
+        passages = tuple(Passage(**json.loads(line)) for line in lines if line)
+        lexicon = Lexicon(json.loads((run_dir / LEXICON).read_bytes()))
+        with np.load(run_dir / ARRAYS) as arrays:
+            vocabulary = Vocabulary(**{name: arrays[name] for name in VOCABULARY})
+            corpus = EncodedCorpus(
+                passages, arrays["tokens"], int(arrays["cut"]), vocabulary, lexicon
+            )
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(
+            f"{run_dir} has no readable corpus ({error}); train the run again."
+        ) from error
+    require(
+        len(corpus.passages) == len(corpus.tokens),
+        f"{run_dir / PASSAGES} and {run_dir / ARRAYS} disagree; train the run again.",
+    )
+    return Experiment(config, tokenizer, corpus)

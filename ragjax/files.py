@@ -1,0 +1,67 @@
+"""Files: written whole or not at all, and Python files that declare something."""
+
+import contextlib
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ragjax.errors import UserError, require
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file under a temporary name and renames it, so that no reader sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be written ({error.strerror}); free space or choose another directory."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
+
+
+def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
+    """Runs a Python file and returns one of its functions.
+
+    Args:
+      path: the file.
+      name: of the function.
+      what: what the file is, for messages: "config" or "experiment".
+
+    Raises:
+      UserError: the file is missing, fails, or has no such function.
+    """
+    require(
+        path.is_file() and path.suffix == ".py",
+        f"{path} is not a Python file; name one in {what}s/.",
+    )
+    spec = importlib.util.spec_from_file_location(f"ragjax_{what}_{path.stem}", path)
+    assert spec is not None  # the suffix is .py
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{path} doesn't load ({type(error).__name__}: {error}); mend the file."
+        ) from error
+    function = vars(module).get(name)
+    if not callable(function):
+        raise UserError(f"{path} has no {name}(); define one, as in the other files of {what}s/.")
+    return function

@@ -1,0 +1,122 @@
+"""Text encoders of the retriever: tokens in, one unit-length vector out."""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ragjax.errors import require
+from ragjax.models.layers import EncoderLayer, sinusoidal_positions
+from ragjax.types import PAD_ID
+
+
+def unit_length(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
+    """Divides by the Euclidean norm; a zero vector stays zero, with a finite gradient."""
+    return x * jnp.reciprocal(jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12)))
+
+
+class BagModule(nn.Module):
+    """A weighted bag of embeddings: u(Σ_t exp(w_t) (idf_t + ε)^a u(e_t)), with u(x) = x / |x|.
+
+    The weights w are those of a question or those of a passage (`side`), for a word can be telling in
+    one and idle in the other; embeddings and the power a are common to both.
+
+    Untrained, it is a random projection of TF-IDF, so that exact matches already score high: what lets
+    marginal likelihood start from a cold retriever.
+
+    Attributes:
+      vocab_size: V.
+      width: D.
+    """
+
+    vocab_size: int
+    width: int
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "... n"], idf: Float[Array, "... n"], side: int) -> Array:
+        """Embeds [...,n] tokens, whose idf is [...,n], as [...,D]; side 0 asks, side 1 answers."""
+        table = self.param("embedding", nn.initializers.normal(1.0), (self.vocab_size, self.width))
+        weight = self.param("log_weight", nn.initializers.zeros, (2, self.vocab_size))[side]
+        power = self.param("idf_power", nn.initializers.ones, ())
+        weights = jnp.exp(weight[tokens]) * (idf + 0.05) ** power
+        weights = jnp.where(tokens != PAD_ID, weights, 0.0)
+        return unit_length(jnp.einsum("...n,...nd->...d", weights, unit_length(table)[tokens]))
+
+
+class TransformerModule(nn.Module):
+    """A transformer whose outputs are averaged with idf weights, so that it starts as a bag.
+
+    Attributes:
+      vocab_size: V.
+      width: D.
+      layers: number of layers.
+      heads: attention heads of each.
+    """
+
+    vocab_size: int
+    width: int
+    layers: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, tokens: Int[Array, "... n"], idf: Float[Array, "... n"], side: int) -> Array:
+        """Embeds [...,n] tokens, whose idf is [...,n], as [...,D]; both sides alike."""
+        del side
+        mask = tokens != PAD_ID
+        table = self.param("embedding", nn.initializers.normal(1.0), (self.vocab_size, self.width))
+        x = table[tokens] + 0.1 * sinusoidal_positions(tokens.shape[-1], self.width)
+        x = x.astype(self.dtype)
+        for _ in range(self.layers):
+            x = EncoderLayer(self.width, self.heads, self.dtype)(x, mask)
+        weights = jnp.where(mask, idf + 0.05, 0.0)
+        return unit_length(jnp.einsum("...n,...nd->...d", weights, x.astype(jnp.float32)))
+
+
+@dataclass(frozen=True)
+class BagEncoder:
+    """Weighted bag of embeddings.
+
+    Attributes:
+      width: D, the width of the embedding.
+    """
+
+    width: int = 512
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(self.width >= 1, f"encoder.width is {self.width}; it must be at least 1.")
+
+    def build(self, vocab_size: int, dtype: jnp.dtype) -> nn.Module:
+        """Returns the module; a bag always computes in float32, as sums of many terms need."""
+        del dtype
+        return BagModule(vocab_size, self.width)
+
+
+@dataclass(frozen=True)
+class TransformerEncoder:
+    """Transformer encoder, averaged over its positions.
+
+    Attributes:
+      width: D, the width of the embedding and of the hidden states.
+      layers: number of layers.
+      heads: attention heads of each; divides `width`.
+    """
+
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(self.layers >= 1, f"encoder.layers is {self.layers}; it must be at least 1.")
+        require(
+            self.heads >= 1 and self.width >= 1 and self.width % self.heads == 0,
+            f"encoder.width is {self.width} and encoder.heads {self.heads}; "
+            "choose a positive width that the number of heads divides.",
+        )
+
+    def build(self, vocab_size: int, dtype: jnp.dtype) -> nn.Module:
+        """Returns the module."""
+        return TransformerModule(vocab_size, self.width, self.layers, self.heads, dtype)

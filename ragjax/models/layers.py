@@ -1,0 +1,152 @@
+"""Transformer layers with an explicit key-value cache, shared by every encoder and generator."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+class KeyValue(NamedTuple):
+    """Projected keys and values of one attention layer, both [..., heads, n, H / heads]."""
+
+    key: Array
+    value: Array
+
+
+def sinusoidal_positions(length: int, width: int) -> Float[Array, "n H"]:
+    """Position vectors of Vaswani et al. (arXiv 1706.03762, section 3.5); any length, no parameters."""
+    return position_vectors(jnp.arange(length), width)
+
+
+def position_vectors(positions: Array, width: int) -> Array:
+    """The position vectors of the given integer positions [...] -> [...,width]."""
+    frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(0, width, 2) / width)
+    angle = positions[..., None].astype(jnp.float32) * frequency
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[..., :width]
+
+
+class Attention(nn.Module):
+    """Multi-head scaled dot-product attention whose keys and values are projected apart.
+
+    Attributes:
+      width: H.
+      heads: number of heads; divides H.
+      dtype: of the computation; the softmax is in float32.
+    """
+
+    width: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        """Creates the four projections."""
+        dense = lambda: nn.Dense(self.width, use_bias=False, dtype=self.dtype)  # noqa: E731
+        self.query, self.key, self.value, self.out = dense(), dense(), dense(), dense()
+
+    def _split(self, x: Array) -> Array:
+        return jnp.swapaxes(x.reshape(*x.shape[:-1], self.heads, -1), -2, -3)
+
+    def project(self, x: Float[Array, "*batch n H"]) -> KeyValue:
+        """Projects the attended sequence to keys and values [..., heads, n, H / heads]."""
+        return KeyValue(self._split(self.key(x)), self._split(self.value(x)))
+
+    def __call__(
+        self, x: Float[Array, "*batch m H"], kv: KeyValue, mask: Bool[Array, "..."]
+    ) -> Float[Array, "*batch m H"]:
+        """Attends from `x` to `kv`.
+
+        Args:
+          x: [...,m,H].
+          kv: keys and values of n positions.
+          mask: broadcastable to [...,heads,m,n]; False hides a position.
+
+        Returns:
+          [...,m,H].
+        """
+        query = self._split(self.query(x))
+        logits = jnp.einsum("...hmc,...hnc->...hmn", query, kv.key).astype(jnp.float32)
+        logits = logits / jnp.sqrt(jnp.float32(query.shape[-1]))
+        # A large finite number: a row that is masked throughout stays finite and is ignored later.
+        weights = jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1).astype(self.dtype)
+        mixed = jnp.einsum("...hmn,...hnc->...hmc", weights, kv.value)
+        mixed = jnp.swapaxes(mixed, -2, -3)
+        return self.out(mixed.reshape(*mixed.shape[:-2], self.width))
+
+
+class FeedForward(nn.Module):
+    """Two dense layers with a tanh-GELU between them, 4 H wide."""
+
+    width: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... H"]) -> Float[Array, "... H"]:
+        """Maps [...,H] -> [...,H]."""
+        hidden = jax.nn.gelu(nn.Dense(4 * self.width, dtype=self.dtype)(x), approximate=True)
+        return nn.Dense(self.width, dtype=self.dtype)(hidden)
+
+
+class EncoderLayer(nn.Module):
+    """A pre-norm transformer layer that attends in both directions."""
+
+    width: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Float[Array, "*batch n H"], mask: Bool[Array, "*batch n"]
+    ) -> Float[Array, "*batch n H"]:
+        """Maps [...,n,H] -> [...,n,H]; positions where `mask` is False are not attended to."""
+        attention = Attention(self.width, self.heads, self.dtype)
+        normed = nn.LayerNorm(dtype=self.dtype)(x)
+        x = x + attention(normed, attention.project(normed), mask[..., None, None, :])
+        return x + FeedForward(self.width, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+
+
+class DecoderLayer(nn.Module):
+    """A pre-norm transformer layer: causal self-attention, cross-attention, feed-forward."""
+
+    width: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    def setup(self):
+        """Creates the sublayers."""
+        self.self_attention = Attention(self.width, self.heads, self.dtype)
+        self.cross_attention = Attention(self.width, self.heads, self.dtype)
+        self.feed_forward = FeedForward(self.width, self.dtype)
+        self.self_norm = nn.LayerNorm(dtype=self.dtype)
+        self.cross_norm = nn.LayerNorm(dtype=self.dtype)
+        self.feed_norm = nn.LayerNorm(dtype=self.dtype)
+
+    def project_memory(self, memory: Float[Array, "*batch S H"]) -> KeyValue:
+        """Keys and values of the source, computed once for all decoding steps."""
+        return self.cross_attention.project(memory)
+
+    def __call__(self, x: Array, cross: KeyValue, source_mask: Array) -> Array:
+        """Teacher forcing: maps all m target positions [...,m,H] -> [...,m,H] at once."""
+        normed = self.self_norm(x)
+        causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
+        x = x + self.self_attention(normed, self.self_attention.project(normed), causal)
+        return self._attend_source(x, cross, source_mask)
+
+    def step(
+        self, x: Array, cache: KeyValue, cross: KeyValue, source_mask: Array, position: Array
+    ) -> tuple[Array, KeyValue]:
+        """One decoding step: [...,1,H] at `position`; the cache holds the positions before it."""
+        normed = self.self_norm(x)
+        new = self.self_attention.project(normed)
+        cache = KeyValue(
+            jax.lax.dynamic_update_slice_in_dim(cache.key, new.key, position, axis=-2),
+            jax.lax.dynamic_update_slice_in_dim(cache.value, new.value, position, axis=-2),
+        )
+        seen = jnp.arange(cache.key.shape[-2]) <= position
+        x = x + self.self_attention(normed, cache, seen)
+        return self._attend_source(x, cross, source_mask), cache
+
+    def _attend_source(self, x: Array, cross: KeyValue, source_mask: Array) -> Array:
+        x = x + self.cross_attention(self.cross_norm(x), cross, source_mask[..., None, None, :])
+        return x + self.feed_forward(self.feed_norm(x))

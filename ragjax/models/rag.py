@@ -1,0 +1,103 @@
+"""Composes encoder, retrieval scorer and generator into one `RagModel` of pure functions."""
+
+import jax
+import jax.numpy as jnp
+
+from ragjax.models.encoder import BagEncoder, TransformerEncoder
+from ragjax.models.generator import Generator
+from ragjax.types import PAD_ID, RagModel, Vocabulary
+
+
+def build_model(
+    encoder: BagEncoder | TransformerEncoder,
+    generator: Generator,
+    vocabulary: Vocabulary,
+    *,
+    siamese: bool = True,
+    initial_scale: float = 20.0,
+    dtype: jnp.dtype = jnp.float32,
+) -> RagModel:
+    """Builds the model.
+
+    The parameters are {"retriever": {"query"[, "passage"], "log_scale"}, "generator"}. `embed_query`,
+    `embed_passage` and `encode` take `rename`, [V] new token ids (see `ops.noise`); idf weights
+    and matches are those of the original tokens, so that a renaming changes names alone.
+
+    Args:
+      encoder: spec of the retriever's encoder.
+      generator: spec of the reader.
+      vocabulary: token statistics; V entries.
+      siamese: whether questions and passages share one encoder.
+      initial_scale: initial inverse temperature of p(d|x).
+      dtype: of the computation (float32 or bfloat16); parameters, softmaxes and sums are float32.
+
+    Returns:
+      The pure functions.
+    """
+    size = vocabulary.idf.shape[0]
+    encoder_module = encoder.build(size, dtype)
+    generator_module = generator.build(size, dtype)
+    passage_tower = "query" if siamese else "passage"
+
+    def init(key):
+        query_key, passage_key, generator_key = jax.random.split(key, 3)
+        tokens, idf = jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2))
+        retriever = {"query": encoder_module.init(query_key, tokens, idf, 0)["params"]}
+        if not siamese:
+            retriever["passage"] = encoder_module.init(passage_key, tokens, idf, 1)["params"]
+        retriever["log_scale"] = jnp.log(jnp.float32(initial_scale))
+        passages = tokens[:, None]
+        matches = (jnp.zeros((1, 1, 2), bool), jnp.zeros((1, 1, 2), bool))
+
+        def everything(module):
+            memory = module.encode(tokens, passages, matches)
+            return module.token_logprobs(memory, tokens)
+
+        reader = generator_module.init(generator_key, method=everything)["params"]
+        return {"retriever": retriever, "generator": reader}
+
+    def embed(params, tokens, rename, tower, side):
+        folded = vocabulary.fold[tokens]
+        renamed = folded if rename is None else rename[folded]
+        return encoder_module.apply(
+            {"params": params["retriever"][tower]}, renamed, vocabulary.idf[folded], side
+        )
+
+    def embed_query(params, tokens, rename=None):
+        return embed(params, tokens, rename, "query", 0)
+
+    def embed_passage(params, tokens, rename=None):
+        return embed(params, tokens, rename, passage_tower, 1)
+
+    def scale(params):
+        return jnp.exp(params["retriever"]["log_scale"])
+
+    def encode(params, question, passages, rename=None):
+        folded_question = vocabulary.fold[question][:, None, :, None]
+        folded_passages = vocabulary.fold[passages][:, :, None, :]
+        same = (folded_question == folded_passages) & (folded_question != PAD_ID)
+        matches = (jnp.any(same, axis=-1), jnp.any(same, axis=-2))
+        if rename is not None:
+            question, passages = rename[question], rename[passages]
+        return generator_module.apply(
+            {"params": params["generator"]}, question, passages, matches, method="encode"
+        )
+
+    def token_logprobs(params, memory, target):
+        return generator_module.apply(
+            {"params": params["generator"]}, memory, target, method="token_logprobs"
+        )
+
+    def init_cache(params, memory, length):
+        return generator_module.apply(
+            {"params": params["generator"]}, memory, length, method="init_cache"
+        )
+
+    def decode_step(params, memory, cache, token, position):
+        return generator_module.apply(
+            {"params": params["generator"]}, memory, cache, token, position, method="decode_step"
+        )
+
+    return RagModel(
+        init, embed_query, embed_passage, scale, encode, token_logprobs, init_cache, decode_step
+    )

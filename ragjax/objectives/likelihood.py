@@ -1,0 +1,218 @@
+"""Marginal likelihood of the answer: RAG-Sequence and RAG-Token."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ragjax.decoding.marginal import Decoded, decode_rag_sequence, decode_rag_token
+from ragjax.errors import require
+from ragjax.ops.marginal import log_posterior, rag_sequence, rag_token, sequence_logprobs
+from ragjax.ops.noise import corrupt_words, random_renaming
+from ragjax.ops.scoring import log_prior_in_batch, log_prior_index, log_prior_retrieved
+from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.exact import ExactIndex
+from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK, Vocabulary
+
+Documents = Literal["retrieved", "in_batch", "index"]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Base of the marginal-likelihood objectives: -log p(y|x), summed over the batch.
+
+    Attributes:
+      documents: what p(d|x) is normalised over: the K `retrieved` passages, the distinct passages of
+        the batch (`in_batch`), or the whole `index`; `ops.scoring` says what each bounds.
+      rename_reader: probability that a step shows the reader renamed content tokens.
+      rename_retriever: the same for the retriever, by another permutation.
+      corrupt_words: probability that a template word of a question (a token that is no content token)
+        is left out or, as often, replaced by a random one, for retriever and reader alike: a stand-in
+        for the wordings that training does not have.
+    """
+
+    documents: Documents = "retrieved"
+    rename_reader: float = 0.0
+    rename_retriever: float = 0.0
+    corrupt_words: float = 0.0
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            self.documents in ("retrieved", "in_batch", "index"),
+            f"objective.documents is {self.documents!r}; choose retrieved, in_batch or index.",
+        )
+        for name in ("rename_reader", "rename_retriever", "corrupt_words"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"objective.{name} is {value}; it is a probability, 0 to 1.")
+
+    def log_marginal(self, log_prior: Array, token_logprobs: Array, mask: Array) -> Array:
+        """[B] log p(y|x) from [B,K], [B,K,T] and [B,T]."""
+        raise NotImplementedError
+
+    def decode(self, model: RagModel, params: Params, *arrays: Array, length: int) -> Decoded:
+        """Decodes answers; `arrays` are question [B,Q], passages [B,K,P] and log_prior [B,K]."""
+        raise NotImplementedError
+
+    def loss(
+        self,
+        model: RagModel,
+        vocabulary: Vocabulary,
+        retriever: Retriever,
+        params: Params,
+        key: Array,
+        batch: RagBatch,
+        corpus: Array,
+        embeddings: Array,
+        *,
+        k: int,
+    ) -> Loss:
+        """Computes Σ_b -log p(y_b|x_b) and the batch's retrieval metrics.
+
+        Args:
+          model: the model.
+          vocabulary: names the content tokens, for renaming.
+          retriever: spec of the retriever; a fixed one has put its passages into the batch.
+          params: the parameters, differentiated.
+          key: PRNG key of the step.
+          batch: B questions.
+          corpus: [N,P] passage tokens.
+          embeddings: [N,D] the index; it chooses passages and carries no gradient.
+          k: K.
+
+        Returns:
+          The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold
+          passages, given the gold answer).
+        """
+        reader_key, retriever_key, word_key = jax.random.split(key, 3)
+        question = corrupt_words(word_key, batch.question, vocabulary.content, self.corrupt_words)
+        batch = batch.replace(question=question)
+        rename = random_renaming(retriever_key, vocabulary.content, self.rename_retriever)
+        topk, log_prior = retrieve(
+            self, model, retriever, params, batch, corpus, embeddings, k=k, rename=rename
+        )
+        passages = gather_passages(corpus, topk.ids)
+        rename = random_renaming(reader_key, vocabulary.content, self.rename_reader)
+        memory = model.encode(params, batch.question, passages, rename)
+        token_logprobs = model.token_logprobs(params, memory, rename[batch.target])
+        mask = batch.target != PAD_ID
+        log_likelihood = self.log_marginal(log_prior, token_logprobs, mask)
+        gold = is_gold(topk, batch.positives)
+        posterior = jnp.exp(log_posterior(log_prior, sequence_logprobs(token_logprobs, mask)))
+        count = jnp.sum(batch.weight)
+
+        def total(values):
+            # where, not a product: a filling row may hold anything, and 0 * inf is NaN.
+            return jnp.sum(jnp.where(batch.weight > 0, values * batch.weight, 0.0))
+
+        return Loss(
+            sum=-total(log_likelihood),
+            denom=count,
+            metrics={
+                "recall": (total(jnp.any(gold, axis=-1).astype(jnp.float32)), count),
+                "posterior_mass": (total(jnp.sum(posterior * gold, axis=-1)), count),
+            },
+        )
+
+
+def is_gold(topk: TopK, positives: Array) -> Array:
+    """[B,K] whether each hit is one of the gold passages [B,R] (rows, padded with -1)."""
+    same = topk.ids[..., :, None] == positives[..., None, :]
+    return jnp.any(same & (positives[..., None, :] >= 0), axis=-1)
+
+
+def retrieve(
+    objective: Likelihood,
+    model: RagModel,
+    retriever: Retriever,
+    params: Params,
+    batch: RagBatch,
+    corpus: Array,
+    embeddings: Array,
+    *,
+    k: int,
+    rename: Array | None = None,
+    frozen_index: bool = False,
+) -> tuple[TopK, Array]:
+    """Chooses K passages for each question and computes log p(d|x) with gradient.
+
+    Args:
+      objective: says what p(d|x) is normalised over.
+      model: the model.
+      retriever: spec of the retriever.
+      params: the parameters.
+      batch: B questions.
+      corpus: [N,P] passage tokens.
+      embeddings: [N,D] the index.
+      k: K.
+      rename: [V] new token ids for the retriever, or None.
+      frozen_index: take passage embeddings from the index instead of computing them: right where the
+        index is fresh and no gradient is wanted (evaluation). In-batch negatives do not exist there,
+        and p(d|x) is then over the K retrieved.
+
+    Returns:
+      The passages and their [B,K] log-probabilities.
+    """
+    scale = model.scale(params)
+    if not retriever.learned:
+        assert batch.retrieved is not None, "a fixed retriever puts its passages into the batch"
+        topk = jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
+        return topk, log_prior_retrieved(scale * topk.scores, topk.valid)
+
+    query = model.embed_query(params, batch.question, rename)
+    if objective.documents == "index":
+        if not frozen_index:
+            embeddings = model.embed_passage(params, corpus, rename)
+        topk = ExactIndex(jax.lax.stop_gradient(embeddings)).search(query, k)
+        all_scores = scale * (query @ embeddings.T)
+        return topk, log_prior_index(all_scores, topk.ids, topk.valid)
+
+    index = ExactIndex(embeddings)
+    if frozen_index:
+        topk = index.search(query, k)
+        return topk, log_prior_retrieved(scale * topk.scores, topk.valid)
+    # The index holds original names, so the search must use them too; only scores are renamed.
+    topk = index.search(model.embed_query(params, batch.question), k)
+    passages = model.embed_passage(params, gather_passages(corpus, topk.ids), rename)
+    if objective.documents == "in_batch":
+        scores = scale * jnp.einsum("bd,ckd->bck", query, passages)
+        return topk, log_prior_in_batch(scores, topk.ids, topk.valid)
+    scores = scale * jnp.einsum("bd,bkd->bk", query, passages)
+    return topk, log_prior_retrieved(scores, topk.valid)
+
+
+@dataclass(frozen=True)
+class RagSequence(Likelihood):
+    """One passage explains the whole answer: log Σ_k p(d_k|x) Π_t p(y_t|x,d_k,y_<t).
+
+    Attributes:
+      thorough: whether decoding scores each proposed answer under every passage.
+    """
+
+    thorough: bool = False
+
+    def log_marginal(self, log_prior: Array, token_logprobs: Array, mask: Array) -> Array:
+        """See `ops.marginal.rag_sequence`."""
+        return rag_sequence(log_prior, token_logprobs, mask)
+
+    def decode(self, model: RagModel, params: Params, *arrays: Array, length: int) -> Decoded:
+        """See `decoding.marginal.decode_rag_sequence`."""
+        decode = partial(decode_rag_sequence, thorough=self.thorough)
+        return decode(model, params, *arrays, length)
+
+
+@dataclass(frozen=True)
+class RagToken(Likelihood):
+    """A passage explains each token: Σ_t log Σ_k p(d_k|x) p(y_t|x,d_k,y_<t)."""
+
+    def log_marginal(self, log_prior: Array, token_logprobs: Array, mask: Array) -> Array:
+        """See `ops.marginal.rag_token`."""
+        return rag_token(log_prior, token_logprobs, mask)
+
+    def decode(self, model: RagModel, params: Params, *arrays: Array, length: int) -> Decoded:
+        """See `decoding.marginal.decode_rag_token`."""
+        return decode_rag_token(model, params, *arrays, length)

@@ -1,0 +1,130 @@
+"""Command-line overrides of a config: `--field.sub value`, parsed by tyro, refused in one sentence."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from ragjax.config import Config
+from ragjax.errors import UserError, require
+
+
+def leaf_fields(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Dotted name -> type of every field of a config that holds a plain value."""
+    found = {}
+    if dataclasses.is_dataclass(value):
+        hints = get_type_hints(type(value))
+        children = {
+            item.name: (getattr(value, item.name), hints[item.name])
+            for item in dataclasses.fields(value)
+        }
+    else:
+        children = {str(number): (item, type(item)) for number, item in enumerate(value)}
+    for name, (child, hint) in children.items():
+        path = f"{prefix}{name}"
+        if dataclasses.is_dataclass(child) or isinstance(child, tuple):
+            found |= leaf_fields(child, f"{path}.")
+        else:
+            found[path] = hint
+    return found
+
+
+def check_override(name: str, text: str | None, fields: dict[str, Any]) -> None:
+    """Refuses an unknown field or a value of the wrong type.
+
+    Raises:
+      UserError: names the field, the value and the remedy.
+    """
+    if name not in fields:
+        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+        last = name.rpartition(".")[2]
+        near = near or [field for field in fields if field.rpartition(".")[2] == last]
+        hint = f"did you mean --{near[0]}?" if near else "add --help to see all fields."
+        raise UserError(f"--{name} is not a field of the config; {hint}")
+    hint = fields[name]
+    require(text is not None, f"--{name} has no value; give {_expected(hint)} after it.")
+    if not _accepts(hint, str(text)):
+        raise UserError(f"--{name} is {text!r}; give {_expected(hint)}.")
+
+
+def _accepts(hint: Any, text: str) -> bool:
+    if get_origin(hint) is Literal:
+        return text in map(str, get_args(hint))
+    if hint is bool:
+        return text in ("True", "False")
+    if hint in (int, float):
+        try:
+            hint(text)
+        except ValueError:
+            return False
+    return True
+
+
+def _expected(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return "one of " + ", ".join(map(str, get_args(hint)))
+    if get_origin(hint) is Union:
+        return "a value"
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
+    return names.get(hint, "a value")
+
+
+def split_arguments(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
+    """`--name value` and `--name=value` as (name, value) pairs; a bare `--name` has value None.
+
+    Raises:
+      UserError: a word stands where a field is expected.
+    """
+    pairs, words = [], list(arguments)
+    while words:
+        word = words.pop(0)
+        require(
+            word.startswith("--"),
+            f"{word!r} is not expected here; fields are given as --name value.",
+        )
+        name, equals, value = word[2:].partition("=")
+        name = name.replace("-", "_")
+        if equals:
+            pairs.append((name, value))
+        elif words and not words[0].startswith("--"):
+            pairs.append((name, words.pop(0)))
+        else:
+            pairs.append((name, None))
+    return pairs
+
+
+def override(config: Config, arguments: Sequence[str], prog: str = "ragjax train") -> Config:
+    """Applies command-line arguments to a config; `--help` prints all fields and exits.
+
+    Args:
+      config: the default.
+      arguments: as typed.
+      prog: the command's name in the help text.
+
+    Returns:
+      The new config.
+
+    Raises:
+      UserError: an unknown field, a value of the wrong type, or one that the config refuses.
+    """
+    fields = leaf_fields(config)
+    if "--help" not in arguments and "-h" not in arguments:
+        for name, value in split_arguments(arguments):
+            check_override(name, value, fields)
+    options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
+    kind = Annotated[type(config), *options]
+    if "--help" in arguments or "-h" in arguments:
+        return tyro.cli(kind, default=config, args=arguments, prog=prog)
+    message = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
+            return tyro.cli(kind, default=config, args=arguments, prog=prog)
+    except SystemExit as error:
+        words = " ".join(message.getvalue().split())
+        raise UserError(
+            f"The overrides can't be read ({words}); add --help to see them."
+        ) from error

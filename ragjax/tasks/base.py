@@ -1,0 +1,115 @@
+"""What every task is: a frozen spec that generates a corpus and its questions.
+
+A new task is one new file in this package with one frozen dataclass that subclasses `Task`.
+"""
+
+import hashlib
+import importlib.metadata
+import inspect
+import pathlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from ragjax.errors import UserError
+from ragjax.types import QaData, Question
+
+SPLITS = ("train", "dev", "test")
+_TEST_SHARE = 0.24
+_DEV_SHARE = 0.06
+
+
+@dataclass(frozen=True)
+class Task:
+    """The spec of a task; subclasses add the fields that change what is generated.
+
+    Attributes:
+      name: snake-case name, unique among tasks; it names the directory on disk.
+      version: "major.minor.patch" of the generated data.
+      packages: distributions whose data the task reads; their versions enter the fingerprint.
+    """
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    def generate(self) -> QaData:
+        """Returns the corpus and its questions: pure Python, the same on every call and machine."""
+        raise NotImplementedError
+
+    def load(self, data_dir: pathlib.Path | None = None) -> QaData:
+        """Returns what `generate` returns, from disk if it was prepared before.
+
+        Args:
+          data_dir: where prepared data is kept; `$RAGJAX_DATA_DIR` or `~/.cache/ragjax` if None.
+
+        Raises:
+          UserError: if the directory can't be written or a source package is missing.
+        """
+        # Imported here so that configs can name a task without paying for TFDS at start-up.
+        from ragjax.data import builder
+
+        return builder.load(self, data_dir)
+
+    def fingerprint(self) -> str:
+        """Returns a short hash of all that decides what `generate` returns.
+
+        It covers the spec's fields, the source files of the task and of the helpers shared by the
+        tasks, and the versions of the source packages, so that prepared data is never stale.
+        """
+        digest = hashlib.sha256()
+        for field in fields(self):
+            digest.update(f"{field.name}={getattr(self, field.name)!r}\n".encode())
+        for package in self.packages:
+            digest.update(f"{package}=={_version(package)}\n".encode())
+        sources = {pathlib.Path(inspect.getfile(c)) for c in type(self).__mro__ if c is not object}
+        sources |= set(pathlib.Path(__file__).parent.glob("_[a-z]*.py"))
+        for source in sorted(sources, key=lambda path: path.name):
+            digest.update(source.name.encode() + b"\n" + source.read_bytes())
+        return digest.hexdigest()[:12]
+
+
+def fraction(key: str) -> float:
+    """Returns a number in [0, 1) that depends on `key` alone, whatever the process or machine."""
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def split_of(entity: str) -> str:
+    """Returns the split of an entity, shared by all tasks: what one tests, no other trains on."""
+    share = fraction(f"split/0/{entity}")
+    if share < _TEST_SHARE:
+        return "test"
+    return "dev" if share < _TEST_SHARE + _DEV_SHARE else "train"
+
+
+def pick(options: tuple[str, ...], key: str) -> str:
+    """Returns one of `options`, chosen by a hash of `key`."""
+    return options[int(fraction(key) * len(options))]
+
+
+def assemble(questions: Iterable[tuple[str, Question]]) -> Mapping[str, tuple[Question, ...]]:
+    """Groups (split, question) pairs by split and checks that no entity stands in two splits.
+
+    Raises:
+      ValueError: if an entity's name, case and punctuation aside, occurs in two splits.
+    """
+    splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
+    seen: dict[str, str] = {}
+    for split, question in questions:
+        splits[split].append(question)
+        name = "".join(c for c in question.entity.casefold() if c.isalnum())
+        if seen.setdefault(name, split) != split:
+            raise ValueError(f"{question.entity!r} is asked about in both {seen[name]} and {split}")
+    return {split: tuple(rows) for split, rows in splits.items()}
+
+
+def _version(package: str) -> str:
+    """Returns the installed version of a distribution."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise UserError(
+            f"the package {package!r} holds the facts of this task and isn't installed: "
+            f"run `pip install {package}`"
+        ) from error

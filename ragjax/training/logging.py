@@ -1,0 +1,105 @@
+"""Metrics to JSONL and TensorBoard, and the progress bar."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+METRICS = "metrics.jsonl"
+
+
+class MetricLog:
+    """Appends rows of metrics to `metrics.jsonl` and, if it is installed, to TensorBoard.
+
+    A resumed run first drops the rows that lie beyond its checkpoint, so that the file is the one an
+    uninterrupted run writes.
+    """
+
+    def __init__(self, run_dir: Path, step: int):
+        """Opens the log of a run that continues at `step`."""
+        path = run_dir / METRICS
+        rows = []
+        for line in path.read_text().splitlines() if path.exists() else []:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue  # the last line of a killed process
+            if row["step"] <= step:
+                rows.append(line + "\n")
+        partial = path.with_suffix(".partial")
+        partial.write_text("".join(rows))
+        partial.replace(path)
+        self._file = path.open("a")
+        self._board = _tensorboard(run_dir / "tensorboard", step)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds one row."""
+        self._file.write(json.dumps({"step": step} | dict(metrics)) + "\n")
+        self._file.flush()
+        if self._board is not None:
+            for name, value in metrics.items():
+                self._board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+
+def _tensorboard(directory: Path, step: int):
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError:  # the `tensorboard` extra is not installed
+        return None
+    return SummaryWriter(str(directory), purge_step=step + 1)
+
+
+class RunProgress:
+    """The progress bar of a run: step, rate, time left, and the last figures."""
+
+    def __init__(self, console: Console, total: int, done: int):
+        """Shows a bar at `done` of `total` steps, once entered as a context."""
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[figures]}"),
+            console=console,
+        )
+        self._task = self._progress.add_task("", total=total, completed=done, rate="", figures="")
+        self._figures: dict[str, float] = {}
+
+    def __enter__(self) -> "RunProgress":
+        """Starts drawing."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        """Stops drawing and leaves the last state on the screen."""
+        self._progress.stop()
+
+    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Moves the bar to `step` and shows the newest of loss, EM and recall."""
+        self._figures |= {
+            name.removeprefix("dev/"): value
+            for name, value in metrics.items()
+            if name in ("loss", "recall", "dev/em", "dev/recall@1")
+        }
+        task = self._progress.tasks[0]
+        rate = f"{task.speed:.1f} steps/s" if task.speed else ""
+        figures = " ".join(f"{name} {value:.3f}" for name, value in self._figures.items())
+        self._progress.update(self._task, completed=step, rate=rate, figures=figures)

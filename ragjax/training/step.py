@@ -1,0 +1,108 @@
+"""Training state and the one jitted, donated training step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+from jaxtyping import Array
+
+from ragjax.types import Loss, Params
+
+
+@struct.dataclass
+class TrainState:
+    """What the optimiser advances.
+
+    Attributes:
+      step: [] updates made so far.
+      params: parameters.
+      opt_state: state of the optax transformation.
+      key: PRNG key of the run; step t uses fold_in(key, t) and the key itself never changes.
+    """
+
+    step: Array
+    params: Params
+    opt_state: optax.OptState
+    key: Array
+
+
+LossFunction = Callable[..., Loss]  # (params, key, batch, *constants) -> Loss
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
+    """The state before the first update."""
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+
+
+def summed_gradients(
+    loss: LossFunction, params: Params, key: Array, batch: Any, constants: tuple, accumulate: int
+) -> tuple[Params, Loss]:
+    """Gradient of Loss.sum and the `Loss` itself, both summed over micro-batches.
+
+    The batch's rows are dealt to `accumulate` micro-batches of equal size. All share the step's key,
+    so that, in-batch negatives apart, the sums are those of the undivided batch.
+
+    Args:
+      loss: (params, key, batch, *constants) -> Loss.
+      params: differentiated.
+      key: of the step.
+      batch: a pytree whose leaves all lead with the batch axis.
+      constants: further arguments, without gradient.
+      accumulate: number of micro-batches; divides the batch.
+
+    Returns:
+      The gradient, not yet divided by the denominator, and the summed loss.
+    """
+
+    def objective(params, micro):
+        result = loss(params, key, micro, *constants)
+        return result.sum, result
+
+    gradient = jax.grad(objective, has_aux=True)
+    if accumulate == 1:
+        return gradient(params, batch)
+    micro_batches = jax.tree.map(
+        lambda leaf: leaf.reshape(accumulate, leaf.shape[0] // accumulate, *leaf.shape[1:]), batch
+    )
+
+    def add(total, micro):
+        return jax.tree.map(jnp.add, total, gradient(params, micro)), None
+
+    first = jax.tree.map(lambda leaf: leaf[0], micro_batches)
+    zeros = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, params, first)
+    )
+    total, _ = jax.lax.scan(add, zeros, micro_batches)
+    return total
+
+
+def make_train_step(
+    loss: LossFunction, optimizer: optax.GradientTransformation, accumulate: int = 1
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Builds the training step, compiled once a batch shape; the state is donated.
+
+    Args:
+      loss: (params, key, batch, *constants) -> Loss.
+      optimizer: optax transformation.
+      accumulate: micro-batches per update.
+
+    Returns:
+      (state, batch, *constants) -> (state, metrics). The metrics are scalars: `loss`, `grad_norm` and
+      those of the loss, each sum divided once by its denominator.
+    """
+
+    def train_step(state: TrainState, batch: Any, *constants: Any):
+        key = jax.random.fold_in(state.key, state.step)
+        gradient, total = summed_gradients(loss, state.params, key, batch, constants, accumulate)
+        denom = jnp.maximum(total.denom, 1e-9)
+        gradient = jax.tree.map(lambda leaf: leaf / denom, gradient)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        metrics = {name: value / jnp.maximum(n, 1e-9) for name, (value, n) in total.metrics.items()}
+        metrics |= {"loss": total.sum / denom, "grad_norm": optax.tree.norm(gradient)}
+        return TrainState(state.step + 1, params, opt_state, state.key), metrics
+
+    return jax.jit(train_step, donate_argnums=0)
