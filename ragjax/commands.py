@@ -61,6 +61,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     started = time.perf_counter()
     check_run_dir(config, run_dir, resume)
     data = config.task.load()
+    check_depths(config, len(data.passages))
     if resume:
         experiment = load_experiment(config, run_dir)
         require(
@@ -158,6 +159,21 @@ def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
             not differing,
             f"{run_dir} was made by another config; it differs in {', '.join(differing)}; give the "
             "same values or another --run-dir.",
+        )
+
+
+def check_depths(config: Config, passages: int) -> None:
+    """Checks that the corpus has as many passages as are to be retrieved.
+
+    Raises:
+      UserError: names the field that asks for too many.
+    """
+    depths = {f"phases.{number}.k": phase.k for number, phase in enumerate(config.phases)}
+    for name, k in (depths | {"evaluation.k": config.evaluation.k}).items():
+        require(
+            k <= passages,
+            f"{name} is {k}, but the corpus of task {config.task.name} has {passages} passages; "
+            "choose at most that many.",
         )
 
 

@@ -65,29 +65,28 @@ class Experiment:
       config: the config.
       tokenizer: trained on the corpus.
       corpus: the encoded passages.
+      device_corpus: [N,P] passage tokens on the device.
+      vocabulary: token statistics on the device.
+      model: the model's pure functions.
     """
 
     config: Config
     tokenizer: Tokenizer
     corpus: EncodedCorpus
 
-    @cached_property
-    def model(self) -> RagModel:
-        """The model's pure functions."""
+    def __post_init__(self):
+        """Puts the constant arrays on the device and builds the model's functions."""
         config = self.config
-        return build_model(
+        self.device_corpus = jnp.asarray(self.corpus.tokens)
+        self.vocabulary = jax.tree.map(jnp.asarray, self.corpus.vocabulary)
+        self.model = build_model(
             config.encoder,
             config.generator,
-            jax.tree.map(jnp.asarray, self.corpus.vocabulary),
+            self.vocabulary,
             siamese=getattr(config.retriever, "siamese", True),
             initial_scale=config.retriever.initial_scale,
             dtype=config.dtype,
         )
-
-    @cached_property
-    def device_corpus(self) -> Array:
-        """[N,P] passage tokens on the device."""
-        return jnp.asarray(self.corpus.tokens)
 
     @cached_property
     def optimizer(self):
@@ -181,7 +180,6 @@ def training_program(
     measured = experiment.encode(
         questions["dev"][: config.evaluation.questions], config.evaluation.k
     )
-    vocabulary = jax.tree.map(jnp.asarray, experiment.corpus.vocabulary)
 
     def build_step(phase: Phase):
         k = config.retriever.passages_per_question(phase.k)
@@ -189,7 +187,7 @@ def training_program(
         def loss(params, key, batch: RagBatch, corpus, embeddings):
             return config.objective.loss(
                 experiment.model,
-                vocabulary,
+                experiment.vocabulary,
                 config.retriever,
                 params,
                 key,
@@ -218,7 +216,7 @@ def training_program(
         )
         if experiment.searches_index:
             metrics["index_age"] = step - index.built_at_step
-        return RunState(trained, index, np.asarray(position + phase.batch_size, np.int32)), metrics
+        return RunState(trained, index, jnp.asarray(position + phase.batch_size, jnp.int32)), metrics
 
     def evaluate(state: RunState, step: int) -> dict[str, float]:
         summary = summarise(experiment.evaluate(state, measured))

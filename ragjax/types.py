@@ -28,6 +28,9 @@ EOS_ID = 2
 UNK_ID = 3
 
 Params = Any  # a pytree of parameters
+# A field of a pytree struct: an array of the device or of the host, or a tree of them, or whatever a
+# transformation puts in their place (shapes, axes). Shapes are checked where functions take arrays.
+Leaf = Any
 PRNGKey = chex.PRNGKey
 
 
@@ -81,11 +84,11 @@ class RagBatch:
       weight: [B] 1 for a real example and 0 for one that fills up the batch.
     """
 
-    question: Array
-    target: Array
-    positives: Array
-    retrieved: "TopK | None"
-    weight: Array
+    question: Leaf
+    target: Leaf
+    positives: Leaf
+    retrieved: Leaf
+    weight: Leaf
 
 
 @struct.dataclass
@@ -98,9 +101,9 @@ class TopK:
       valid: [...,K] whether there is a hit.
     """
 
-    ids: Array
-    scores: Array
-    valid: Array
+    ids: Leaf
+    scores: Leaf
+    valid: Leaf
 
 
 @struct.dataclass
@@ -114,9 +117,9 @@ class Vocabulary:
       content: [V] True for tokens that anonymisation may rename.
     """
 
-    fold: Array
-    idf: Array
-    content: Array
+    fold: Leaf
+    idf: Leaf
+    content: Leaf
 
 
 @struct.dataclass
@@ -129,9 +132,9 @@ class Loss:
       metrics: name -> (sum, denom), each divided once in the same way.
     """
 
-    sum: Array
-    denom: Array
-    metrics: Mapping[str, tuple[Array, Array]]
+    sum: Leaf
+    denom: Leaf
+    metrics: Leaf
 
 
 class RagModel(NamedTuple):

@@ -104,15 +104,8 @@ def encode_questions(
     """Tokenises a split and, for a fixed retriever, looks up its passages.
 
     Raises:
-      UserError: there are no questions, a gold passage is not in the corpus, or k exceeds
-        the corpus.
+      UserError: there are no questions, or a gold passage is not in the corpus.
     """
-    require(
-        k <= len(corpus.passages),
-        f"k is {k}, but the corpus has {len(corpus.passages)} passages; "
-        "lower phases.*.k or evaluation.k.",
-    )
-    require(len(questions) > 0, "The split has no questions; it needs at least one.")
     asked, cut_questions = tokenizer.encode_batch(
         [corpus.lexicon.known_form(tokenizer, question.question)[0] for question in questions],
         spec.question_length,

@@ -13,7 +13,7 @@ from ragjax.ops.marginal import (
     rag_token,
     sequence_logprobs,
 )
-from ragjax.types import PAD_ID, Params, RagModel
+from ragjax.types import PAD_ID, Leaf, Params, RagModel
 
 
 @struct.dataclass
@@ -26,9 +26,9 @@ class Decoded:
       log_posterior: [B,K] log p(d_k|x,y).
     """
 
-    tokens: Array
-    log_prob: Array
-    log_posterior: Array
+    tokens: Leaf
+    log_prob: Leaf
+    log_posterior: Leaf
 
 
 def decode_rag_sequence(
@@ -108,5 +108,6 @@ def decode_rag_token(
     logprobs = model.token_logprobs(params, memory, tokens)
     per_token = log_posterior(log_prior[:, None, :], jnp.swapaxes(logprobs, 1, 2))  # [B,T,K]
     weight = jnp.where(mask[..., None], jnp.exp(per_token), 0.0)
-    mean = jnp.sum(weight, axis=1) / jnp.maximum(jnp.sum(mask, axis=1, keepdims=True), 1)
+    count = jnp.sum(mask.astype(jnp.float32), axis=1, keepdims=True)
+    mean = jnp.sum(weight, axis=1) / jnp.maximum(count, 1.0)
     return Decoded(tokens, rag_token(log_prior, logprobs, mask), jnp.log(mean))

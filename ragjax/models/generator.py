@@ -69,7 +69,7 @@ class Cache(NamedTuple):
 HISTORY = 2
 
 
-def align(passage: Int[Array, "B K P"], written: Int[Array, "B K m n"]) -> Float[Array, "B K m P"]:
+def align(passage: Int[Array, "B K P"], written: Int[Array, "B #K m n"]) -> Float[Array, "B K m P"]:
     """Where in the passage the last tokens written stand, as a distribution over positions.
 
     A position matches to depth j if it and the j - 1 positions before it hold the last j tokens; its
@@ -77,7 +77,8 @@ def align(passage: Int[Array, "B K P"], written: Int[Array, "B K m n"]) -> Float
 
     Args:
       passage: [B,K,P] tokens.
-      written: [B,K,m,n] the last n tokens at each of m decoding positions, newest last.
+      written: [B,K,m,n] the last n tokens at each of m decoding positions, newest last; [B,1,m,n]
+        where all passages share them.
 
     Returns:
       [B,K,m,P] weights that sum to one or are all zero.
@@ -89,7 +90,7 @@ def align(passage: Int[Array, "B K P"], written: Int[Array, "B K m n"]) -> Float
         matches = (
             matches & (shifted[..., None, :] == token[..., None]) & (shifted > 0)[..., None, :]
         )
-        total = total + matches * (8.0 ** (depth + 1))
+        total = total + jnp.where(matches, 8.0 ** (depth + 1), 0.0)
         shifted = jnp.pad(shifted[..., :-1], ((0, 0), (0, 0), (1, 0)))
     return total / jnp.maximum(jnp.sum(total, axis=-1, keepdims=True), 1.0)
 

@@ -22,7 +22,7 @@ def sinusoidal_positions(length: int, width: int) -> Float[Array, "n H"]:
 
 def position_vectors(positions: Array, width: int) -> Array:
     """The position vectors of the given integer positions [...] -> [...,width]."""
-    frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(0, width, 2) / width)
+    frequency = jnp.exp(-jnp.log(10_000.0) * jnp.arange(0, width, 2, jnp.float32) / width)
     angle = positions[..., None].astype(jnp.float32) * frequency
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[..., :width]
 

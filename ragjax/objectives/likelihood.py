@@ -114,7 +114,7 @@ class Likelihood:
             denom=count,
             metrics={
                 "recall": (total(jnp.any(gold, axis=-1).astype(jnp.float32)), count),
-                "posterior_mass": (total(jnp.sum(posterior * gold, axis=-1)), count),
+                "posterior_mass": (total(jnp.sum(jnp.where(gold, posterior, 0.0), axis=-1)), count),
             },
         )
 
@@ -161,7 +161,9 @@ def retrieve(
     if not retriever.learned:
         assert batch.retrieved is not None, "a fixed retriever puts its passages into the batch"
         topk = jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
-        return topk, log_prior_retrieved(scale * topk.scores, topk.valid)
+        # A miss scores -inf, and the gradient of the scale would be 0 * -inf.
+        scores = scale * jnp.where(topk.valid, topk.scores, 0.0)
+        return topk, log_prior_retrieved(scores, topk.valid)
 
     query = model.embed_query(params, batch.question, rename)
     if objective.documents == "index":

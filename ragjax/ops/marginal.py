@@ -12,7 +12,7 @@ from ragjax.ops.masking import masked_log_softmax, masked_logsumexp
 
 
 def marginal(
-    log_prior: Float[Array, "*batch K"], log_likelihood: Float[Array, "*batch K"]
+    log_prior: Float[Array, "*#batch K"], log_likelihood: Float[Array, "*#batch K"]
 ) -> Float[Array, "*batch"]:
     """Computes log Σ_k exp(log p(d_k|x) + log p(y|x,d_k)).
 
@@ -30,7 +30,7 @@ def marginal(
 
 
 def log_posterior(
-    log_prior: Float[Array, "*batch K"], log_likelihood: Float[Array, "*batch K"]
+    log_prior: Float[Array, "*#batch K"], log_likelihood: Float[Array, "*#batch K"]
 ) -> Float[Array, "*batch K"]:
     """Computes log p(d_k|x,y) = log p(d_k|x) + log p(y|x,d_k) - log p(y|x).
 

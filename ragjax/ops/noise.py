@@ -57,7 +57,8 @@ def corrupt_words(
     """
     where_key, how_key, word_key = jax.random.split(key, 3)
     template = ~content & (jnp.arange(content.shape[0]) > UNK_ID)
-    weights = template / jnp.maximum(jnp.sum(template), 1)
+    weights = template.astype(jnp.float32)
+    weights = weights / jnp.maximum(jnp.sum(weights), 1.0)
     words = jax.random.choice(word_key, content.shape[0], question.shape, p=weights)
     kept_out = jax.random.bernoulli(how_key, 0.5, question.shape)
     noise = jnp.where(kept_out, PAD_ID, words).astype(question.dtype)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ragjax.types import PAD_ID, Params, RagModel
+from ragjax.types import PAD_ID, Leaf, Params, RagModel
 
 
 @struct.dataclass
@@ -17,8 +17,8 @@ class IndexState:
       built_at_step: [] the training step whose parameters they were made with.
     """
 
-    embeddings: Array
-    built_at_step: Array
+    embeddings: Leaf
+    built_at_step: Leaf
 
 
 def gather_passages(corpus: Int[Array, "N P"], ids: Int[Array, "*batch K"]) -> Array:

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
 
-from ragjax.types import TopK
+from ragjax.types import Leaf, TopK
 
 
 @struct.dataclass
@@ -16,7 +16,7 @@ class ExactIndex:
       embeddings: [N,D].
     """
 
-    embeddings: Array
+    embeddings: Leaf
 
     def search(self, query: Float[Array, "*batch D"], k: int) -> TopK:
         """Returns the k passages with the highest inner product, ties by the lower row.

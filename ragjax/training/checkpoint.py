@@ -90,12 +90,13 @@ class Checkpoints:
           UserError: there is no whole checkpoint, or it has other shapes than `template`.
         """
         damaged = []
+        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         for step in reversed(self.steps()):
             if not self.is_whole(step):
                 damaged.append(step)
                 continue
             abstract = jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), template
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), template
             )
             try:
                 state = _orbax().load_pytree(self.directory / str(step) / STATE, abstract)

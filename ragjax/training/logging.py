@@ -10,7 +10,6 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -70,12 +69,9 @@ class RunProgress:
     def __init__(self, console: Console, total: int, done: int):
         """Shows a bar at `done` of `total` steps, once entered as a context."""
         self._progress = Progress(
-            TextColumn("training"),
-            BarColumn(),
+            BarColumn(bar_width=10),  # short: the line has to fit 80 columns
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
             TimeRemainingColumn(),
             TextColumn("{task.fields[figures]}"),
             console=console,
@@ -97,7 +93,7 @@ class RunProgress:
         self._figures |= {
             name.removeprefix("dev/"): value
             for name, value in metrics.items()
-            if name in ("loss", "recall", "dev/em", "dev/recall@1")
+            if name in ("loss", "recall", "dev/em")
         }
         task = self._progress.tasks[0]
         rate = f"{task.speed:.1f} steps/s" if task.speed else ""

@@ -9,7 +9,7 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
-from ragjax.types import Loss, Params
+from ragjax.types import Leaf, Loss, Params
 
 
 @struct.dataclass
@@ -23,10 +23,10 @@ class TrainState:
       key: PRNG key of the run; step t uses fold_in(key, t) and the key itself never changes.
     """
 
-    step: Array
+    step: Leaf
     params: Params
-    opt_state: optax.OptState
-    key: Array
+    opt_state: Leaf
+    key: Leaf
 
 
 LossFunction = Callable[..., Loss]  # (params, key, batch, *constants) -> Loss

@@ -1,0 +1,16 @@
+"""BM25 on world_facts: the reader of rag_sequence.py over passages that are not learned to be found."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from ragjax.config import Config, load_config
+from ragjax.objectives.likelihood import RagSequence
+from ragjax.retrieval.bm25 import BM25
+
+
+def get_config() -> Config:
+    return replace(
+        load_config(Path(__file__).with_name("rag_sequence.py")),
+        retriever=BM25(),
+        objective=RagSequence(documents="retrieved", rename_reader=0.9, corrupt_words=0.2),
+    )

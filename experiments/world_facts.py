@@ -1,0 +1,31 @@
+"""Retrieval-augmented generation on world_facts: every arm with the same reader and budget."""
+
+from pathlib import Path
+
+from ragjax.evaluation.tables import Column, Row, Table
+
+
+def get_table() -> Table:
+    """Declares the table; `ragjax table experiments/world_facts.py --run` makes what is missing."""
+    return Table(
+        name="world_facts",
+        title="Questions about entities never asked about in training, in unseen wordings",
+        caption="Exact match, token F1 and recall in per cent.",
+        rows=(
+            Row("Closed book", "configs/world_facts/closed_book.py"),
+            Row("BM25", "configs/world_facts/bm25.py"),
+            Row("RAG-Token", "configs/world_facts/rag_token.py"),
+            Row("RAG-Sequence", "configs/world_facts/rag_sequence.py"),
+            Row("Oracle passage", "configs/world_facts/oracle.py"),
+        ),
+        columns=(
+            Column("EM", "em"),
+            Column("F1", "f1"),
+            Column("R@1", "recall@1"),
+            Column("R@5", "recall@5"),
+            Column("MRR", "mrr"),
+            Column("posterior on gold", "posterior_mass"),
+        ),
+        seeds=(0, 1, 2),
+        results=Path(__file__).parent / "results",
+    )
