@@ -35,7 +35,7 @@ from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.loop import Program
 from ragjax.training.optimizer import evaluation_params
 from ragjax.training.step import TrainState, init_state, make_train_step
-from ragjax.types import Passage, QaData, Question, RagBatch, RagModel, Vocabulary
+from ragjax.types import Passage, QaData, Question, RagBatch, Vocabulary
 
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
 PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
@@ -216,7 +216,9 @@ def training_program(
         )
         if experiment.searches_index:
             metrics["index_age"] = step - index.built_at_step
-        return RunState(trained, index, jnp.asarray(position + phase.batch_size, jnp.int32)), metrics
+        return RunState(
+            trained, index, jnp.asarray(position + phase.batch_size, jnp.int32)
+        ), metrics
 
     def evaluate(state: RunState, step: int) -> dict[str, float]:
         summary = summarise(experiment.evaluate(state, measured))

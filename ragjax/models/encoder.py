@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ragjax.errors import require
@@ -19,8 +20,9 @@ def unit_length(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
 class BagModule(nn.Module):
     """A weighted bag of embeddings: u(Σ_t exp(w_t) (idf_t + ε)^a u(e_t)), with u(x) = x / |x|.
 
-    The weights w are those of a question or those of a passage (`side`), for a word can be telling in
-    one and idle in the other; embeddings and the power a are common to both.
+    The sum is over the distinct tokens of the text: a passage that repeats a name is no better match
+    for it. The weights w are those of a question or those of a passage (`side`), for a word can be
+    telling in one and idle in the other; embeddings and the power a are common to both.
 
     Untrained, it is a random projection of TF-IDF, so that exact matches already score high: what lets
     marginal likelihood start from a cold retriever.
@@ -40,7 +42,8 @@ class BagModule(nn.Module):
         weight = self.param("log_weight", nn.initializers.zeros, (2, self.vocab_size))[side]
         power = self.param("idf_power", nn.initializers.ones, ())
         weights = jnp.exp(weight[tokens]) * (idf + 0.05) ** power
-        weights = jnp.where(tokens != PAD_ID, weights, 0.0)
+        repeats = jnp.sum(tokens[..., :, None] == tokens[..., None, :], axis=-1)
+        weights = jnp.where(tokens != PAD_ID, weights / repeats, 0.0)
         return unit_length(jnp.einsum("...n,...nd->...d", weights, unit_length(table)[tokens]))
 
 
@@ -58,7 +61,7 @@ class TransformerModule(nn.Module):
     width: int
     layers: int
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "... n"], idf: Float[Array, "... n"], side: int) -> Array:
@@ -88,7 +91,7 @@ class BagEncoder:
         """Checks the fields."""
         require(self.width >= 1, f"encoder.width is {self.width}; it must be at least 1.")
 
-    def build(self, vocab_size: int, dtype: jnp.dtype) -> nn.Module:
+    def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns the module; a bag always computes in float32, as sums of many terms need."""
         del dtype
         return BagModule(vocab_size, self.width)
@@ -117,6 +120,6 @@ class TransformerEncoder:
             "choose a positive width that the number of heads divides.",
         )
 
-    def build(self, vocab_size: int, dtype: jnp.dtype) -> nn.Module:
+    def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns the module."""
         return TransformerModule(vocab_size, self.width, self.layers, self.heads, dtype)

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import require
@@ -103,7 +104,7 @@ class GeneratorModule(nn.Module):
     heads: int
     encoder_layers: int
     decoder_layers: int
-    dtype: jnp.dtype
+    dtype: DTypeLike
 
     def setup(self):
         """Creates the parameters."""
@@ -249,6 +250,8 @@ class GeneratorModule(nn.Module):
         x = self.decoder_norm(x)
         table = self.embedding.astype(self.dtype)
         vocab = jnp.einsum("...h,vh->...v", x, table).astype(jnp.float32)
+        # Padding is never written; else all answers together would have less than probability one.
+        vocab = jnp.where(jnp.arange(self.vocab_size) == PAD_ID, -1e9, vocab)
         copy = jnp.einsum("...mh,...ph->...mp", self.copy_query(x), memory.copy_key)
         copy = copy.astype(jnp.float32) / jnp.sqrt(jnp.float32(self.width))
         follows = jnp.pad(alignment[..., :-1], ((0, 0), (0, 0), (0, 0), (1, 0)))
@@ -287,7 +290,7 @@ class Generator:
             value = getattr(self, name)
             require(value >= 1, f"generator.{name} is {value}; it must be at least 1.")
 
-    def build(self, vocab_size: int, dtype: jnp.dtype) -> GeneratorModule:
+    def build(self, vocab_size: int, dtype: DTypeLike) -> GeneratorModule:
         """Returns the module."""
         return GeneratorModule(
             vocab_size, self.width, self.heads, self.encoder_layers, self.decoder_layers, dtype

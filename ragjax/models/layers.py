@@ -5,6 +5,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 
@@ -38,7 +39,7 @@ class Attention(nn.Module):
 
     width: int
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         """Creates the four projections."""
@@ -79,7 +80,7 @@ class FeedForward(nn.Module):
     """Two dense layers with a tanh-GELU between them, 4 H wide."""
 
     width: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(self, x: Float[Array, "... H"]) -> Float[Array, "... H"]:
@@ -93,7 +94,7 @@ class EncoderLayer(nn.Module):
 
     width: int
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -111,7 +112,7 @@ class DecoderLayer(nn.Module):
 
     width: int
     heads: int
-    dtype: jnp.dtype = jnp.float32
+    dtype: DTypeLike = jnp.float32
 
     def setup(self):
         """Creates the sublayers."""

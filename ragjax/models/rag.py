@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 
 from ragjax.models.encoder import BagEncoder, TransformerEncoder
 from ragjax.models.generator import Generator
@@ -15,7 +16,7 @@ def build_model(
     *,
     siamese: bool = True,
     initial_scale: float = 20.0,
-    dtype: jnp.dtype = jnp.float32,
+    dtype: DTypeLike = jnp.float32,
 ) -> RagModel:
     """Builds the model.
 

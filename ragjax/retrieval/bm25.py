@@ -28,7 +28,11 @@ class BM25(Retriever):
         require(0 <= self.b <= 1, f"retriever.b is {self.b}; it must lie between 0 and 1.")
 
     def lookup(self, passages: Sequence[Passage], questions: Sequence[Question], k: int) -> TopK:
-        """Returns the k best passages of each question; passages without a common word are misses."""
+        """Returns the k best passages of each question; passages without a common word are misses.
+
+        A question without any hit is read with an empty passage, as in `fixed.ClosedBook`: with
+        misses alone p(y|x) would be 0 and the loss infinite.
+        """
         import bm25s  # imported here: only this arm needs it, and start-up time is felt
 
         texts = [f"{passage.title} {passage.text}" for passage in passages]
@@ -43,4 +47,7 @@ class BM25(Retriever):
         ids = np.take_along_axis(ids, order, axis=-1).astype(np.int32)
         scores = np.take_along_axis(scores, order, axis=-1).astype(np.float32)
         valid = scores > 0
-        return TopK(np.where(valid, ids, -1), np.where(valid, scores, -np.inf), valid)
+        ids, scores = np.where(valid, ids, -1), np.where(valid, scores, -np.inf)
+        nothing = ~np.any(valid, axis=-1)
+        scores[nothing, 0], valid[nothing, 0] = 0.0, True
+        return TopK(ids, scores, valid)

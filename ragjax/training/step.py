@@ -43,7 +43,8 @@ def summed_gradients(
     """Gradient of Loss.sum and the `Loss` itself, both summed over micro-batches.
 
     The batch's rows are dealt to `accumulate` micro-batches of equal size. All share the step's key,
-    so that, in-batch negatives apart, the sums are those of the undivided batch.
+    so that the sums are those of the undivided batch, but for what depends on its shape: in-batch
+    negatives, which are then those of the micro-batch, and the draws of `ops.noise.corrupt_words`.
 
     Args:
       loss: (params, key, batch, *constants) -> Loss.
@@ -99,7 +100,8 @@ def make_train_step(
         gradient, total = summed_gradients(loss, state.params, key, batch, constants, accumulate)
         denom = jnp.maximum(total.denom, 1e-9)
         gradient = jax.tree.map(lambda leaf: leaf / denom, gradient)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         metrics = {name: value / jnp.maximum(n, 1e-9) for name, (value, n) in total.metrics.items()}
         metrics |= {"loss": total.sum / denom, "grad_norm": optax.tree.norm(gradient)}

@@ -1,0 +1,76 @@
+"""Renaming is a bijection of names; corruption touches template words alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ragjax.ops.noise import corrupt_words, random_renaming
+
+V = 20
+CONTENT = jnp.asarray(np.isin(np.arange(V), [5, 7, 8, 9, 13, 14, 19]))
+NAMES = np.flatnonzero(CONTENT)
+TEMPLATE = np.setdiff1d(np.arange(4, V), NAMES)
+
+
+def renamings(probability, count=200):
+    keys = jax.random.split(jax.random.PRNGKey(0), count)
+    return np.asarray(jax.vmap(lambda key: random_renaming(key, CONTENT, probability))(keys))
+
+
+def test_renaming_permutes_names_and_leaves_all_else():
+    drawn = renamings(1.0)
+    others = np.setdiff1d(np.arange(V), NAMES)
+    np.testing.assert_array_equal(drawn[:, others], np.tile(others, (200, 1)))
+    np.testing.assert_array_equal(np.sort(drawn[:, NAMES], axis=1), np.tile(NAMES, (200, 1)))
+
+
+def test_renaming_reaches_every_name_about_equally_often():
+    drawn = renamings(1.0, 2000)[:, NAMES]
+    share = np.array([[np.mean(drawn[:, i] == name) for name in NAMES] for i in range(len(NAMES))])
+    assert np.all(np.abs(share - 1 / len(NAMES)) < 0.04)  # 5 standard errors
+
+
+def test_renaming_probability():
+    identity = np.arange(V)
+    assert np.all(renamings(0.0) == identity)
+    kept = np.mean(np.all(renamings(0.7, 1000) == identity, axis=1))
+    assert abs(kept - 0.3) < 0.07
+
+
+def test_no_names_to_rename():
+    none = jnp.zeros(V, bool)
+    np.testing.assert_array_equal(random_renaming(jax.random.PRNGKey(1), none, 1.0), np.arange(V))
+
+
+def corrupted(probability):
+    question = jnp.asarray(np.tile(np.arange(V, dtype=np.int32), (500, 1)))
+    key = jax.random.PRNGKey(2)
+    return np.asarray(question), np.asarray(corrupt_words(key, question, CONTENT, probability))
+
+
+def test_corruption_touches_template_words_alone():
+    question, out = corrupted(1.0)
+    safe = np.concatenate([np.arange(4), NAMES])
+    np.testing.assert_array_equal(out[:, safe], question[:, safe])
+    touched = out[:, TEMPLATE]
+    assert set(np.unique(touched)) == {0, *TEMPLATE.tolist()}
+    assert abs(np.mean(touched == 0) - 0.5) < 0.03
+    replaced = touched[touched != 0]
+    for word in TEMPLATE:
+        assert abs(np.mean(replaced == word) - 1 / len(TEMPLATE)) < 0.03
+
+
+def test_corruption_probability():
+    question, out = corrupted(0.0)
+    np.testing.assert_array_equal(out, question)
+    question, out = corrupted(0.2)
+    # A replacement is the word itself once in a while.
+    expected = 0.2 * (1 - 0.5 / len(TEMPLATE))
+    assert abs(np.mean((out != question)[:, TEMPLATE]) - expected) < 0.03
+
+
+def test_corruption_without_template_words():
+    question = jnp.asarray([[5, 7, 0, 2]], jnp.int32)
+    names = jnp.arange(V) > 3
+    out = corrupt_words(jax.random.PRNGKey(3), question, names, 1.0)
+    np.testing.assert_array_equal(out, question)
