@@ -256,17 +256,20 @@ def _table(options: Table, _: list[str], console: Console) -> int:
     for row, seed, destination in missing_runs(table) if options.run else []:
         run_dir = options.runs / table.name / row.directory / f"seed_{seed}"
         console.print(f"{row.label}, seed {seed}: {run_dir}")
-        command = [row.config, *row.overrides, "--seed", str(seed), "--run-dir", str(run_dir)]
-        if (run_dir / "config.json").exists():
-            command.append("--resume")
-        # A process of its own for each run, as a user would start it: times and memory are its own.
-        code = subprocess.run([sys.executable, "-m", "ragjax.cli", "train", *command]).returncode
-        require(
-            code == 0, f"The run {run_dir} ended with exit code {code}; mend it and start again."
-        )
+        if not (run_dir / "result.json").exists():
+            _make_run(row, seed, run_dir)
         record_run(run_dir, destination)
     print(render(table, options.format), end="")
     return 0
+
+
+def _make_run(row: Any, seed: int, run_dir: Path) -> None:
+    """Trains a row of a table, in a process of its own so that time and memory are its own."""
+    command = [row.config, *row.overrides, "--seed", str(seed), "--run-dir", str(run_dir)]
+    if (run_dir / "config.json").exists():
+        command.append("--resume")
+    code = subprocess.run([sys.executable, "-m", "ragjax.cli", "train", *command]).returncode
+    require(code == 0, f"The run {run_dir} ended with exit code {code}; mend it and start again.")
 
 
 def _configs(options: Configs, _: list[str], console: Console) -> int:

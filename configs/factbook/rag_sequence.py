@@ -16,7 +16,7 @@ def get_config() -> Config:
         tokenizer=TokenizerSpec(
             vocab_size=12000,
             question_length=20,
-            passage_length=128,
+            passage_length=192,
             answer_length=10,
             with_title=True,
         ),

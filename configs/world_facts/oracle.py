@@ -1,4 +1,4 @@
-"""Oracle on world_facts: the reader of rag_sequence.py over the gold passage, the ceiling of retrieval."""
+"""Oracle on world_facts: the reader of rag_sequence.py over the gold passage, a ceiling."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -23,6 +23,6 @@ def get_config() -> Config:
             documents="index", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2
         ),
         optimizer=Adam(retriever_rate=1e-2, generator_rate=5e-3, warmup_steps=100),
-        phases=(Phase(steps=100, batch_size=32, k=4), Phase(steps=300, batch_size=64, k=2)),
+        phases=(Phase(steps=100, batch_size=32, k=4), Phase(steps=450, batch_size=64, k=2)),
         evaluation=Evaluation(k=8),
     )

@@ -1,51 +1,59 @@
 """Renaming is a bijection of names; corruption touches template words alone."""
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ragjax.ops.noise import corrupt_words, random_renaming
 
 V = 20
-CONTENT = jnp.asarray(np.isin(np.arange(V), [5, 7, 8, 9, 13, 14, 19]))
+CONTENT = np.isin(np.arange(V), [5, 7, 8, 9, 13, 14, 19])
 NAMES = np.flatnonzero(CONTENT)
 TEMPLATE = np.setdiff1d(np.arange(4, V), NAMES)
 
 
-def renamings(probability, count=200):
-    keys = jax.random.split(jax.random.PRNGKey(0), count)
-    return np.asarray(jax.vmap(lambda key: random_renaming(key, CONTENT, probability))(keys))
+@jax.jit
+def draw(keys, content, probability):
+    return jax.vmap(lambda key: random_renaming(key, content, probability))(keys)
+
+
+corrupt = jax.jit(corrupt_words)
+
+
+def renamings(probability, content=CONTENT):
+    """[1000,V] renamings."""
+    keys = jax.random.split(jax.random.PRNGKey(0), 1000)
+    return np.asarray(draw(keys, content, np.float32(probability)))
 
 
 def test_renaming_permutes_names_and_leaves_all_else():
     drawn = renamings(1.0)
     others = np.setdiff1d(np.arange(V), NAMES)
-    np.testing.assert_array_equal(drawn[:, others], np.tile(others, (200, 1)))
-    np.testing.assert_array_equal(np.sort(drawn[:, NAMES], axis=1), np.tile(NAMES, (200, 1)))
+    np.testing.assert_array_equal(drawn[:, others], np.tile(others, (1000, 1)))
+    np.testing.assert_array_equal(np.sort(drawn[:, NAMES], axis=1), np.tile(NAMES, (1000, 1)))
 
 
 def test_renaming_reaches_every_name_about_equally_often():
-    drawn = renamings(1.0, 2000)[:, NAMES]
+    drawn = renamings(1.0)[:, NAMES]
     share = np.array([[np.mean(drawn[:, i] == name) for name in NAMES] for i in range(len(NAMES))])
-    assert np.all(np.abs(share - 1 / len(NAMES)) < 0.04)  # 5 standard errors
+    assert np.all(np.abs(share - 1 / len(NAMES)) < 0.055)  # 5 standard errors
 
 
 def test_renaming_probability():
     identity = np.arange(V)
     assert np.all(renamings(0.0) == identity)
-    kept = np.mean(np.all(renamings(0.7, 1000) == identity, axis=1))
+    kept = np.mean(np.all(renamings(0.7) == identity, axis=1))
     assert abs(kept - 0.3) < 0.07
 
 
 def test_no_names_to_rename():
-    none = jnp.zeros(V, bool)
-    np.testing.assert_array_equal(random_renaming(jax.random.PRNGKey(1), none, 1.0), np.arange(V))
+    assert np.all(renamings(1.0, np.zeros(V, bool)) == np.arange(V))
 
 
-def corrupted(probability):
-    question = jnp.asarray(np.tile(np.arange(V, dtype=np.int32), (500, 1)))
+def corrupted(probability, content=CONTENT):
+    """500 rows of all tokens, before and after."""
+    question = np.tile(np.arange(V, dtype=np.int32), (500, 1))
     key = jax.random.PRNGKey(2)
-    return np.asarray(question), np.asarray(corrupt_words(key, question, CONTENT, probability))
+    return question, np.asarray(corrupt(key, question, content, np.float32(probability)))
 
 
 def test_corruption_touches_template_words_alone():
@@ -70,7 +78,5 @@ def test_corruption_probability():
 
 
 def test_corruption_without_template_words():
-    question = jnp.asarray([[5, 7, 0, 2]], jnp.int32)
-    names = jnp.arange(V) > 3
-    out = corrupt_words(jax.random.PRNGKey(3), question, names, 1.0)
+    question, out = corrupted(1.0, np.arange(V) > 3)
     np.testing.assert_array_equal(out, question)

@@ -1,0 +1,110 @@
+"""The retriever's encoders: the bag in closed form, and what padding and order may change."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragjax.errors import UserError
+from ragjax.models.encoder import BagEncoder, TransformerEncoder, unit_length
+
+BAG, TRANSFORMER = BagEncoder(width=8), TransformerEncoder(width=8, layers=1, heads=2)
+
+
+@pytest.fixture(scope="module")
+def embed(make_toy):
+    """(encoder, tokens [...,n]) -> [...,D] NumPy."""
+    functions = {}
+
+    def run(encoder, tokens):
+        toy = make_toy(encoder=encoder)
+        if encoder not in functions:
+            functions[encoder] = jax.jit(toy.model.embed_passage)
+        return np.asarray(functions[encoder](toy.params, np.asarray(tokens, np.int32)))
+
+    return run
+
+
+def test_bag_in_closed_form(make_toy, embed):
+    toy = make_toy(encoder=BAG)
+    params = jax.tree.map(np.asarray, toy.params["retriever"]["query"])
+    tokens = [4, 9, 4]
+    total = np.zeros(8)
+    for token in tokens:
+        direction = params["embedding"][token] / np.linalg.norm(params["embedding"][token])
+        idf = np.float64(toy.vocabulary.idf[token])
+        weight = np.exp(params["log_weight"][token]) * (idf + 0.05) ** params["idf_power"]
+        total += weight * direction
+    expected = total / np.linalg.norm(total)
+    np.testing.assert_allclose(embed(BAG, [tokens])[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("encoder", [BAG, TRANSFORMER], ids=["bag", "transformer"])
+def test_padding_and_leading_axes_do_not_matter(embed, encoder, corpus):
+    expected = embed(encoder, corpus)
+    np.testing.assert_allclose(np.linalg.norm(expected, axis=-1), 1.0, rtol=1e-5)
+    padded = np.pad(corpus, ((0, 0), (0, 3)))
+    np.testing.assert_allclose(embed(encoder, padded), expected, atol=1e-5)
+    folded = embed(encoder, corpus.reshape(2, 3, 5))
+    np.testing.assert_allclose(folded.reshape(6, 8), expected, atol=1e-5)
+
+
+def test_order_matters_to_the_transformer_alone(embed, corpus):
+    full = np.asarray(corpus)[[2, 4]]
+    backwards = full[:, ::-1]
+    np.testing.assert_allclose(embed(BAG, backwards), embed(BAG, full), atol=1e-5)
+    assert np.all(np.abs(embed(TRANSFORMER, backwards) - embed(TRANSFORMER, full)).max(-1) > 1e-2)
+
+
+def test_the_untrained_bag_finds_shared_rare_words():
+    """Cold start: the passage with the question's name wins over one with its template words."""
+    vocab, idf = 500, jnp.where(jnp.arange(500) < 20, 0.1, 4.0)
+    module = BagEncoder(width=256).build(vocab, jnp.float32)
+
+    @jax.jit
+    def scores(key, question, passages):
+        params = module.init(key, passages, idf[passages])
+        embedded = module.apply(params, passages, idf[passages])
+        return embedded @ module.apply(params, question, idf[question])
+
+    question = np.array([4, 5, 6, 100], np.int32)
+    passages = np.array([[4, 5, 6, 200], [8, 9, 100, 300], [10, 11, 400, 12]], np.int32)
+    for seed in range(3):
+        name, template, neither = np.asarray(
+            scores(jax.random.PRNGKey(seed), question, passages)
+        )[[1, 0, 2]]
+        assert name > template + 0.2
+        assert name > neither + 0.2
+
+
+@pytest.mark.parametrize("encoder", [BAG, TRANSFORMER], ids=["bag", "transformer"])
+def test_an_empty_text_is_zero_with_a_finite_gradient(make_toy, encoder):
+    toy = make_toy(encoder=encoder)
+    tokens = jnp.zeros((1, 3), jnp.int32)
+
+    def total(params):
+        out = toy.model.embed_query(params, tokens)
+        return jnp.sum(out), out
+
+    gradient, out = jax.jit(jax.grad(total, has_aux=True))(toy.params)
+    np.testing.assert_array_equal(out, np.zeros((1, 8)))
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
+
+
+def test_unit_length_of_hand_values():
+    out = jax.jit(unit_length)(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
+    np.testing.assert_allclose(out, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("build", "field"),
+    [
+        (lambda: BagEncoder(width=0), "encoder.width is 0"),
+        (lambda: TransformerEncoder(layers=0), "encoder.layers is 0"),
+        (lambda: TransformerEncoder(width=10, heads=4), "encoder.heads 4"),
+        (lambda: TransformerEncoder(heads=0), "encoder.heads 0"),
+    ],
+)
+def test_bad_sizes_are_named(build, field):
+    with pytest.raises(UserError, match=field):
+        build()

@@ -1,0 +1,204 @@
+"""The reader: its pointer, its cache against teacher forcing, and what padding may change."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from ragjax.errors import UserError
+from ragjax.models.generator import Generator, align
+
+QUESTION = np.array([[6, 7, 4], [5, 9, 11]], np.int32)
+PASSAGES = np.array(
+    [[[4, 7, 8, 5], [4, 8, 9, 0]], [[6, 9, 10, 9], [0, 0, 0, 0]]], np.int32
+)  # [B=2,K=2,P=4]; the last is empty
+# The second target copies, repeats a token and goes on after its end.
+TARGET = np.array([[7, 8, 5, 2, 0], [9, 10, 9, 2, 3]], np.int32)
+
+
+def with_param(toy, name, value):
+    """The toy's parameters with one of the generator's top-level entries replaced."""
+    old = toy.params["generator"][name]
+    new = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), old)
+    return toy.params | {"generator": toy.params["generator"] | {name: new}}
+
+
+def distributions(toy, params, passages=PASSAGES, target=TARGET):
+    """[B,K,T,V] probabilities step by step."""
+    memory = toy.encode(params, QUESTION, passages)
+    return np.exp(np.asarray(toy.stepwise(params, memory, target), np.float64))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.15)])
+def test_teacher_forcing_is_stepwise_decoding(make_toy, dtype, tolerance):
+    toy = make_toy(dtype=dtype)
+    memory = toy.encode(toy.params, QUESTION, PASSAGES)
+    forced = toy.logprobs(toy.params, memory, TARGET)
+    steps = np.asarray(toy.stepwise(toy.params, memory, TARGET))
+    chosen = np.take_along_axis(steps, TARGET[:, None, :, None], axis=-1)[..., 0]
+    real = np.broadcast_to(TARGET[:, None] != 0, forced.shape)
+    assert forced.dtype == chosen.dtype == np.float32
+    np.testing.assert_allclose(np.asarray(forced)[real], chosen[real], atol=tolerance)
+
+
+def test_bfloat16_is_near_float32(make_toy):
+    outs = []
+    for dtype in ("float32", "bfloat16"):
+        toy = make_toy(dtype=dtype)
+        memory = toy.encode(toy.params, QUESTION, PASSAGES)
+        assert memory.states.dtype == jnp.dtype(dtype)
+        outs.append(np.asarray(toy.logprobs(toy.params, memory, TARGET))[..., :4])
+    np.testing.assert_allclose(outs[0], outs[1], atol=0.15)
+    assert np.any(outs[0] != outs[1])
+
+
+def test_each_step_is_a_distribution_over_all_but_padding(toy):
+    probability = distributions(toy, toy.params)
+    np.testing.assert_allclose(np.sum(probability, axis=-1), 1.0, atol=1e-5)
+    assert np.all(probability[..., 0] < 1e-20)
+    assert np.all(probability[..., 1:] > 1e-9)
+
+
+def test_two_distributions_and_their_gate(toy):
+    """p = g p_vocabulary + (1 - g) p_copy, told apart by a gate forced open or shut."""
+    mixed = distributions(toy, toy.params)
+    vocabulary = distributions(toy, with_param(toy, "gate", 0.0) | {}, PASSAGES)
+    half = vocabulary
+    shut = dict(toy.params["generator"]["gate"])
+    bias, kernel = shut["bias"], jnp.zeros_like(shut["kernel"])
+
+    def gated(value):
+        gate = {"kernel": kernel, "bias": jnp.full_like(bias, value)}
+        params = toy.params | {"generator": toy.params["generator"] | {"gate": gate}}
+        return distributions(toy, params)
+
+    vocabulary, copy = gated(60.0), gated(-60.0)
+    np.testing.assert_allclose(half[:, :, :1], 0.5 * (vocabulary + copy)[:, :, :1], atol=1e-5)
+    # Only tokens of the passage are copied, never those of the question alone.
+    for row, column in [(0, 0), (0, 1), (1, 0)]:
+        inside = np.isin(np.arange(12), PASSAGES[row, column][PASSAGES[row, column] > 0])
+        assert np.all(copy[row, column][:, ~inside] < 1e-9)
+        assert np.all(copy[row, column][:, inside] > 1e-6)
+    # The gate is one number for all tokens, between 0 and 1.
+    difference = vocabulary - copy
+    clear = np.abs(difference) > 1e-2
+    gate = np.where(clear, (mixed - copy) / np.where(clear, difference, 1.0), np.nan)[:, 0]
+    assert np.all(np.nanmax(gate, -1) - np.nanmin(gate, -1) < 1e-3)
+    assert np.all((np.nanmin(gate, -1) > 0) & (np.nanmax(gate, -1) < 1))
+    # An empty passage leaves the vocabulary alone, whatever the gate says.
+    np.testing.assert_allclose(mixed[1, 1], vocabulary[1, 1], atol=1e-6)
+    np.testing.assert_allclose(copy[1, 1], vocabulary[1, 1], atol=1e-6)
+
+
+def test_continuation_in_closed_form(toy):
+    """With even copy logits, only the bonus of the position after the last copy is left."""
+    generator = toy.params["generator"]
+    even = {
+        "copy_query": {"kernel": jnp.zeros_like(generator["copy_query"]["kernel"])},
+        "gate": jax.tree.map(jnp.zeros_like, generator["gate"]) | {"bias": jnp.array([-60.0])},
+        "continuation": jnp.float32(1.5),
+    }
+    params = toy.params | {"generator": generator | even}
+    probability = distributions(toy, params)[0, 0]  # passage 4 7 8 5; 7 8 5 <eos> is written
+    bonus = np.exp(1.5)
+    for step, favoured in enumerate([None, 8, 5, None]):
+        weight = {token: bonus if token == favoured else 1.0 for token in (4, 7, 8, 5)}
+        expected = [weight.get(token, 0.0) / sum(weight.values()) for token in range(12)]
+        np.testing.assert_allclose(probability[step], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("passage", "written", "expected"),
+    [
+        ([4, 5, 6, 0], [0, 0, 1], [0, 0, 0, 0]),  # nothing copied yet
+        ([4, 5, 6, 0], [0, 1, 5], [0, 1, 0, 0]),
+        ([4, 5, 4, 6], [0, 1, 4], [0.5, 0, 0.5, 0]),  # two places alike
+        ([4, 5, 7, 5], [1, 7, 5], [0, 8 / 80, 0, 72 / 80]),  # the longer match wins
+        ([7, 5, 9, 5], [4, 7, 5], [0, 72 / 80, 0, 8 / 80]),
+        ([4, 7, 5, 5], [4, 7, 5], [0, 0, 584 / 592, 8 / 592]),  # depth three: 8 + 64 + 512
+        ([5, 0, 0, 0], [4, 7, 5], [1, 0, 0, 0]),  # a match that begins before the passage
+        ([4, 5, 0, 0], [5, 0, 0], [0, 0, 0, 0]),  # padding matches nothing
+    ],
+)
+def test_align_by_hand(passage, written, expected):
+    arrays = np.array([[passage]], np.int32), np.array([[[written]]], np.int32)
+    np.testing.assert_allclose(aligned(*arrays)[0, 0, 0], expected, rtol=1e-6)
+
+
+aligned = jax.jit(align)
+
+
+def test_alignment_reaches_the_decoder(toy):
+    """The selective read: with its projection at zero the answer's probability changes."""
+    changed = distributions(toy, with_param(toy, "read", 0.0))
+    probability = distributions(toy, toy.params)
+    np.testing.assert_allclose(changed[0, 0, 0], probability[0, 0, 0], atol=1e-6)  # nothing read
+    assert np.max(np.abs(changed[0, 0, 1] - probability[0, 0, 1])) > 1e-3
+
+
+def test_later_tokens_do_not_change_earlier_ones(toy):
+    memory = toy.encode(toy.params, QUESTION, PASSAGES)
+    forced = np.asarray(toy.logprobs(toy.params, memory, TARGET))
+    other = TARGET.copy()
+    other[:, 3:] = [[11, 10], [8, 7]]
+    changed = np.asarray(toy.logprobs(toy.params, memory, other))
+    np.testing.assert_allclose(changed[..., :3], forced[..., :3], atol=1e-6)
+    assert np.all(np.abs(changed[..., 3] - forced[..., 3]) > 1e-4)
+
+
+def test_padding_does_not_matter(toy):
+    memory = toy.encode(toy.params, QUESTION, PASSAGES)
+    expected = np.asarray(toy.logprobs(toy.params, memory, TARGET))
+    padded = toy.encode(
+        toy.params,
+        np.pad(QUESTION, ((0, 0), (0, 2))),
+        np.pad(PASSAGES, ((0, 0), (0, 1), (0, 3))),  # an empty passage more
+    )
+    actual = toy.logprobs(toy.params, padded, np.pad(TARGET, ((0, 0), (0, 2))))
+    real = np.broadcast_to(TARGET[:, None] != 0, expected.shape)
+    np.testing.assert_allclose(np.asarray(actual)[:, :2, :5][real], expected[real], atol=1e-5)
+
+
+def test_passages_are_read_apart(toy):
+    """Neither their order nor their company changes what is read from each."""
+    memory = toy.encode(toy.params, QUESTION, PASSAGES)
+    expected = np.asarray(toy.logprobs(toy.params, memory, TARGET))
+    permuted = toy.encode(toy.params, QUESTION, PASSAGES[:, ::-1])
+    actual = np.asarray(toy.logprobs(toy.params, permuted, TARGET))
+    real = np.broadcast_to(TARGET[:, None] != 0, expected.shape)
+    np.testing.assert_allclose(actual[:, ::-1][real], expected[real], atol=1e-5)
+    assert np.max(np.abs(expected[:, 0] - expected[:, 1])[real[:, 0]]) > 0.1
+
+
+def test_gradients(toy):
+    """Finite differences along random directions, through encoder, decoder and pointer."""
+    weights = np.random.default_rng(0).normal(size=(2, 2, 5)).astype(np.float32)
+
+    @jax.jit
+    def total(generator):
+        params = toy.params | {"generator": generator}
+        logprobs = toy.model.token_logprobs(
+            params, toy.model.encode(params, QUESTION_, PASSAGES_), TARGET_
+        )
+        return jnp.sum(jnp.where(TARGET_[:, None] != 0, weights * logprobs, 0.0))
+
+    arguments = (toy.params["generator"],)
+    check_grads(total, arguments, order=1, modes=["rev"], eps=2e-3, rtol=2e-2, atol=2e-2)
+
+
+QUESTION_, PASSAGES_, TARGET_ = map(jnp.asarray, (QUESTION, PASSAGES, TARGET))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"width": 10, "heads": 4}, "generator.heads 4"),
+        ({"heads": 0}, "generator.heads 0"),
+        ({"encoder_layers": 0}, "generator.encoder_layers is 0"),
+        ({"decoder_layers": 0}, "generator.decoder_layers is 0"),
+    ],
+)
+def test_bad_sizes_are_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        Generator(**fields)
