@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -95,7 +96,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(arguments, console)
     except UserError as error:
-        print(f"ragjax: {error}", file=sys.stderr)
+        # One line, whatever the messages of other packages that it quotes look like.
+        print("ragjax:", *(line.strip() for line in str(error).splitlines()), file=sys.stderr)
+    except KeyboardInterrupt:
+        return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; what Python flushes at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -154,7 +158,7 @@ def _parse_train(arguments: list[str], prog: str) -> tuple[Any, list[str]]:
     own, overrides, words = arguments[:1], [], arguments[1:]
     while words:
         word = words.pop(0)
-        if word in ("--resume", "--no-resume") or word.startswith("--run-dir="):
+        if word in ("--resume", "--no-resume") or word.startswith(("--run-dir=", "--run_dir=")):
             own.append(word)
         elif word in ("--run-dir", "--run_dir"):
             own += [word, *words[:1]]
@@ -175,13 +179,16 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
     if run_dir is None:
         run_dir = Path("runs") / config.task.name / options.config.stem / f"seed_{config.seed}"
     # SIGTERM, which schedulers send first, ends a run as Ctrl-C does: saved, and with advice.
-    signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         result = commands.train(config, run_dir, resume=options.resume, console=console)
     except KeyboardInterrupt:
-        again = [word for word in sys.argv[1:] if word != "--resume"]
-        console.print(f"stopped; continue with: ragjax {' '.join(again)} --resume", soft_wrap=True)
+        words = ["ragjax", "train", str(options.config), *overrides, "--run-dir", str(run_dir)]
+        words += ["--resume"] if commands.is_run(run_dir) else []
+        print(f"stopped; continue with: {shlex.join(words)}", file=sys.stderr)
         return INTERRUPTED
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _print_figures(result)
     print(f"{run_dir}: {result['train_seconds']:.0f} s of training, {result['steps']} steps")
     return 0
@@ -279,7 +286,10 @@ def _configs(options: Configs, _: list[str], console: Console) -> int:
     )
     del console
     for path in sorted(options.directory.rglob("*.py")):
-        docstring = ast.get_docstring(ast.parse(path.read_text())) or "(no docstring)"
+        try:
+            docstring = ast.get_docstring(ast.parse(path.read_bytes())) or "(no docstring)"
+        except (SyntaxError, ValueError) as error:
+            docstring = f"(not a Python file: {error})"
         print(f"{path}  {docstring.splitlines()[0]}")
     return 0
 

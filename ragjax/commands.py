@@ -32,7 +32,7 @@ from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress
 from ragjax.training.loop import fit
 from ragjax.training.optimizer import evaluation_params
-from ragjax.types import Question
+from ragjax.types import QaData, Question
 
 CONFIG, RESULT, PREDICTIONS, CHECKPOINTS = (
     "config.json",
@@ -61,6 +61,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     started = time.perf_counter()
     check_run_dir(config, run_dir, resume)
     data = config.task.load()
+    check_splits(config, data)
     check_depths(config, len(data.passages))
     if resume:
         experiment = load_experiment(config, run_dir)
@@ -138,6 +139,11 @@ def provenance() -> dict[str, Any]:
     return {"versions": versions, "git_commit": commit}
 
 
+def is_run(run_dir: Path) -> bool:
+    """Whether a run was begun in `run_dir`, so that it can be resumed."""
+    return (run_dir / CONFIG).exists()
+
+
 def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
     """Checks that a run may start or continue in `run_dir`.
 
@@ -145,20 +151,32 @@ def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
       UserError: it holds a run and `resume` is off, holds none and it is on, or was made by another
         config.
     """
-    path = run_dir / CONFIG
     require(
-        resume or not path.exists(),
+        resume or not is_run(run_dir),
         f"{run_dir} already holds a run; add --resume to continue it or name another --run-dir.",
     )
     if resume:
         require(
-            path.exists(), f"{run_dir} holds no run to resume; leave out --resume to start one."
+            is_run(run_dir), f"{run_dir} holds no run to resume; leave out --resume to start one."
         )
-        differing = differing_fields(to_json(read_json(path)), to_json(config))
+        differing = differing_fields(to_json(read_json(run_dir / CONFIG)), to_json(config))
         require(
             not differing,
             f"{run_dir} was made by another config; it differs in {', '.join(differing)}; give the "
             "same values or another --run-dir.",
+        )
+
+
+def check_splits(config: Config, data: QaData) -> None:
+    """Checks that the task has questions to train, tune and test on.
+
+    Raises:
+      UserError: names the split that is empty or missing.
+    """
+    for split in ("train", "dev", "test"):
+        require(
+            len(data.splits.get(split, ())) > 0,
+            f"Task {config.task.name} has no {split} questions; generate at least one.",
         )
 
 

@@ -18,6 +18,7 @@ from ragjax.errors import UserError, require
 from ragjax.files import load_function
 from ragjax.models.encoder import BagEncoder, TransformerEncoder
 from ragjax.models.generator import Generator
+from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import Likelihood, RagSequence
 from ragjax.retrieval.base import Retriever
 from ragjax.retrieval.dense import Dense
@@ -33,17 +34,25 @@ class Phase:
       steps: updates.
       batch_size: B, questions an update.
       k: K, passages retrieved for each question.
+      candidates: where a learned retriever takes the K passages from: its own `index`, or `bm25`, a
+        warm start where the index of an untrained encoder finds too little. It scores them itself
+        either way, and evaluation always searches the index.
     """
 
     steps: int
     batch_size: int = 32
     k: int = 4
+    candidates: Literal["index", "bm25"] = "index"
 
     def __post_init__(self):
         """Checks the fields."""
         for name in ("steps", "batch_size", "k"):
             value = getattr(self, name)
             require(value >= 1, f"phases.{name} is {value}; it must be at least 1.")
+        require(
+            self.candidates in ("index", "bm25"),
+            f"phases.candidates is {self.candidates!r}; choose index or bm25.",
+        )
 
 
 @dataclass(frozen=True)
@@ -80,6 +89,7 @@ class Config:
       tokenizer: how text becomes arrays.
       encoder: the retriever's encoder.
       retriever: where passages come from.
+      scorer: how scores become p(d|x).
       generator: the reader.
       objective: the loss and its decoder.
       optimizer: the optimiser.
@@ -95,6 +105,7 @@ class Config:
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
     encoder: BagEncoder | TransformerEncoder = field(default_factory=BagEncoder)
     retriever: Retriever = field(default_factory=Dense)
+    scorer: Scorer = field(default_factory=Scorer)
     generator: Generator = field(default_factory=Generator)
     objective: Likelihood = field(default_factory=RagSequence)
     optimizer: Adam = field(default_factory=Adam)
@@ -117,6 +128,10 @@ class Config:
             self.retriever.learned or self.objective.documents == "retrieved",
             f"objective.documents is {self.objective.documents!r}, but a fixed retriever has scores "
             "for the passages it returns only; use objective.documents retrieved.",
+        )
+        require(
+            self.retriever.learned or all(phase.candidates == "index" for phase in self.phases),
+            "phases.candidates is 'bm25', but a fixed retriever brings its own passages; use index.",
         )
         require(
             self.compute in ("float32", "bfloat16"),

@@ -1,7 +1,10 @@
 """An experiment: a config with its data, tokenizer and pure functions; built, saved and loaded."""
 
 import dataclasses
+import io
 import json
+import zipfile
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +33,8 @@ from ragjax.evaluation.evaluator import evaluate_questions, make_answer_function
 from ragjax.evaluation.metrics import summarise
 from ragjax.files import write_atomically
 from ragjax.models.rag import build_model
+from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.corpus import IndexState, embed_corpus
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.loop import Program
@@ -39,6 +44,7 @@ from ragjax.types import Passage, QaData, Question, RagBatch, Vocabulary
 
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
 PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
+BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)  # what np.load raises, beside ValueError
 VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]
 
 
@@ -83,8 +89,8 @@ class Experiment:
             config.encoder,
             config.generator,
             self.vocabulary,
-            siamese=getattr(config.retriever, "siamese", True),
-            initial_scale=config.retriever.initial_scale,
+            siamese=config.scorer.siamese,
+            initial_scale=config.scorer.initial_scale,
             dtype=config.dtype,
         )
 
@@ -108,10 +114,19 @@ class Experiment:
             self.model, config.objective, config.retriever, k=k, length=length
         )
 
-    def encode(self, questions: Sequence[Question], k: int) -> EncodedQuestions:
-        """Tokenises questions and looks up their passages if the retriever is fixed."""
+    def encode(
+        self, questions: Sequence[Question], k: int, retriever: Retriever | None = None
+    ) -> EncodedQuestions:
+        """Tokenises questions and looks up their passages if the retriever is a fixed one.
+
+        Args:
+          questions: M questions.
+          k: passages to look up.
+          retriever: the config's if None.
+        """
+        retriever = retriever or self.config.retriever
         return encode_questions(
-            self.tokenizer, self.config.tokenizer, self.corpus, questions, self.config.retriever, k
+            self.tokenizer, self.config.tokenizer, self.corpus, questions, retriever, k
         )
 
     def init_state(self) -> RunState:
@@ -176,10 +191,14 @@ def training_program(
     """The training run of an experiment, for `training.loop.fit`."""
     config = experiment.config
     deepest = max(phase.k for phase in config.phases)
-    train = experiment.encode(questions["train"], deepest)
-    measured = experiment.encode(
-        questions["dev"][: config.evaluation.questions], config.evaluation.k
-    )
+    train = {
+        source: experiment.encode(questions["train"], deepest, BM25() if source == "bm25" else None)
+        for source in {phase.candidates for phase in config.phases}
+    }
+    # A sample: the split is ordered by relation. It is the same for every seed.
+    order = np.random.default_rng(0).permutation(len(questions["dev"]))
+    sample = [questions["dev"][row] for row in order[: config.evaluation.questions]]
+    measured = experiment.encode(sample, config.evaluation.k)
 
     def build_step(phase: Phase):
         k = config.retriever.passages_per_question(phase.k)
@@ -202,19 +221,19 @@ def training_program(
     steps = {phase: build_step(phase) for phase in config.phases}
 
     def advance(state: RunState, step: int):
-        index = state.index
-        if experiment.searches_index:
-            every = config.retriever.refresh_every
-            if step % every == 0:
-                embeddings = experiment.refresh(state.train.params, experiment.device_corpus)
-                index = IndexState(embeddings, jnp.asarray(step, jnp.int32))
-        phase = config.phase_at(step)
+        phase, index = config.phase_at(step), state.index
+        searches = experiment.searches_index and phase.candidates == "index"
+        built = int(index.built_at_step)
+        if searches and (built < 0 or step - built >= config.retriever.refresh_every):
+            embeddings = experiment.refresh(state.train.params, experiment.device_corpus)
+            index = IndexState(embeddings, jnp.asarray(step, jnp.int32))
         position = int(state.position)
-        rows = stream_rows(config.seed, position, phase.batch_size, len(train.questions))
+        encoded = train[phase.candidates]
+        rows = stream_rows(config.seed, position, phase.batch_size, len(encoded.questions))
         trained, metrics = steps[phase](
-            state.train, train.rows(rows), experiment.device_corpus, index.embeddings
+            state.train, encoded.rows(rows), experiment.device_corpus, index.embeddings
         )
-        if experiment.searches_index:
+        if searches:
             metrics["index_age"] = step - index.built_at_step
         return RunState(
             trained, index, jnp.asarray(position + phase.batch_size, jnp.int32)
@@ -248,9 +267,9 @@ def create_experiment(config: Config, data: QaData, run_dir: Path) -> Experiment
     write_atomically(run_dir / LEXICON, words.encode())
     lines = [json.dumps(vars(passage), ensure_ascii=False) for passage in corpus.passages]
     write_atomically(run_dir / PASSAGES, "".join(line + "\n" for line in lines).encode())
-    partial = run_dir / "partial.npz"
-    np.savez(partial, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
-    partial.replace(run_dir / ARRAYS)
+    arrays = io.BytesIO()
+    np.savez(arrays, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
+    write_atomically(run_dir / ARRAYS, arrays.getvalue())
     return Experiment(config, tokenizer, corpus)
 
 
@@ -270,12 +289,13 @@ def load_experiment(config: Config, run_dir: Path) -> Experiment:
             corpus = EncodedCorpus(
                 passages, arrays["tokens"], int(arrays["cut"]), vocabulary, lexicon
             )
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, EOFError, *BROKEN_ZIP) as error:
         raise UserError(
             f"{run_dir} has no readable corpus ({error}); train the run again."
         ) from error
-    require(
-        len(corpus.passages) == len(corpus.tokens),
-        f"{run_dir / PASSAGES} and {run_dir / ARRAYS} disagree; train the run again.",
-    )
+    for name, fits in (
+        (PASSAGES, len(corpus.passages) == len(corpus.tokens)),
+        (TOKENIZER, tokenizer.vocab_size == len(vocabulary.fold)),
+    ):
+        require(fits, f"{run_dir / name} and {run_dir / ARRAYS} disagree; train the run again.")
     return Experiment(config, tokenizer, corpus)

@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
-    """Runs a Python file and returns one of its functions.
+    """Runs a Python file and returns one of its functions, whose failures are reported likewise.
 
     Args:
       path: the file.
@@ -53,15 +53,27 @@ def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
     assert spec is not None  # the suffix is .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    try:
+    with _mending(path):
         spec.loader.exec_module(module)
+    function = vars(module).get(name)
+    if not callable(function):
+        raise UserError(f"{path} has no {name}(); define one, as in the other files of {what}s/.")
+
+    def run() -> Any:
+        with _mending(path):
+            return function()
+
+    return run
+
+
+@contextlib.contextmanager
+def _mending(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong in a user's file into one sentence."""
+    try:
+        yield
     except UserError:
         raise
     except Exception as error:
         raise UserError(
             f"{path} doesn't load ({type(error).__name__}: {error}); mend the file."
         ) from error
-    function = vars(module).get(name)
-    if not callable(function):
-        raise UserError(f"{path} has no {name}(); define one, as in the other files of {what}s/.")
-    return function

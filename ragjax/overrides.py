@@ -124,7 +124,7 @@ def override(config: Config, arguments: Sequence[str], prog: str = "ragjax train
         with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
             return tyro.cli(kind, default=config, args=arguments, prog=prog)
     except SystemExit as error:
-        words = " ".join(message.getvalue().split())
+        words = " ".join(message.getvalue().translate(dict.fromkeys(map(ord, "│╭╮╰╯─"))).split())
         raise UserError(
             f"The overrides can't be read ({words}); add --help to see them."
         ) from error

@@ -80,7 +80,8 @@ class RagBatch:
       question: [B,Q] question tokens, padded with 0.
       target: [B,T] answer tokens with a closing end-of-sequence token, padded with 0.
       positives: [B,R] corpus rows of the gold passages, padded with -1.
-      retrieved: `TopK` of [B,K] from a retriever that is not learned, or None.
+      retrieved: `TopK` of [B,K] from a retriever that is not learned, at least as many as are used, or
+        None.
       weight: [B] 1 for a real example and 0 for one that fills up the batch.
     """
 

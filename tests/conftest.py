@@ -48,7 +48,7 @@ def generic_params(model: RagModel, seed: int) -> Any:
             value = 1.0 + 0.2 * noise
         elif name == "embedding" and path[0].key == "retriever":
             value = noise
-        elif leaf.ndim == 2:
+        elif leaf.ndim == 2 and name != "log_weight":
             value = noise * leaf.shape[-1 if name in ("embedding", "segment", "match") else 0] ** -0.5
         else:
             value = 0.2 * noise

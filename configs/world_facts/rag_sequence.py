@@ -4,6 +4,7 @@ from ragjax.config import Config, Evaluation, Phase
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
+from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.dense import Dense
 from ragjax.tasks.world_facts import WorldFacts
@@ -17,7 +18,8 @@ def get_config() -> Config:
             vocab_size=6000, question_length=16, passage_length=32, answer_length=8
         ),
         encoder=BagEncoder(width=512),
-        retriever=Dense(initial_scale=20.0),
+        retriever=Dense(),
+        scorer=Scorer(initial_scale=20.0),
         generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=RagSequence(
             documents="index", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2

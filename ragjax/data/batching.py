@@ -104,8 +104,14 @@ def encode_questions(
     """Tokenises a split and, for a fixed retriever, looks up its passages.
 
     Raises:
-      UserError: there are no questions, or a gold passage is not in the corpus.
+      UserError: there are no questions, one has no answer, or a gold passage is not in the corpus.
     """
+    require(len(questions) > 0, "A split of the task has no questions; give it at least one.")
+    for question in questions:
+        require(
+            len(question.answers) > 0,
+            f"Question {question.id!r} has no answer; give it at least one.",
+        )
     asked, cut_questions = tokenizer.encode_batch(
         [corpus.lexicon.known_form(tokenizer, question.question)[0] for question in questions],
         spec.question_length,

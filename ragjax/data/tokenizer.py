@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ragjax.errors import UserError, require
+from ragjax.files import write_atomically
 from ragjax.types import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # in the order of the ids in types.py
@@ -88,10 +89,8 @@ class Tokenizer:
             ) from error
 
     def save(self, path: Path) -> None:
-        """Writes the tokenizer as JSON, to a temporary name that is then renamed."""
-        partial = path.with_suffix(".partial")
-        self._inner.save(str(partial))
-        partial.replace(path)
+        """Writes the tokenizer as JSON, whole or not at all."""
+        write_atomically(path, self._inner.to_str(pretty=True).encode())
 
     @property
     def vocab_size(self) -> int:

@@ -42,7 +42,8 @@ class BagModule(nn.Module):
         weight = self.param("log_weight", nn.initializers.zeros, (2, self.vocab_size))[side]
         power = self.param("idf_power", nn.initializers.ones, ())
         weights = jnp.exp(weight[tokens]) * (idf + 0.05) ** power
-        repeats = jnp.sum(tokens[..., :, None] == tokens[..., None, :], axis=-1)
+        same = tokens[..., :, None] == tokens[..., None, :]
+        repeats = jnp.sum(same, axis=-1, dtype=jnp.float32)
         weights = jnp.where(tokens != PAD_ID, weights / repeats, 0.0)
         return unit_length(jnp.einsum("...n,...nd->...d", weights, unit_length(table)[tokens]))
 

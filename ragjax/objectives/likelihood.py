@@ -145,7 +145,8 @@ def retrieve(
       model: the model.
       retriever: spec of the retriever.
       params: the parameters.
-      batch: B questions.
+      batch: B questions. Passages that it brings along (of a fixed retriever, or as candidates for a
+        learned one) are taken instead of searching; a learned retriever still scores them itself.
       corpus: [N,P] passage tokens.
       embeddings: [N,D] the index.
       k: K.
@@ -158,9 +159,12 @@ def retrieve(
       The passages and their [B,K] log-probabilities.
     """
     scale = model.scale(params)
+    given = None
+    if batch.retrieved is not None:
+        given = jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
     if not retriever.learned:
-        assert batch.retrieved is not None, "a fixed retriever puts its passages into the batch"
-        topk = jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
+        assert given is not None, "a fixed retriever puts its passages into the batch"
+        topk = given
         # A miss scores -inf, and the gradient of the scale would be 0 * -inf.
         scores = scale * jnp.where(topk.valid, topk.scores, 0.0)
         return topk, log_prior_retrieved(scores, topk.valid)
@@ -169,7 +173,7 @@ def retrieve(
     if objective.documents == "index":
         if not frozen_index:
             embeddings = model.embed_passage(params, corpus, rename)
-        topk = ExactIndex(jax.lax.stop_gradient(embeddings)).search(query, k)
+        topk = given or ExactIndex(jax.lax.stop_gradient(embeddings)).search(query, k)
         all_scores = scale * (query @ embeddings.T)
         return topk, log_prior_index(all_scores, topk.ids, topk.valid)
 
@@ -178,7 +182,7 @@ def retrieve(
         topk = index.search(query, k)
         return topk, log_prior_retrieved(scale * topk.scores, topk.valid)
     # The index holds original names, so the search must use them too; only scores are renamed.
-    topk = index.search(model.embed_query(params, batch.question), k)
+    topk = given or index.search(model.embed_query(params, batch.question), k)
     passages = model.embed_passage(params, gather_passages(corpus, topk.ids), rename)
     if objective.documents == "in_batch":
         scores = scale * jnp.einsum("bd,ckd->bck", query, passages)

@@ -16,7 +16,6 @@ class Retriever:
     """
 
     learned: ClassVar[bool] = False
-    initial_scale: ClassVar[float] = 1.0
 
     def passages_per_question(self, k: int) -> int:
         """How many passages it returns when `k` are asked for."""

@@ -76,14 +76,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "In what city do the ministries of {n} have their seat?",
             "{N} has which capital?",
         ),
-        "dev": (
+        "held_out": (
             "In which city does the parliament of {n} meet?",
             "What capital does {n} have?",
             "Where is the seat of government of {n}?",
             "What is the name of the capital of {n}?",
             "Which place is the capital city of {n}?",
-        ),
-        "test": (
             "Which city serves as the capital of {n}?",
             "What is the national capital of {n} called?",
             "Where does the government of {n} sit?",
@@ -102,14 +100,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "What is the unit of money in {n}?",
             "{N} uses which currency?",
         ),
-        "dev": (
+        "held_out": (
             "Which money circulates in {n}?",
             "Name the official currency of {n}.",
             "In which currency do shops in {n} take payment?",
             "Which currency is legal tender in {n}?",
             "What is the money of {n} called?",
-        ),
-        "test": (
             "What kind of money is spent in {n}?",
             "Which currency would a shopper in {n} need?",
             "What is the official currency in {n}?",
@@ -128,14 +124,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "What is the summit of the highest mountain in {n} called?",
             "{N} reaches its greatest height where?",
         ),
-        "dev": (
+        "held_out": (
             "What is the highest place in {n}?",
             "Which summit is the tallest of {n}?",
             "What is the name of the highest mountain in {n}?",
             "At which point is {n} highest?",
             "Which place is the highest of {n}?",
-        ),
-        "test": (
             "Which peak rises highest in {n}?",
             "What is the greatest elevation in {n} called?",
             "Which summit is the highest in {n}?",
@@ -154,14 +148,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "For which song do people in {n} stand?",
             "{N} has which national anthem?",
         ),
-        "dev": (
+        "held_out": (
             "What anthem do the people of {n} sing?",
             "Name the national song of {n}.",
             "What is the name of the anthem of {n}?",
             "Which song is played at ceremonies in {n}?",
             "What song did {n} adopt as its anthem?",
-        ),
-        "test": (
             "Which national song do the people of {n} sing?",
             "What is the title of the anthem of {n}?",
             "Which anthem is played for an athlete from {n}?",
@@ -180,14 +172,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "By which code is {n} reached by phone?",
             "{N} has which country code?",
         ),
-        "dev": (
+        "held_out": (
             "What code do I dial to reach {n}?",
             "Which telephone code belongs to {n}?",
             "Which country code do calls to {n} use?",
             "What is the international dialling code of {n}?",
             "What do I dial to phone someone in {n}?",
-        ),
-        "test": (
             "What is the telephone code for {n}?",
             "Which code do I dial first to call {n}?",
             "Which international code leads to {n}?",
@@ -206,14 +196,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "What is the country of the city {n}?",
             "Which country counts {n} among its cities?",
         ),
-        "dev": (
+        "held_out": (
             "Which country has the city of {n}?",
             "In what country does {n} lie?",
             "{N} belongs to what country?",
             "Name the country in which {n} lies.",
             "Which country is {n} a large city of?",
-        ),
-        "test": (
             "{N} is located in what country?",
             "Which nation is home to the city of {n}?",
             "To which country would you travel to see {n}?",
@@ -232,14 +220,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "{N} is element number what?",
             "What is the number of the element {n}?",
         ),
-        "dev": (
+        "held_out": (
             "Name the atomic number of {n}.",
             "{N} has how many protons?",
             "What number does {n} have among the elements?",
             "How many protons make an atom of {n}?",
             "Give the atomic number of {n}.",
-        ),
-        "test": (
             "Where does {n} stand in the periodic table?",
             "What is the number of protons in {n}?",
             "Which atomic number is given to {n}?",
@@ -258,14 +244,12 @@ QUESTIONS: dict[str, dict[str, tuple[str, ...]]] = {
             "Number {n} in the periodic table is which element?",
             "Which element belongs to the number {n}?",
         ),
-        "dev": (
+        "held_out": (
             "Atomic number {n} is which element?",
             "Which atom has {n} protons?",
             "Name the element that has {n} protons.",
             "Which element is written at place {n} of the periodic table?",
             "An atom of which element has {n} protons?",
-        ),
-        "test": (
             "What is element number {n} called?",
             "Which chemical element holds {n} protons?",
             "What stands at number {n} in the periodic table?",

@@ -151,6 +151,24 @@ def _passage(fact: _Fact) -> Passage:
     return Passage(id=key, title=title, text=f"{stated} {fact.context}".strip())
 
 
+def wordings(relation: str) -> dict[str, tuple[str, ...]]:
+    """Returns the phrasings of a relation's questions by kind.
+
+    Those that training never sees are dealt to "dev" and "test" by a hash, so that the development
+    split is as far from training as the test split and can stand in for it.
+    """
+    phrasings = text.QUESTIONS[relation]
+    held_out = sorted(
+        phrasings["held_out"], key=lambda wording: base.fraction(f"wording/{wording}")
+    )
+    half = len(held_out) // 2
+    return {
+        "train": phrasings["train"],
+        "dev": tuple(held_out[:half]),
+        "test": tuple(held_out[half:]),
+    }
+
+
 def _is_asked(key: str, number: int, phrasings: int) -> bool:
     """Whether a fact is asked in a training phrasing: in `_ASKED` of them, from a hashed start."""
     start = int(base.fraction(key) * phrasings)
@@ -159,7 +177,7 @@ def _is_asked(key: str, number: int, phrasings: int) -> bool:
 
 def _questions(fact: _Fact, passage: Passage) -> Iterator[Question]:
     """Yields the questions about a fact, in the phrasings that its split may see."""
-    phrasings = text.QUESTIONS[fact.relation]
+    phrasings = wordings(fact.relation)
     kinds = ("train", "dev") if fact.split == "dev" else (fact.split,)
     for kind in kinds:
         for i, phrasing in enumerate(phrasings[kind]):

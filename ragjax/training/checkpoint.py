@@ -1,10 +1,12 @@
 """Checkpoints that are whole or do not exist, and that are verified before they are trusted.
 
-A checkpoint is a directory `checkpoints/<step>/` with the state as Orbax writes it and a manifest of
-every file's SHA-256. It is built under a temporary name and renamed, so that a process killed at any
-moment leaves whole checkpoints only; the manifest tells a file that was truncated later.
+A checkpoint is a directory `checkpoints/<step>/` with the state as Orbax writes it and a manifest:
+every file's SHA-256, and the shape and dtype of every array. It is built under a temporary name and
+renamed, so that a process killed at any moment leaves whole checkpoints only; the manifest tells a
+file that was truncated later, and a state of other shapes before Orbax reads it.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -15,7 +17,7 @@ from typing import Any
 
 import jax
 
-from ragjax.errors import UserError
+from ragjax.errors import UserError, require
 
 MANIFEST = "manifest.json"
 STATE = "state"
@@ -28,6 +30,12 @@ def _digests(directory: Path) -> dict[str, str]:
         for path in files
         if path.name != MANIFEST
     }
+
+
+def _leaves(state: Any) -> dict[str, str]:
+    """Name -> dtype and shape of every array of a pytree."""
+    flat, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
 
 
 class Checkpoints:
@@ -50,18 +58,30 @@ class Checkpoints:
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdigit())
 
     def save(self, step: int, state: Any) -> None:
-        """Writes `state`, a pytree of arrays, and drops checkpoints older than the newest `keep`."""
+        """Writes `state`, a pytree of arrays, and drops checkpoints older than the newest `keep`.
+
+        Raises:
+          UserError: it can't be written; the earlier checkpoints are as they were.
+        """
         ocp = _orbax()
-        self.directory.mkdir(parents=True, exist_ok=True)
         partial = self.directory / f"partial-{os.getpid()}"
         shutil.rmtree(partial, ignore_errors=True)
         try:
-            partial.mkdir()
+            partial.mkdir(parents=True)
             ocp.save_pytree(partial / STATE, state)
-            (partial / MANIFEST).write_text(json.dumps(_digests(partial)))
+            manifest = {"files": _digests(partial), "leaves": _leaves(state)}
+            (partial / MANIFEST).write_text(json.dumps(manifest))
             final = self.directory / str(step)
-            shutil.rmtree(final, ignore_errors=True)
+            with contextlib.suppress(FileNotFoundError):
+                # Out of the way in one move: half of it would pass for a damaged checkpoint.
+                final.rename(f"{partial}-replaced")
             partial.rename(final)
+        except (OSError, ValueError) as error:  # what is an OSError in Python, is none in Orbax
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(
+                f"Checkpoint {step} can't be written to {self.directory} ({reason}); free space there "
+                "and go on with --resume."
+            ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         for old in self.steps()[: -self.keep]:
@@ -69,13 +89,18 @@ class Checkpoints:
         for left in self.directory.glob("partial-*"):  # of processes that were killed
             shutil.rmtree(left, ignore_errors=True)
 
-    def is_whole(self, step: int) -> bool:
-        """Whether every file of the checkpoint is there with the content that was written."""
+    def _manifest(self, step: int) -> dict[str, Any] | None:
+        """The manifest of a checkpoint whose files are as they were written, or None."""
         path = self.directory / str(step)
         try:
-            return json.loads((path / MANIFEST).read_text()) == _digests(path)
-        except (OSError, ValueError):
-            return False
+            manifest = json.loads((path / MANIFEST).read_text())
+            return manifest if manifest["files"] == _digests(path) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def is_whole(self, step: int) -> bool:
+        """Whether every file of the checkpoint is there with the content that was written."""
+        return self._manifest(step) is not None
 
     def restore(self, template: Any) -> tuple[int, Any, list[int]]:
         """Reads the newest whole checkpoint.
@@ -92,30 +117,31 @@ class Checkpoints:
         damaged = []
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         for step in reversed(self.steps()):
-            if not self.is_whole(step):
+            path, manifest = self.directory / str(step), self._manifest(step)
+            if manifest is None:
                 damaged.append(step)
                 continue
+            differing = dict(_leaves(template).items() ^ manifest["leaves"].items())
+            require(
+                not differing,
+                f"Checkpoint {path} does not fit the run's config (its state differs in "
+                f"{min(differing, default='')}); use the config.json it was written with or train into "
+                "a new --run-dir.",
+            )
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), template
             )
-            try:
-                state = _orbax().load_pytree(self.directory / str(step) / STATE, abstract)
-            except (ValueError, KeyError) as error:
-                first = str(error).splitlines()[0]
-                raise UserError(
-                    f"Checkpoint {self.directory / str(step)} does not fit the run's config ({first}); "
-                    "use the config.json it was written with or train into a new --run-dir."
-                ) from error
-            return step, state, damaged
+            return step, _orbax().load_pytree(path / STATE, abstract), damaged
         found = f"only damaged ones ({', '.join(map(str, damaged))})" if damaged else "none"
         raise UserError(
-            f"{self.directory} should hold a whole checkpoint but has {found}; train the run first."
+            f"{self.directory} should hold a whole checkpoint but has {found}; train the run again into "
+            "another --run-dir."
         )
 
 
 def _orbax():
-    """Imports Orbax late, for the commands' start-up time, and quietens its log."""
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    """Imports Orbax late, for the commands' start-up time, and quietens its log: errors are raised."""
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     from orbax.checkpoint import v1
 
     return v1

@@ -1,6 +1,7 @@
 """Metrics to JSONL and TensorBoard, and the progress bar."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+
+from ragjax.errors import UserError
+from ragjax.files import write_atomically
 
 METRICS = "metrics.jsonl"
 
@@ -25,25 +29,25 @@ class MetricLog:
 
     def __init__(self, run_dir: Path, step: int):
         """Opens the log of a run that continues at `step`."""
-        path = run_dir / METRICS
-        rows = []
-        for line in path.read_text().splitlines() if path.exists() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue  # the last line of a killed process
-            if row["step"] <= step:
-                rows.append(line + "\n")
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(rows))
-        partial.replace(path)
-        self._file = path.open("a")
+        self._path = run_dir / METRICS
+        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+        kept = [line + b"\n" for line in lines if _step_of(line) <= step]
+        write_atomically(self._path, b"".join(kept))
+        self._file = self._path.open("ab", buffering=0)
         self._board = _tensorboard(run_dir / "tensorboard", step)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds one row."""
-        self._file.write(json.dumps({"step": step} | dict(metrics)) + "\n")
-        self._file.flush()
+        """Adds one row.
+
+        Raises:
+          UserError: the file can't be written.
+        """
+        try:
+            self._file.write(json.dumps({"step": step} | dict(metrics)).encode() + b"\n")
+        except OSError as error:
+            raise UserError(
+                f"{self._path} can't be written ({error.strerror}); free space and go on with --resume."
+            ) from error
         if self._board is not None:
             for name, value in metrics.items():
                 self._board.add_scalar(name, value, step)
@@ -53,6 +57,14 @@ class MetricLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+def _step_of(line: bytes) -> float:
+    """The step of a row; infinity for what a killed process left of one."""
+    try:
+        return json.loads(line)["step"] + 0
+    except (ValueError, KeyError, TypeError):
+        return math.inf
 
 
 def _tensorboard(directory: Path, step: int):

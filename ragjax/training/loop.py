@@ -1,7 +1,10 @@
 """The training loop: any state, any step function, one order of events."""
 
+import contextlib
 import math
-from collections.abc import Callable, Mapping
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +39,32 @@ class Program:
 
 
 class NonFiniteLossError(UserError):
-    """The loss became infinite or NaN."""
+    """The loss or its gradient became infinite or NaN."""
+
+
+@contextlib.contextmanager
+def held_interrupts() -> Iterator[Callable[[], bool]]:
+    """Holds Ctrl-C and SIGTERM back; yields a function that tells whether one has come.
+
+    A step donates the state, so that an exception in the middle of it would leave no state to save.
+    A second signal is raised at once. Only the main thread gets signals; in others nothing is held.
+    """
+    come = []
+
+    def handle(number, frame):
+        if come:
+            raise KeyboardInterrupt
+        come.append(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():
+        signals = ()
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield lambda: bool(come)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def fit(
@@ -51,7 +79,8 @@ def fit(
 
     The loss of each step is looked at while the next one runs, so that the device never waits for the
     host; before a checkpoint is written the loss of its own step is looked at too, hence no checkpoint
-    ever follows a non-finite loss.
+    ever follows a non-finite loss. A checkpoint comes last of all that happens at a step, hence a run
+    that continues from it has nothing of that step left to do or to log.
 
     Args:
       program: the run.
@@ -66,7 +95,7 @@ def fit(
 
     Raises:
       NonFiniteLossError: names the step and the last good checkpoint.
-      KeyboardInterrupt: after the current step, its state saved.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM; the current step was finished and saved.
     """
     step, pending = start, None
 
@@ -75,38 +104,40 @@ def fit(
         if entry is None:
             return
         number, metrics = entry
-        loss = float(metrics["loss"])
-        if not math.isfinite(loss):
-            good = checkpoints.steps()
-            last = checkpoints.directory / str(good[-1]) if good else "none"
-            raise NonFiniteLossError(
-                f"The loss is {loss} at step {number}; lower the learning rate and continue from the "
-                f"last good checkpoint ({last})."
-            )
+        for name in ("loss", "grad_norm"):
+            value = float(metrics[name]) if name in metrics else 0.0
+            if not math.isfinite(value):
+                good = checkpoints.steps()
+                last = checkpoints.directory / str(good[-1]) if good else "none"
+                raise NonFiniteLossError(
+                    f"The {name} is {value} at step {number} (last good checkpoint: {last}); lower the "
+                    "learning rate and train into another --run-dir."
+                )
         if number % program.log_every == 0 or number == program.total:
             row = {name: float(value) for name, value in metrics.items()}
             log.write(number, row)
             progress.advance(number, row)
 
-    try:
+    with held_interrupts() as interrupted:
         while step < program.total:
             state, metrics = program.advance(state, step)
             step += 1
             settle(pending)
             pending = (step, metrics)
-            saving = step % program.checkpoint_every == 0 or step == program.total
-            evaluating = program.evaluate_every and step % program.evaluate_every == 0
-            if saving or evaluating:
+            every = program.evaluate_every
+            if every and step % every == 0 and step < program.total:
                 settle(pending)
                 pending = None
-            if saving:
-                checkpoints.save(step, state)
-            if evaluating and step < program.total:
                 figures = program.evaluate(state, step)
                 log.write(step, figures)
                 progress.advance(step, figures)
-    except KeyboardInterrupt:
-        settle(pending)
-        checkpoints.save(step, state)
-        raise
+            stopping = interrupted()
+            if stopping or step % program.checkpoint_every == 0 or step == program.total:
+                settle(pending)
+                pending = None
+                checkpoints.save(step, state)
+            if stopping:
+                raise KeyboardInterrupt
+        if interrupted():  # while the last checkpoint was written
+            raise KeyboardInterrupt
     return state

@@ -13,30 +13,31 @@ BAG, TRANSFORMER = BagEncoder(width=8), TransformerEncoder(width=8, layers=1, he
 
 @pytest.fixture(scope="module")
 def embed(make_toy):
-    """(encoder, tokens [...,n]) -> [...,D] NumPy."""
+    """(encoder, tokens [...,n], side) -> [...,D] NumPy."""
     functions = {}
 
-    def run(encoder, tokens):
+    def run(encoder, tokens, side="passage"):
         toy = make_toy(encoder=encoder)
-        if encoder not in functions:
-            functions[encoder] = jax.jit(toy.model.embed_passage)
-        return np.asarray(functions[encoder](toy.params, np.asarray(tokens, np.int32)))
+        if (encoder, side) not in functions:
+            functions[encoder, side] = jax.jit(getattr(toy.model, f"embed_{side}"))
+        return np.asarray(functions[encoder, side](toy.params, np.asarray(tokens, np.int32)))
 
     return run
 
 
-def test_bag_in_closed_form(make_toy, embed):
+@pytest.mark.parametrize(("row", "side"), [(0, "query"), (1, "passage")])
+def test_bag_in_closed_form(make_toy, embed, row, side):
     toy = make_toy(encoder=BAG)
     params = jax.tree.map(np.asarray, toy.params["retriever"]["query"])
-    tokens = [4, 9, 4]
     total = np.zeros(8)
-    for token in tokens:
+    for token in (4, 9):
         direction = params["embedding"][token] / np.linalg.norm(params["embedding"][token])
         idf = np.float64(toy.vocabulary.idf[token])
-        weight = np.exp(params["log_weight"][token]) * (idf + 0.05) ** params["idf_power"]
+        weight = np.exp(params["log_weight"][row, token]) * (idf + 0.05) ** params["idf_power"]
         total += weight * direction
     expected = total / np.linalg.norm(total)
-    np.testing.assert_allclose(embed(BAG, [tokens])[0], expected, atol=1e-5)
+    actual = embed(BAG, [[4, 9, 4, 4]], side)[0]  # a repeated token counts once
+    np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("encoder", [BAG, TRANSFORMER], ids=["bag", "transformer"])
@@ -53,7 +54,7 @@ def test_order_matters_to_the_transformer_alone(embed, corpus):
     full = np.asarray(corpus)[[2, 4]]
     backwards = full[:, ::-1]
     np.testing.assert_allclose(embed(BAG, backwards), embed(BAG, full), atol=1e-5)
-    assert np.all(np.abs(embed(TRANSFORMER, backwards) - embed(TRANSFORMER, full)).max(-1) > 1e-2)
+    assert np.all(np.abs(embed(TRANSFORMER, backwards) - embed(TRANSFORMER, full)).max(-1) > 1e-3)
 
 
 def test_the_untrained_bag_finds_shared_rare_words():
@@ -63,9 +64,9 @@ def test_the_untrained_bag_finds_shared_rare_words():
 
     @jax.jit
     def scores(key, question, passages):
-        params = module.init(key, passages, idf[passages])
-        embedded = module.apply(params, passages, idf[passages])
-        return embedded @ module.apply(params, question, idf[question])
+        params = module.init(key, passages, idf[passages], 1)
+        embedded = module.apply(params, passages, idf[passages], 1)
+        return embedded @ module.apply(params, question, idf[question], 0)
 
     question = np.array([4, 5, 6, 100], np.int32)
     passages = np.array([[4, 5, 6, 200], [8, 9, 100, 300], [10, 11, 400, 12]], np.int32)

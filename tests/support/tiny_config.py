@@ -18,7 +18,7 @@ def get_config() -> Config:
             vocab_size=400, question_length=10, passage_length=12, answer_length=4
         ),
         encoder=BagEncoder(width=16),
-        retriever=Dense(initial_scale=10.0, refresh_every=3),
+        retriever=Dense(refresh_every=3),
         generator=Generator(width=16, heads=2, encoder_layers=1, decoder_layers=1),
         objective=RagSequence(
             documents="index", rename_reader=0.5, rename_retriever=0.5, corrupt_words=0.2

@@ -1,0 +1,324 @@
+"""The loss against brute force, and which parameters each arm can and cannot move."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ragjax.errors import UserError
+from ragjax.objectives.likelihood import RagSequence, RagToken, is_gold, retrieve
+from ragjax.retrieval.bm25 import BM25
+from ragjax.retrieval.dense import Dense
+from ragjax.retrieval.fixed import ClosedBook, Oracle
+from ragjax.types import TopK
+
+K = 3
+STALE = np.random.default_rng(5).normal(size=(6, 8)).astype(np.float32)  # an index that has aged
+STALE /= np.linalg.norm(STALE, axis=-1, keepdims=True)
+ARMS = {
+    "closed_book": (ClosedBook(), "retrieved"),
+    "oracle": (Oracle(), "retrieved"),
+    "bm25": (BM25(), "retrieved"),
+    "dense_retrieved": (Dense(), "retrieved"),
+    "dense_in_batch": (Dense(), "in_batch"),
+    "dense_index": (Dense(), "index"),
+}
+
+
+def certain(ids):
+    """One passage a question, certain."""
+    ids = jnp.asarray(ids)
+    return TopK(ids, jnp.zeros(ids.shape), jnp.ones(ids.shape, bool))
+
+
+@pytest.fixture(scope="module")
+def towers(make_toy):
+    """A toy with an encoder for questions and another for passages."""
+    return make_toy(siamese=False)
+
+
+@pytest.fixture(scope="module")
+def arm_batch(batch):
+    """Arm -> its batch."""
+    changed = {
+        "closed_book": certain(np.full((4, 1), -1, np.int32)),
+        "oracle": certain(batch.positives[:, :1]),
+        "bm25": batch.retrieved,
+    }
+    return lambda arm: batch.replace(retrieved=changed.get(arm))
+
+
+@pytest.fixture(scope="module")
+def run_arm(towers, corpus, arm_batch):
+    """Arm -> (`Loss` of RAG-Sequence, gradient by (parameters, index))."""
+    results = {}
+
+    def run(arm):
+        if arm not in results:
+            retriever, documents = ARMS[arm]
+            objective = RagSequence(documents=documents)
+
+            def total(params, embeddings):
+                loss = objective.loss(
+                    towers.model,
+                    towers.vocabulary,
+                    retriever,
+                    params,
+                    jax.random.PRNGKey(0),
+                    arm_batch(arm),
+                    corpus,
+                    embeddings,
+                    k=K,
+                )
+                return loss.sum, loss
+
+            gradient, loss = jax.jit(jax.grad(total, (0, 1), has_aux=True))(towers.params, STALE)
+            results[arm] = loss, gradient
+        return results[arm]
+
+    return run
+
+
+def flat(tree):
+    """Dotted name -> NumPy array."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {".".join(key.key for key in path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def zero_leaves(gradient):
+    return {name for name, leaf in flat(gradient).items() if np.all(leaf == 0)}
+
+
+@pytest.fixture(scope="module")
+def brute(towers, corpus, arm_batch):
+    """Arm -> ([B] log p(y|x) of RAG-Sequence and of RAG-Token, [B,K] ids, [B,K] posterior)."""
+    model, params = towers.model, towers.params
+    texts = np.asarray(corpus)
+
+    def run(arm):
+        retriever, documents = ARMS[arm]
+        batch = jax.device_get(arm_batch(arm))
+        query = np.asarray(jax.jit(model.embed_query)(params, batch.question), np.float64)
+        passages = np.asarray(jax.jit(model.embed_passage)(params, corpus), np.float64)
+        scale = float(model.scale(params))
+        everywhere = scale * query @ passages.T
+        if not retriever.learned:
+            ids, valid = batch.retrieved.ids, batch.retrieved.valid
+            scores = np.where(valid, scale * batch.retrieved.scores, -np.inf)
+        else:
+            index = passages if documents == "index" else STALE.astype(np.float64)
+            ids = np.argsort(-query @ index.T, axis=-1)[:, :K]
+            valid = np.ones(ids.shape, bool)
+            scores = np.take_along_axis(everywhere, ids, -1)
+        if documents == "retrieved":
+            total = np.exp(scores).sum(-1)
+        else:
+            over = sorted(set(ids.ravel().tolist())) if documents == "in_batch" else range(6)
+            total = np.exp(everywhere[:, list(over)]).sum(-1)
+        prior = np.exp(scores) / total[:, None]
+        read = np.where(ids[..., None] >= 0, texts[np.maximum(ids, 0)], 0)
+        memory = towers.encode(params, batch.question, read)
+        forced = np.exp(np.asarray(towers.logprobs(params, memory, batch.target), np.float64))
+        sequence, token, posterior = [], [], []
+        for b in range(4):
+            length = int(np.sum(batch.target[b] != 0))
+            joint = prior[b] * np.prod(forced[b, :, :length], axis=-1)
+            sequence.append(np.log(joint.sum()))
+            token.append(sum(np.log(prior[b] @ forced[b, :, t]) for t in range(length)))
+            posterior.append(joint / joint.sum())
+        return np.array(sequence), np.array(token), ids, np.array(posterior)
+
+    return run
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_loss_and_metrics_by_brute_force(run_arm, brute, batch, arm):
+    loss, _ = run_arm(arm)
+    sequence, _, ids, posterior = brute(arm)
+    weight = np.array([1, 1, 0, 1])
+    np.testing.assert_allclose(loss.sum, -np.sum(weight * sequence), rtol=1e-4)
+    assert loss.denom == 3
+    gold = [set(row[row >= 0].tolist()) for row in np.asarray(batch.positives)]
+    found = np.array([[int(i) in gold[b] for i in ids[b]] for b in range(4)])
+    np.testing.assert_allclose(loss.metrics["recall"][0], np.sum(weight * found.any(-1)))
+    mass = np.sum(weight * np.sum(np.where(found, posterior, 0.0), -1))
+    np.testing.assert_allclose(loss.metrics["posterior_mass"][0], mass, rtol=1e-4)
+    assert all(denominator == 3 for _, denominator in loss.metrics.values())
+
+
+@pytest.mark.parametrize("arm", ["bm25", "dense_index"])
+def test_rag_token_by_brute_force(towers, corpus, arm_batch, brute, arm):
+    retriever, documents = ARMS[arm]
+    fixed = towers.model, towers.vocabulary, retriever
+
+    @jax.jit
+    def total(params):
+        arrays = jax.random.PRNGKey(0), arm_batch(arm), corpus, jnp.asarray(STALE)
+        return RagToken(documents=documents).loss(*fixed, params, *arrays, k=K).sum
+
+    sequence, token, _, _ = brute(arm)
+    np.testing.assert_allclose(total(towers.params), -np.sum(token[[0, 1, 3]]), rtol=1e-4)
+    assert np.max(np.abs(sequence - token)) > 1e-3
+
+
+def test_bounds_between_the_documents(run_arm):
+    losses = {arm: float(run_arm(arm)[0].sum) for arm in ARMS}
+    assert losses["dense_retrieved"] < losses["dense_in_batch"]
+
+
+# Without a passage there is nothing to copy, to align with or to choose between.
+COPYING = {
+    f"generator.{name}"
+    for name in ["copy_query.kernel", "copy_key.kernel", "continuation", "read.kernel"]
+} | {"generator.gate.kernel", "generator.gate.bias"}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+def test_parameters_without_any_gradient(run_arm, towers, arm):
+    retriever = {name for name in flat(towers.params) if name.startswith("retriever.")}
+    assert len(retriever) == 7  # two towers of three and the scale
+    expected = {
+        "closed_book": retriever | COPYING,
+        "oracle": retriever,
+        "bm25": retriever - {"retriever.log_scale"},
+    }
+    _, (gradient, by_index) = run_arm(arm)
+    assert all(np.all(np.isfinite(leaf)) for leaf in flat(gradient).values())
+    assert zero_leaves(gradient) == expected.get(arm, set())
+    assert np.all(np.asarray(by_index) == 0)  # the index only chooses
+
+
+@pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.startswith("dense")])
+def test_both_towers_learn_and_only_from_what_they_read(run_arm, arm):
+    _, (gradient, _) = run_arm(arm)
+    for tower, side in [("query", 0), ("passage", 1)]:
+        by = {name: np.asarray(leaf) for name, leaf in gradient["retriever"][tower].items()}
+        assert np.all(by["log_weight"][1 - side] == 0)  # the row of the other side
+        assert np.count_nonzero(by["log_weight"][side]) >= 5
+        # Padding, the other special tokens, and the name that is folded away.
+        assert np.all(by["embedding"][[0, 1, 2, 3, 11]] == 0)
+        assert np.all(np.any(by["embedding"][[4, 6, 7, 10]] != 0, axis=-1))
+
+
+def test_rows_of_the_reader_without_gradient(run_arm):
+    closed = run_arm("closed_book")[1][0]["generator"]
+    dense = run_arm("dense_retrieved")[1][0]["generator"]
+    for name in ("segment", "match"):  # row 1: of a passage, of a token found on both sides
+        assert np.all(closed[name][1] == 0)
+        assert np.any(closed[name][0] != 0)
+        assert np.all(np.any(np.asarray(dense[name]) != 0, axis=-1))
+    for gradient in (closed, dense):
+        by_token = np.any(np.asarray(gradient["embedding"]) != 0, axis=-1)
+        assert not by_token[0]  # padding is neither read nor written
+        assert np.all(by_token[1:])
+
+
+def test_one_passage_is_certain_so_that_the_retriever_learns_nothing(towers, corpus, arm_batch):
+    batch = arm_batch("bm25")
+    batch = batch.replace(retrieved=jax.tree.map(lambda leaf: leaf[:, :1], batch.retrieved))
+
+    @jax.jit
+    def prior(params, retriever_batch):
+        return retrieve(
+            RagSequence(), towers.model, BM25(), params, retriever_batch, corpus, STALE_, k=K
+        )[1]
+
+    np.testing.assert_array_equal(prior(towers.params, batch), np.zeros((4, 1)))
+
+
+STALE_ = jnp.asarray(STALE)
+
+
+def test_a_filling_row_may_be_impossible(towers, corpus, arm_batch):
+    """Misses alone have probability zero; with weight zero they must not spoil the batch."""
+    batch = arm_batch("bm25")
+    nothing = jax.tree.map(lambda leaf: leaf, batch.retrieved)
+    nothing = nothing.replace(
+        ids=nothing.ids.at[2].set(-1),
+        scores=nothing.scores.at[2].set(-jnp.inf),
+        valid=nothing.valid.at[2].set(False),
+    )
+
+    @jax.jit
+    def run(params, batch):
+        def total(params):
+            loss = RagSequence().loss(
+                towers.model,
+                towers.vocabulary,
+                BM25(),
+                params,
+                jax.random.PRNGKey(0),
+                batch,
+                corpus,
+                STALE_,
+                k=K,
+            )
+            return loss.sum, loss.metrics
+
+        return jax.value_and_grad(total, has_aux=True)(params)
+
+    expected, actual = run(towers.params, batch), run(towers.params, batch.replace(retrieved=nothing))
+    for one, other in zip(jax.tree.leaves(expected), jax.tree.leaves(actual), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_a_fresh_index_gives_the_priors_of_the_step(towers, corpus, arm_batch):
+    """Evaluation reads the index; training embeds anew. Nothing else differs."""
+
+    @jax.jit
+    def both(params):
+        fresh = towers.model.embed_passage(params, corpus)
+        arrays = towers.model, Dense(), params, arm_batch("dense_index"), corpus, fresh
+        return {
+            (documents, frozen): retrieve(
+                RagSequence(documents=documents), *arrays, k=K, frozen_index=frozen
+            )
+            for documents, frozen in itertools.product(["retrieved", "index"], [True, False])
+        }
+
+    found = jax.device_get(jax.jit(lambda params: list(both(params).values()))(towers.params))
+    for frozen, current in [found[:2], found[2:]]:
+        np.testing.assert_array_equal(frozen[0].ids, current[0].ids)
+        np.testing.assert_allclose(frozen[1], current[1], atol=1e-5)
+    assert np.all(found[2][1] < found[0][1])
+
+
+def test_renaming_and_corruption_change_what_is_read_but_not_what_is_found(
+    towers, corpus, arm_batch, run_arm
+):
+    """The index holds the original names, so that the search uses them under any renaming."""
+    objective = RagSequence(rename_reader=1.0, rename_retriever=1.0)
+
+    @jax.jit
+    def run(params, key):
+        arrays = key, arm_batch("dense_retrieved"), corpus, STALE_
+        return objective.loss(towers.model, towers.vocabulary, Dense(), params, *arrays, k=K)
+
+    plain, _ = run_arm("dense_retrieved")
+    losses = [run(towers.params, jax.random.PRNGKey(seed)) for seed in range(3)]
+    assert all(loss.metrics["recall"][0] == plain.metrics["recall"][0] for loss in losses)
+    assert len({float(loss.sum) for loss in (plain, *losses)}) == 4
+    assert all(np.isfinite(loss.sum) for loss in losses)
+
+
+def test_gold_passages():
+    ids = jnp.array([[0, 3, -1], [2, 5, 4]])
+    topk = TopK(ids, jnp.zeros(ids.shape), ids >= 0)
+    gold = is_gold(topk, jnp.array([[3, -1], [-1, -1]]))
+    np.testing.assert_array_equal(gold, [[False, True, False], [False] * 3])
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"documents": "all"}, "objective.documents is 'all'"),
+        ({"rename_reader": 1.1}, "objective.rename_reader is 1.1"),
+        ({"rename_retriever": -0.1}, "objective.rename_retriever is -0.1"),
+        ({"corrupt_words": 2.0}, "objective.corrupt_words is 2.0"),
+    ],
+)
+def test_bad_fields_are_named(fields, message):
+    with pytest.raises((UserError, TypeError), match=message):
+        RagSequence(**fields)

@@ -1,0 +1,183 @@
+"""A run that was killed, wherever it stood, ends as one that was not: bit for bit.
+
+Every run is a process of its own. A killed one gets SIGKILL, which nothing can catch.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ragjax.commands import CHECKPOINTS, CONFIG
+from ragjax.config import read_json
+from ragjax.experiment import load_experiment
+from ragjax.training.checkpoint import Checkpoints
+
+SUPPORT = Path(__file__).parent / "support"
+PATIENCE = 300  # seconds; compilation on a busy machine
+DOCUMENTS = ("index", "in_batch")  # the second chooses passages from an index that ages
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """(arguments, before, **environment) -> a `ragjax` process; what is compiled is compiled once."""
+    base = tmp_path_factory.getbasetemp()
+    shared = os.environ | {
+        "PYTHONPATH": str(SUPPORT),
+        "RAGJAX_DATA_DIR": str(base / "prepared"),
+        "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+    started = []
+
+    def start(arguments, program=("-m", "ragjax.cli"), **environment):
+        command = [sys.executable, *map(str, program), *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            env=shared | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def train(run_dir, documents, *, resume=False):
+    words = ["train", SUPPORT / "tiny_config.py", "--run-dir", run_dir]
+    return [*words, "--objective.documents", documents, *["--resume"] * resume]
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def wait_for(process, path):
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.002)
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def reference(processes, tmp_path_factory):
+    """documents -> the directory of an uninterrupted run."""
+    runs = {}
+
+    def run(documents):
+        if documents not in runs:
+            runs[documents] = tmp_path_factory.mktemp(f"reference_{documents}")
+            finish(processes(train(runs[documents], documents)))
+        return runs[documents]
+
+    return run
+
+
+def final_state(run_dir):
+    """Name -> array of everything in the last checkpoint, and its step."""
+    experiment = load_experiment(read_json(run_dir / CONFIG), run_dir)
+    state, step, damaged = experiment.load_state(Checkpoints(run_dir / CHECKPOINTS))
+    assert not damaged
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}, step
+
+
+def assert_same_run(run_dir, expected_dir):
+    state, step = final_state(run_dir)
+    expected, expected_step = final_state(expected_dir)
+    assert step == expected_step == read_json(run_dir / CONFIG).steps
+    assert state.keys() == expected.keys()
+    for part in (".params", ".opt_state", ".key", ".position", ".index.embeddings", ".train.step"):
+        assert any(part in name for name in state), part
+    for name, value in expected.items():
+        assert value.dtype == state[name].dtype
+        assert value.tobytes() == state[name].tobytes(), name
+    for name in ("metrics.jsonl", "predictions.jsonl"):
+        assert (run_dir / name).read_bytes() == (expected_dir / name).read_bytes(), name
+    assert [path.name for path in (run_dir / CHECKPOINTS).glob("partial-*")] == []
+
+
+def test_reference_run_is_worth_comparing(reference):
+    rows = {}
+    for documents in DOCUMENTS:
+        lines = (reference(documents) / "metrics.jsonl").read_text().splitlines()
+        rows[documents] = [json.loads(line) for line in lines]
+    losses = [row["loss"] for row in rows["in_batch"] if "loss" in row]
+    assert len(losses) == len(set(losses)) == 11
+    assert [row["step"] for row in rows["in_batch"] if "dev/em" in row] == [4, 8]
+    # The index ages between two refreshes, and checkpoints fall between them.
+    ages = [row["index_age"] for row in rows["in_batch"] if "loss" in row]
+    assert ages == [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 1]
+    assert "index_age" not in rows["index"][0]
+
+
+@pytest.mark.parametrize("documents", DOCUMENTS)
+def test_killed_again_and_again(documents, processes, reference, tmp_path):
+    run_dir, marker = tmp_path / "run", tmp_path / "there"
+    process = processes(train(run_dir, documents))
+    wait_for(process, run_dir / CHECKPOINTS / "4")
+    kill(process)  # somewhere after the first checkpoint, wherever that is
+    steps = []
+    for where, step in (("row", 7), ("state", 8), ("evaluate", 8), ("manifest", 11), ("result", 11)):
+        marker.unlink(missing_ok=True)
+        program = (SUPPORT / "paused.py", where, step, marker)
+        process = processes(train(run_dir, documents, resume=True), program)
+        wait_for(process, marker)
+        steps.append(Checkpoints(run_dir / CHECKPOINTS).steps())
+        partial = list((run_dir / CHECKPOINTS).glob("partial-*"))
+        assert len(partial) == (where in ("state", "manifest"))
+        kill(process)
+    assert steps == [[4], [4], [4], [4, 8], [8, 11]]
+    assert not (run_dir / "result.json").exists()
+    errors = finish(processes(train(run_dir, documents, resume=True)))
+    assert "continuing at step 11 of 11" in errors
+    assert_same_run(run_dir, reference(documents))
+    assert json.loads((run_dir / "result.json").read_text())["resumed_at"] == 11
+
+
+@pytest.mark.parametrize(
+    ("where", "step"),
+    [
+        pytest.param("step", 6, id="in-a-step"),  # its state is donated, and it compiles
+        pytest.param("evaluate", 8, id="in-a-measurement"),
+    ],
+)
+def test_interrupted(where, step, processes, reference, tmp_path):
+    run_dir, marker = tmp_path / "run", tmp_path / "there"
+    program = (SUPPORT / "paused.py", where, step, marker)
+    process = processes(train(run_dir, "in_batch"), program, PAUSE_SECONDS="1")
+    wait_for(process, marker)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    said = errors.splitlines()[-1]
+    assert said.startswith("stopped; continue with: ragjax train ")
+    assert said.endswith("--resume")
+    assert Checkpoints(run_dir / CHECKPOINTS).steps() == [4, step]
+    resumed = said.partition("ragjax ")[2].split()
+    errors = finish(processes(resumed))
+    assert f"continuing at step {step} of 11" in errors
+    assert_same_run(run_dir, reference("in_batch"))
