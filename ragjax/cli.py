@@ -79,6 +79,8 @@ class Table:
     """Make and record the runs that are missing first."""
     runs: Annotated[Path, arg(metavar="DIR")] = Path("runs")
     """Where --run trains."""
+    update: Path | None = None
+    """A README; all tables between its table markers are printed anew, too."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
 
 
 def _table(options: Table, _: list[str], console: Console) -> int:
+    from ragjax.evaluation.readme import update_readme
     from ragjax.evaluation.runs import record_run
     from ragjax.evaluation.tables import load_table, missing_runs, render
 
@@ -267,6 +270,8 @@ def _table(options: Table, _: list[str], console: Console) -> int:
             _make_run(row, seed, run_dir)
         record_run(run_dir, destination)
     print(render(table, options.format), end="")
+    if options.update is not None:
+        update_readme(options.update)
     return 0
 
 

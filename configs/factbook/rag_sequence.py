@@ -29,7 +29,7 @@ def get_config() -> Config:
             documents="in_batch", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2
         ),
         optimizer=Adam(retriever_rate=1e-2, generator_rate=5e-3, warmup_steps=100),
-        # The untrained index finds a gold passage for a quarter of the questions, BM25 for three quarters.
+        # The index of an untrained encoder finds a gold passage for a quarter of the questions.
         phases=(
             Phase(steps=400, batch_size=16, k=8, candidates="bm25"),
             Phase(steps=500, batch_size=32, k=4),

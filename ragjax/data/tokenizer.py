@@ -126,7 +126,7 @@ class Tokenizer:
             row[: len(ids)] = ids
         return rows, cut
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """Text of the ids up to the first end-of-sequence token."""
         kept = []
         for token in ids:

@@ -68,7 +68,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            ocp.save_pytree(partial / STATE, state)
+            ocp.save(partial / STATE, state)
             manifest = {"files": _digests(partial), "leaves": _leaves(state)}
             (partial / MANIFEST).write_text(json.dumps(manifest))
             final = self.directory / str(step)
@@ -131,7 +131,7 @@ class Checkpoints:
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), template
             )
-            return step, _orbax().load_pytree(path / STATE, abstract), damaged
+            return step, _orbax().load(path / STATE, abstract), damaged
         found = f"only damaged ones ({', '.join(map(str, damaged))})" if damaged else "none"
         raise UserError(
             f"{self.directory} should hold a whole checkpoint but has {found}; train the run again into "

@@ -62,7 +62,7 @@ class MetricLog:
 def _step_of(line: bytes) -> float:
     """The step of a row; infinity for what a killed process left of one."""
     try:
-        return json.loads(line)["step"] + 0
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
