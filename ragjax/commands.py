@@ -1,6 +1,7 @@
 """What the commands do, as functions: train, evaluate and answer."""
 
 import contextlib
+import dataclasses
 import resource
 import subprocess
 import sys
@@ -73,7 +74,6 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     else:
         experiment = create_experiment(config, data, run_dir)
         write_json(run_dir / CONFIG, to_json(config))  # last, since it marks the directory as a run
-    report_cuts(experiment, console)
     checkpoints = Checkpoints(run_dir / CHECKPOINTS)
     if resume and checkpoints.steps():
         state, start, damaged = experiment.load_state(checkpoints)
@@ -81,11 +81,12 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
         console.print(f"continuing at step {start} of {config.steps}")
     else:
         state, start = experiment.init_state(), 0
+    report_cuts(experiment, console)
     program = training_program(experiment, data.splits)
     log = MetricLog(run_dir, start)
     with RunProgress(console, config.steps, start) as progress, contextlib.closing(log):
         state = fit(program, state, start, checkpoints, log, progress)
-    state = state.replace(index=experiment.fresh_index(state))
+    state = dataclasses.replace(state, index=experiment.fresh_index(state))
     checkpoints.save(config.steps, state)
     trained = time.perf_counter() - started
 
@@ -244,7 +245,7 @@ class TrainedRun:
         experiment = load_experiment(config, run_dir)
         state, step, damaged = experiment.load_state(Checkpoints(run_dir / CHECKPOINTS))
         report_damaged(damaged, step, console)
-        return cls(experiment, state.replace(index=experiment.fresh_index(state)))
+        return cls(experiment, dataclasses.replace(state, index=experiment.fresh_index(state)))
 
     def answer(self, text: str) -> dict[str, Any]:
         """Answers one question.

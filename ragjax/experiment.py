@@ -40,7 +40,7 @@ from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.loop import Program
 from ragjax.training.optimizer import evaluation_params
 from ragjax.training.step import TrainState, init_state, make_train_step
-from ragjax.types import Passage, QaData, Question, RagBatch, Vocabulary
+from ragjax.types import Leaf, Passage, QaData, Question, RagBatch, Vocabulary
 
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
 PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
@@ -60,7 +60,7 @@ class RunState:
 
     train: TrainState
     index: IndexState
-    position: Array
+    position: Leaf
 
 
 @dataclass
@@ -224,7 +224,8 @@ def training_program(
         phase, index = config.phase_at(step), state.index
         searches = experiment.searches_index and phase.candidates == "index"
         built = int(index.built_at_step)
-        if searches and (built < 0 or step - built >= config.retriever.refresh_every):
+        retriever: Any = config.retriever  # a learned one, if searched
+        if searches and (built < 0 or step - built >= retriever.refresh_every):
             embeddings = experiment.refresh(state.train.params, experiment.device_corpus)
             index = IndexState(embeddings, jnp.asarray(step, jnp.int32))
         position = int(state.position)
@@ -284,7 +285,8 @@ def load_experiment(config: Config, run_dir: Path) -> Experiment:
         lines = (run_dir / PASSAGES).read_bytes().decode().split("\n")
         passages = tuple(Passage(**json.loads(line)) for line in lines if line)
         lexicon = Lexicon(json.loads((run_dir / LEXICON).read_bytes()))
-        with np.load(run_dir / ARRAYS) as arrays:
+        # From memory, for np.load leaves a malformed file open.
+        with np.load(io.BytesIO((run_dir / ARRAYS).read_bytes())) as arrays:
             vocabulary = Vocabulary(**{name: arrays[name] for name in VOCABULARY})
             corpus = EncodedCorpus(
                 passages, arrays["tokens"], int(arrays["cut"]), vocabulary, lexicon

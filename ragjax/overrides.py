@@ -116,7 +116,7 @@ def override(config: Config, arguments: Sequence[str], prog: str = "ragjax train
         for name, value in split_arguments(arguments):
             check_override(name, value, fields)
     options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
-    kind = Annotated[type(config), *options]
+    kind: Any = Annotated[type(config), *options]
     if "--help" in arguments or "-h" in arguments:
         return tyro.cli(kind, default=config, args=arguments, prog=prog)
     message = io.StringIO()

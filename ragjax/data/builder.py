@@ -8,13 +8,12 @@ import io
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from ragjax.errors import UserError
-from ragjax.tasks.base import Task
 from ragjax.types import Passage, QaData, Question
 
 _ENVIRONMENT_VARIABLE = "RAGJAX_DATA_DIR"
@@ -34,6 +33,22 @@ _COLUMNS = {
 }
 
 
+@runtime_checkable
+class Source(Protocol):
+    """What is prepared: a task, of which `ragjax.tasks.base.Task` says more."""
+
+    name: ClassVar[str]
+    version: ClassVar[str]
+
+    def fingerprint(self) -> str:
+        """Returns a short hash of all that decides what `generate` returns."""
+        ...
+
+    def generate(self) -> QaData:
+        """Returns the corpus and its questions."""
+        ...
+
+
 class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """One table of a task as a TFDS dataset, `<task>/<table>-<fingerprint>/<version>`.
 
@@ -46,9 +61,11 @@ class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     # declare as a dependency (importlib_resources); there are no downloads.
     code_path = None
 
-    def __init__(self, task: Task, table: str, data_dir: pathlib.Path, data: QaData | None = None):
+    def __init__(
+        self, task: Source, table: str, data_dir: pathlib.Path, data: QaData | None = None
+    ):
         """Opens the table in `data_dir`; `data` is needed only to prepare it."""
-        self.name = task.name
+        self.name = task.name  # pyright: ignore[reportAttributeAccessIssue]
         self.table = table
         self._rows = data and ({"corpus": data.passages} if table == _PASSAGES else data.splits)
         config = tfds.core.BuilderConfig(name=f"{table}-{task.fingerprint()}", version=task.version)
@@ -65,7 +82,11 @@ class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         """Returns the examples of each split; nothing is downloaded."""
         del dl_manager
-        return {split: self._generate_examples(rows) for split, rows in self._rows.items()}
+        assert self._rows is not None  # given whenever the table is prepared
+        return {
+            split: self._generate_examples(rows)  # pyright: ignore[reportCallIssue]  # TFDS wraps it
+            for split, rows in self._rows.items()
+        }
 
     def _generate_examples(
         self, rows: tuple[Passage, ...] | tuple[Question, ...]
@@ -85,7 +106,7 @@ class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         return splits
 
 
-def load(task: Task, data_dir: pathlib.Path | None = None) -> QaData:
+def load(task: Source, data_dir: pathlib.Path | None = None) -> QaData:
     """Returns the data of a task from disk, after preparing it there if it isn't yet.
 
     Args:
@@ -107,7 +128,7 @@ def load(task: Task, data_dir: pathlib.Path | None = None) -> QaData:
     )
 
 
-def _prepare(task: Task, root: pathlib.Path) -> None:
+def _prepare(task: Source, root: pathlib.Path) -> None:
     """Writes the tables of a task that aren't on disk yet."""
     with _usable(root):
         missing = [t for t in _COLUMNS if not TableBuilder(task, t, root).is_prepared()]

@@ -105,6 +105,6 @@ def evaluate_questions(
     return records
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: float | np.floating) -> float:
     """Seven digits, as many as float32 holds, keep the files small."""
     return float(f"{value:.7g}")

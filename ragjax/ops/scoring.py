@@ -41,7 +41,7 @@ def log_prior_in_batch(
       [B,K] log p(d_k|x); -inf at a miss.
     """
     size = scores.shape[0]
-    flat = jnp.where(valid, ids, -1).reshape(-1)
+    flat = jnp.where(valid, ids, -2).reshape(-1)  # -1 can be valid: the empty passage
     earlier = jnp.tril(flat[:, None] == flat[None, :], k=-1)
     distinct = valid.reshape(-1) & ~jnp.any(earlier, axis=1)
     total = masked_logsumexp(scores.reshape(size, -1), distinct[None, :])
@@ -64,4 +64,5 @@ def log_prior_index(
     """
     total = jax.nn.logsumexp(all_scores, axis=-1, keepdims=True)
     own = jnp.take_along_axis(all_scores, jnp.maximum(ids, 0), axis=-1)
+    own = jnp.where(ids >= 0, own, 0.0)  # the empty passage (row -1) has the zero embedding
     return jnp.where(valid, own - total, -jnp.inf)

@@ -1,5 +1,6 @@
 """BM25 through the `bm25s` package."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -35,6 +36,7 @@ class BM25(Retriever):
         """
         import bm25s  # imported here: only this arm needs it, and start-up time is felt
 
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG for itself
         texts = [f"{passage.title} {passage.text}" for passage in passages]
         index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
         index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)

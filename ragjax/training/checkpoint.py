@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def _digests(directory: Path) -> dict[str, str]:
         for path in files
         if path.name != MANIFEST
     }
+
+
+def _remove(directory: Path) -> None:
+    """Removes a directory, also one into which threads of a failed save go on writing for a while."""
+    for _ in range(40):
+        shutil.rmtree(directory, ignore_errors=True)
+        if not directory.exists():
+            break
+        time.sleep(0.05)
 
 
 def _leaves(state: Any) -> dict[str, str]:
@@ -68,7 +78,7 @@ class Checkpoints:
         shutil.rmtree(partial, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            ocp.save(partial / STATE, state)
+            ocp.save(str(partial / STATE), state)
             manifest = {"files": _digests(partial), "leaves": _leaves(state)}
             (partial / MANIFEST).write_text(json.dumps(manifest))
             final = self.directory / str(step)
@@ -83,7 +93,7 @@ class Checkpoints:
                 "and go on with --resume."
             ) from error
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            _remove(partial)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.directory / str(old), ignore_errors=True)
         for left in self.directory.glob("partial-*"):  # of processes that were killed
@@ -131,7 +141,7 @@ class Checkpoints:
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), template
             )
-            return step, _orbax().load(path / STATE, abstract), damaged
+            return step, _orbax().load(str(path / STATE), abstract), damaged
         found = f"only damaged ones ({', '.join(map(str, damaged))})" if damaged else "none"
         raise UserError(
             f"{self.directory} should hold a whole checkpoint but has {found}; train the run again into "

@@ -1,7 +1,8 @@
 """The optimiser spec: Adam by parameter group, with schedule, clipping and an optional average."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -31,7 +32,7 @@ def parameter_average(decay: float) -> optax.GradientTransformation:
     def init(params):
         return AverageState(jax.tree.map(lambda leaf: leaf.copy(), params))
 
-    def update(updates, state, params=None):
+    def update(updates, state, params: Any = None):
         new = optax.apply_updates(params, updates)
         average = optax.incremental_update(new, state.average, 1.0 - decay)
         return updates, AverageState(average)
@@ -88,6 +89,10 @@ class Adam:
             0 <= self.final_fraction <= 1,
             f"optimizer.final_fraction is {self.final_fraction}; it must lie between 0 and 1.",
         )
+        require(
+            self.schedule in ("cosine", "linear", "constant"),
+            f"optimizer.schedule is {self.schedule!r}; choose cosine, linear or constant.",
+        )
         require(self.clip > 0, f"optimizer.clip is {self.clip}; it must be positive.")
         require(
             self.warmup_steps >= 0,
@@ -121,7 +126,7 @@ class Adam:
                 optax.scale_by_learning_rate(self.learning_rate(peak, steps)),
             )
 
-        groups = {
+        groups: dict[Hashable, optax.GradientTransformation] = {
             "retriever": group(self.retriever_rate),
             "generator": group(self.generator_rate),
         }

@@ -17,9 +17,11 @@ class TableReader:
 
     def __init__(self, batch, count, seed=0):
         rng = np.random.default_rng(seed)
-        logits = rng.normal(size=(batch, count, T, V, V)) * 2.0
+        # Passages share much, so that some propose the same answer.
+        logits = 2.0 * rng.normal(size=(batch, 1, T, V, V))
+        logits = logits + 1.0 * rng.normal(size=(batch, count, T, V, V))
         logits[..., 0] = -1e9
-        self.tables = np.asarray(jax.nn.log_softmax(logits.astype(np.float32)), np.float32)
+        self.tables = np.array(jax.nn.log_softmax(logits.astype(np.float32)))
         log_prior = np.log(rng.dirichlet(np.ones(count), batch)).astype(np.float32)
         if count > 1:
             log_prior[::3, -1] = -np.inf  # a miss in every third question
@@ -40,6 +42,12 @@ class TableReader:
             np.exp(self.log_prior[b, k] + self.total(b, k, answer))
             for k in (range(count) if only is None else only)
         )
+
+    def plant(self, b, k, answer):
+        """Makes one passage propose a given answer."""
+        for t, (last, token) in enumerate(zip((1, *answer[:-1]), answer, strict=True)):
+            self.tables[b, k, t, last] = -20.0
+            self.tables[b, k, t, last, token] = 0.0
 
     def greedy(self, b, k):
         """The most probable token after token, up to the end of sequence."""

@@ -31,9 +31,9 @@ def test_by_passage_is_the_argmax_chain(table_model, reader, padded):
 
 
 def test_marginal_takes_the_best_token_of_the_mixture(table_model, reader, padded):
-    actual = jax.jit(
-        lambda tables, prior: greedy_marginal(table_model, tables, tables, prior, T)
-    )(reader.tables, reader.log_prior)
+    actual = jax.jit(lambda tables, prior: greedy_marginal(table_model, tables, tables, prior, T))(
+        reader.tables, reader.log_prior
+    )
     differs = 0
     for b in range(30):
         answer, last = [], 1
@@ -74,7 +74,9 @@ def test_the_real_reader_follows_its_own_distributions(toy, corpus, batch):
         np.testing.assert_array_equal(best[real], tokens[:, k][real])
         # Real tokens come first, and padding only after the end of sequence.
         ends = (tokens[:, k] == 2).any(-1)
-        np.testing.assert_array_equal(real.sum(-1), np.where(ends, (tokens[:, k] == 2).argmax(-1) + 1, T))
+        np.testing.assert_array_equal(
+            real.sum(-1), np.where(ends, (tokens[:, k] == 2).argmax(-1) + 1, T)
+        )
         forced = np.asarray(toy.logprobs(toy.params, memory, tokens[:, k]))[:, k]
         np.testing.assert_allclose(total[:, k], np.where(real, forced, 0).sum(-1), atol=1e-4)
     assert len(np.unique(tokens.reshape(-1, T), axis=0)) > 3

@@ -71,9 +71,9 @@ def test_the_untrained_bag_finds_shared_rare_words():
     question = np.array([4, 5, 6, 100], np.int32)
     passages = np.array([[4, 5, 6, 200], [8, 9, 100, 300], [10, 11, 400, 12]], np.int32)
     for seed in range(3):
-        name, template, neither = np.asarray(
-            scores(jax.random.PRNGKey(seed), question, passages)
-        )[[1, 0, 2]]
+        name, template, neither = np.asarray(scores(jax.random.PRNGKey(seed), question, passages))[
+            [1, 0, 2]
+        ]
         assert name > template + 0.2
         assert name > neither + 0.2
 

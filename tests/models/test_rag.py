@@ -101,7 +101,9 @@ def test_renaming_tokens_is_renaming_their_parameters(toy, corpus, batch):
     for place in (0, 1):
         np.testing.assert_allclose(actual[place], expected[place], atol=1e-5)
         assert np.max(np.abs(without[place] - expected[place])) > 0.1
-    np.testing.assert_allclose(np.asarray(actual[2])[real], np.asarray(expected[2])[real], atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(actual[2])[real], np.asarray(expected[2])[real], atol=1e-5
+    )
     assert np.max(np.abs(np.asarray(without[2] - expected[2])[real])) > 0.1
 
 

@@ -1,0 +1,58 @@
+"""The records of a run's predictions contradict neither themselves nor the task."""
+
+import json
+
+import pytest
+from tiny_task import TinyTask
+
+from ragjax.evaluation.metrics import exact_match, read_predictions, token_f1
+
+pytest_plugins = ["tiny_run"]
+
+
+@pytest.fixture(scope="module")
+def rows(trained):
+    return read_predictions(trained / "predictions.jsonl")
+
+
+def test_every_question_once_in_order(rows):
+    asked = TinyTask().generate().splits["test"]
+    assert [row["id"] for row in rows] == [question.id for question in asked]
+    for row, question in zip(rows, asked, strict=True):
+        for name in ("question", "relation", "entity"):
+            assert row[name] == getattr(question, name)
+        for name in ("answers", "positives"):
+            assert row[name] == list(getattr(question, name))
+
+
+def test_retrieved_passages(rows):
+    known = {passage.id for passage in TinyTask().generate().passages}
+    for row in rows:
+        assert len(row["retrieved"]) == len(set(row["retrieved"])) == 5
+        assert set(row["retrieved"]) <= known
+
+
+def test_prior_and_posterior_are_distributions(rows):
+    for row in rows:
+        assert len(row["prior"]) == len(row["posterior"]) == len(row["retrieved"])
+        assert all(0 <= p <= 1 for p in row["prior"] + row["posterior"])
+        # The prior of this run is over the whole corpus of 30, of which 5 are shown, best first.
+        assert 0 < sum(row["prior"]) < 1
+        assert row["prior"] == sorted(row["prior"], reverse=True)
+        assert sum(row["posterior"]) == pytest.approx(1, abs=1e-5)
+        assert 0 < row["probability"] <= 1
+    # The answer tells something about the passage.
+    assert any(row["prior"][0] / sum(row["prior"]) != row["posterior"][0] for row in rows)
+
+
+def test_scores_are_those_of_the_prediction(rows):
+    for row in rows:
+        assert row["em"] == exact_match(row["prediction"], row["answers"])
+        assert row["f1"] == pytest.approx(token_f1(row["prediction"], row["answers"]), abs=1e-6)
+
+
+def test_seven_digits(rows):
+    for line, row in zip(map(json.dumps, rows), rows, strict=True):
+        assert json.loads(line) == row
+        for value in (*row["prior"], *row["posterior"], row["probability"]):
+            assert float(f"{value:.7g}") == value

@@ -1,0 +1,125 @@
+"""The log of a resumed run is the one an uninterrupted run writes."""
+
+import errno
+import io
+import json
+import sys
+
+import pytest
+from rich.console import Console
+
+from ragjax.errors import UserError
+from ragjax.training.logging import METRICS, MetricLog, RunProgress
+
+
+def write(run_dir, start, steps):
+    log = MetricLog(run_dir, start)
+    for step in steps:
+        log.write(step, {"loss": 1.0 / step, "recall": 0.1 * step})
+        if step % 2 == 0:
+            log.write(step, {"dev/em": 0.5})
+    log.close()
+
+
+@pytest.fixture
+def expected(tmp_path):
+    write(tmp_path / "whole", 0, range(1, 8))
+    return (tmp_path / "whole" / METRICS).read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def _directories(tmp_path):
+    for name in ("whole", "run"):
+        (tmp_path / name).mkdir()
+
+
+def test_rows(tmp_path):
+    write(tmp_path / "run", 0, (1, 2))
+    rows = [json.loads(line) for line in (tmp_path / "run" / METRICS).read_text().splitlines()]
+    assert rows == [
+        {"step": 1, "loss": 1.0, "recall": 0.1},
+        {"step": 2, "loss": 0.5, "recall": 0.2},
+        {"step": 2, "dev/em": 0.5},
+    ]
+
+
+@pytest.mark.parametrize("checkpoint", range(6))
+def test_rows_beyond_the_checkpoint_are_dropped(checkpoint, expected, tmp_path):
+    run = tmp_path / "run"
+    write(run, 0, range(1, 6))
+    write(run, checkpoint, range(checkpoint + 1, 8))
+    assert (run / METRICS).read_bytes() == expected
+
+
+def test_a_torn_last_line_is_dropped_wherever_it_is_torn(expected, tmp_path):
+    run = tmp_path / "run"
+    write(run, 0, range(1, 5))
+    whole = (run / METRICS).read_bytes()
+    start = len(b"".join(whole.splitlines(keepends=True)[:-2]))  # the two rows of step 4
+    for end in range(start, len(whole) + 1):
+        (run / METRICS).write_bytes(whole[:end])
+        write(run, 3, range(4, 8))
+        assert (run / METRICS).read_bytes() == expected, whole[:end]
+
+
+@pytest.mark.parametrize("line", [b"5", b"[]", b"{}", b'{"step": "x"}', b"\xff\xfe", b"", b"null"])
+def test_lines_that_are_no_rows_are_dropped(line, expected, tmp_path):
+    run = tmp_path / "run"
+    write(run, 0, range(1, 4))
+    (run / METRICS).write_bytes((run / METRICS).read_bytes() + line + b"\n")
+    write(run, 3, range(4, 8))
+    assert (run / METRICS).read_bytes() == expected
+
+
+def test_rows_are_on_the_disk_at_once(tmp_path):
+    log = MetricLog(tmp_path / "run", 0)
+    log.write(1, {"loss": 1.0})
+    assert json.loads((tmp_path / "run" / METRICS).read_bytes()) == {"step": 1, "loss": 1.0}
+    log.close()
+
+
+def test_tensorboard_events(tmp_path):
+    pytest.importorskip("tensorboardX")
+    write(tmp_path / "run", 0, (1, 2))
+    (first,) = (tmp_path / "run" / "tensorboard").glob("events.out.tfevents.*")
+    content = first.read_bytes()
+    assert all(name in content for name in (b"loss", b"recall", b"dev/em"))
+
+
+def test_works_without_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    write(tmp_path / "run", 0, (1, 2))
+    assert len((tmp_path / "run" / METRICS).read_text().splitlines()) == 3
+    assert not (tmp_path / "run" / "tensorboard").exists()
+
+
+def test_full_disk(tmp_path):
+    class Full:
+        def write(self, data):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self):
+            pass
+
+    log = MetricLog(tmp_path / "run", 0)
+    log._file.close()
+    log._file = Full()
+    with pytest.raises(UserError, match="No space left on device") as error:
+        log.write(1, {"loss": 1.0})
+    assert str(tmp_path / "run" / METRICS) in str(error.value)
+    log.close()
+
+
+def test_progress_fits_a_line_and_shows_the_newest_figures():
+    console = Console(
+        width=80, file=io.StringIO()
+    )  # no terminal: the bar is drawn once, at the end
+    with RunProgress(console, 400, 10) as progress:
+        progress.advance(20, {"loss": 2.5, "recall": 0.25, "grad_norm": 9.0})
+        progress.advance(20, {"dev/em": 0.125, "dev/f1": 0.5})
+        progress.advance(400, {"loss": 0.75, "recall": 0.5})
+    (last,) = console.file.getvalue().splitlines()
+    assert len(last) <= 80
+    assert "400/400" in last
+    assert "loss 0.750 recall 0.500 em 0.125" in last
+    assert "grad_norm" not in last
