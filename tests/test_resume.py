@@ -20,22 +20,18 @@ from ragjax.config import read_json
 from ragjax.experiment import load_experiment
 from ragjax.training.checkpoint import Checkpoints
 
+pytest_plugins = ["tiny_run"]
+
 SUPPORT = Path(__file__).parent / "support"
 PATIENCE = 300  # seconds; compilation on a busy machine
 DOCUMENTS = ("index", "in_batch")  # the second chooses passages from an index that ages
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory):
-    """(arguments, before, **environment) -> a `ragjax` process; what is compiled is compiled once."""
-    base = tmp_path_factory.getbasetemp()
-    shared = os.environ | {
-        "PYTHONPATH": str(SUPPORT),
-        "RAGJAX_DATA_DIR": str(base / "prepared"),
-        "JAX_COMPILATION_CACHE_DIR": str(base / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    }
+def processes(tmp_path_factory, compiled):
+    """(arguments, program, **environment) -> a `ragjax` process."""
+    data = tmp_path_factory.getbasetemp() / "prepared"
+    shared = os.environ | compiled | {"PYTHONPATH": str(SUPPORT), "RAGJAX_DATA_DIR": str(data)}
     started = []
 
     def start(arguments, program=("-m", "ragjax.cli"), **environment):
@@ -83,16 +79,11 @@ def kill(process):
 
 @pytest.fixture(scope="module")
 def reference(processes, tmp_path_factory):
-    """documents -> the directory of an uninterrupted run."""
-    runs = {}
-
-    def run(documents):
-        if documents not in runs:
-            runs[documents] = tmp_path_factory.mktemp(f"reference_{documents}")
-            finish(processes(train(runs[documents], documents)))
-        return runs[documents]
-
-    return run
+    """documents -> the directory of an uninterrupted run; all of them run side by side."""
+    runs = {documents: tmp_path_factory.mktemp(f"reference_{documents}") for documents in DOCUMENTS}
+    for process in [processes(train(runs[documents], documents)) for documents in DOCUMENTS]:
+        finish(process)
+    return runs
 
 
 def final_state(run_dir):
@@ -122,7 +113,7 @@ def assert_same_run(run_dir, expected_dir):
 def test_reference_run_is_worth_comparing(reference):
     rows = {}
     for documents in DOCUMENTS:
-        lines = (reference(documents) / "metrics.jsonl").read_text().splitlines()
+        lines = (reference[documents] / "metrics.jsonl").read_text().splitlines()
         rows[documents] = [json.loads(line) for line in lines]
     losses = [row["loss"] for row in rows["in_batch"] if "loss" in row]
     assert len(losses) == len(set(losses)) == 11
@@ -133,40 +124,43 @@ def test_reference_run_is_worth_comparing(reference):
     assert "index_age" not in rows["index"][0]
 
 
-@pytest.mark.parametrize("documents", DOCUMENTS)
-def test_killed_again_and_again(documents, processes, reference, tmp_path):
+@pytest.mark.parametrize(
+    ("documents", "moments"),
+    [
+        # What was killed and where: (moment of paused.py, its step, whole checkpoints by then).
+        pytest.param("index", [("row", 7, [4]), ("manifest", 11, [4, 8])], id="index"),
+        pytest.param(
+            "in_batch",
+            [("state", 8, [4]), ("evaluate", 8, [4]), ("result", 11, [8, 11])],
+            id="in_batch",
+        ),
+    ],
+)
+def test_killed_again_and_again(documents, moments, processes, reference, tmp_path):
     run_dir, marker = tmp_path / "run", tmp_path / "there"
     process = processes(train(run_dir, documents))
     wait_for(process, run_dir / CHECKPOINTS / "4")
     kill(process)  # somewhere after the first checkpoint, wherever that is
-    steps = []
-    for where, step in (("row", 7), ("state", 8), ("evaluate", 8), ("manifest", 11), ("result", 11)):
+    for where, step, whole in moments:
         marker.unlink(missing_ok=True)
         program = (SUPPORT / "paused.py", where, step, marker)
         process = processes(train(run_dir, documents, resume=True), program)
         wait_for(process, marker)
-        steps.append(Checkpoints(run_dir / CHECKPOINTS).steps())
-        partial = list((run_dir / CHECKPOINTS).glob("partial-*"))
-        assert len(partial) == (where in ("state", "manifest"))
+        assert Checkpoints(run_dir / CHECKPOINTS).steps() == whole
+        if where in ("state", "manifest"):
+            assert list((run_dir / CHECKPOINTS).glob("partial-*"))
         kill(process)
-    assert steps == [[4], [4], [4], [4, 8], [8, 11]]
     assert not (run_dir / "result.json").exists()
     errors = finish(processes(train(run_dir, documents, resume=True)))
-    assert "continuing at step 11 of 11" in errors
-    assert_same_run(run_dir, reference(documents))
-    assert json.loads((run_dir / "result.json").read_text())["resumed_at"] == 11
+    assert f"continuing at step {whole[-1]} of 11" in errors
+    assert_same_run(run_dir, reference[documents])
+    assert json.loads((run_dir / "result.json").read_text())["resumed_at"] == whole[-1]
 
 
-@pytest.mark.parametrize(
-    ("where", "step"),
-    [
-        pytest.param("step", 6, id="in-a-step"),  # its state is donated, and it compiles
-        pytest.param("evaluate", 8, id="in-a-measurement"),
-    ],
-)
-def test_interrupted(where, step, processes, reference, tmp_path):
-    run_dir, marker = tmp_path / "run", tmp_path / "there"
-    program = (SUPPORT / "paused.py", where, step, marker)
+def test_interrupted_within_a_step(processes, reference, tmp_path):
+    """The state is donated by then: what is saved is the state after the step."""
+    run_dir, marker, step = tmp_path / "run", tmp_path / "there", 6
+    program = (SUPPORT / "paused.py", "step", step, marker)
     process = processes(train(run_dir, "in_batch"), program, PAUSE_SECONDS="1")
     wait_for(process, marker)
     process.send_signal(signal.SIGINT)
@@ -180,4 +174,4 @@ def test_interrupted(where, step, processes, reference, tmp_path):
     resumed = said.partition("ragjax ")[2].split()
     errors = finish(processes(resumed))
     assert f"continuing at step {step} of 11" in errors
-    assert_same_run(run_dir, reference("in_batch"))
+    assert_same_run(run_dir, reference["in_batch"])

@@ -84,7 +84,7 @@ class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         del dl_manager
         assert self._rows is not None  # given whenever the table is prepared
         return {
-            split: self._generate_examples(rows)  # pyright: ignore[reportCallIssue]  # TFDS wraps it
+            split: self._generate_examples(rows)  # pyright: ignore[reportCallIssue] (TFDS wraps it)
             for split, rows in self._rows.items()
         }
 
@@ -99,7 +99,7 @@ class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """Returns the rows of each split, as text, in the order in which they were generated."""
         splits = {}
         for split in self.info.splits:
-            source = self.as_data_source(split)
+            source = self.as_data_source(split)  # pyright: ignore[reportCallIssue] (TFDS wraps it)
             # One call for all rows: a call per row takes twice as long.
             rows = source.__getitems__(range(len(source)))
             splits[split] = [{name: _decode(row[name]) for name in row} for row in rows]

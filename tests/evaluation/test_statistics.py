@@ -78,9 +78,9 @@ def test_arguments_decide_the_interval():
     assert first == bootstrap_interval([column.copy() for column in columns])
     assert first != bootstrap_interval(columns, seed=1)
     assert first != bootstrap_interval(columns, paired=False)
-    state = np.random.get_state()[1].copy()
+    state = np.random.get_state()[1].copy()  # noqa: NPY002
     bootstrap_interval(columns)
-    assert (np.random.get_state()[1] == state).all()
+    assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
 
 
 def test_the_stream_of_draws_is_fixed():

@@ -37,7 +37,8 @@ def test_passages_are_short_and_clean(data):
     for p in data.passages:
         assert 0 < len(p.text.split()) <= 130, p.id
         assert not re.search(r"</?[a-z]|&\w+;|\s\s", p.text), p.id
-        assert " – " in p.title and " › " in p.title
+        assert " – " in p.title
+        assert " › " in p.title
         assert p.text.startswith(p.title.split(" – ")[0]), p.id
 
 

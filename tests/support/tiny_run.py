@@ -1,0 +1,35 @@
+"""The trained tiny run that the tests of commands and evaluation share; a plugin of the test session."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+CONFIG = Path(__file__).parent / "tiny_config.py"
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """Environment in which processes share what is compiled; XLA takes most of a tiny run's time."""
+    return {
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The directory of a finished run of tiny_config.py: to be read, never to be changed."""
+    from ragjax.cli import main
+
+    run_dir = tmp_path_factory.mktemp("trained") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
+        assert main(["train", str(CONFIG), "--run-dir", str(run_dir)]) == 0
+    return run_dir
+
+
+@pytest.fixture
+def copied(trained, tmp_path):
+    """A copy of the run, to be damaged."""
+    return Path(shutil.copytree(trained, tmp_path / "copied"))

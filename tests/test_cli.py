@@ -1,0 +1,676 @@
+"""The commands, as a user gives them: what they write and print, and what bad input gets."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_task import PEOPLE, TinyTask
+
+from ragjax import commands
+from ragjax.cli import INTERRUPTED, main
+from ragjax.evaluation.metrics import read_predictions, summarise
+from ragjax.training.checkpoint import Checkpoints
+
+pytest_plugins = ["tiny_run"]
+
+SUPPORT = Path(__file__).parent / "support"
+CONFIG = SUPPORT / "tiny_config.py"
+
+
+@pytest.fixture
+def ragjax(capfd):
+    """(words) -> (exit code, stdout, stderr) of a command."""
+
+    def run(*words):
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(ragjax):
+    """(words) -> the one line that bad input gets."""
+
+    def run(*words):
+        code, out, err = ragjax(*words)
+        assert code == 2, (out, err)
+        assert out == ""
+        return the_one_line(err)
+
+    return run
+
+
+def the_one_line(err):
+    assert err.endswith("\n")
+    (line,) = err.splitlines()
+    assert line.startswith("ragjax: ")
+    assert line.endswith((".", "?"))  # a sentence; the question is "did you mean ...?"
+    assert "Traceback" not in line
+    assert not set("│╭╮╰╯─") & set(line)
+    return line.removeprefix("ragjax: ")
+
+
+# Training
+
+
+def test_files_of_a_run(trained):
+    found = {path.name for path in trained.iterdir()}
+    asked = {"config.json", "metrics.jsonl", "result.json", "predictions.jsonl", "checkpoints"}
+    own = {"tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz"}
+    assert found - {"tensorboard"} == asked | own
+    assert Checkpoints(trained / "checkpoints").steps() == [8, 11]
+
+
+def test_result(trained):
+    result = json.loads((trained / "result.json").read_text())
+    assert result["steps"] == 11
+    assert result["seed"] == 0
+    assert result["split"] == "test"
+    assert result["resumed_at"] == 0
+    assert 0 < result["train_seconds"] <= result["total_seconds"] < 3600
+    assert result["versions"].keys() >= {"ragjax", "jax", "flax", "optax", "orbax-checkpoint"}
+    assert result["peak_memory_mb"] > 50
+    assert result["parameters"].keys() == {"retriever", "generator"}
+    commit = result["git_commit"]
+    assert commit is None or len(commit) == 40
+
+
+def test_every_figure_follows_from_the_predictions(trained):
+    result = json.loads((trained / "result.json").read_text())
+    figures = summarise(read_predictions(trained / "predictions.jsonl"))
+    assert figures.keys() >= {"em", "f1", "recall@1", "recall@5", "mrr", "posterior_mass"}
+    for name, value in figures.items():
+        assert result[name] == value, name
+    known = {"split", "steps", "seed", "train_seconds", "total_seconds", "resumed_at", "parameters"}
+    known |= {"index_built_at_step", "peak_memory_mb", "versions", "git_commit"}
+    assert result.keys() - figures.keys() == known
+
+
+def test_recall_is_what_its_name_says(trained):
+    rows = read_predictions(trained / "predictions.jsonl")
+    result = json.loads((trained / "result.json").read_text())
+    for k in (1, 5):
+        hits = [bool(set(row["positives"]) & set(row["retrieved"][:k])) for row in rows]
+        assert result[f"recall@{k}"] == pytest.approx(np.mean(hits))
+    assert result["em"] == pytest.approx(np.mean([row["em"] for row in rows]))
+
+
+def test_metrics_rows(trained):
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "loss" in row] == list(range(1, 12))
+    assert [row["step"] for row in rows if "dev/em" in row] == [4, 8]
+    for row in rows:
+        assert all(np.isfinite(value) for value in row.values())
+    assert rows[0].keys() == {"step", "loss", "grad_norm", "recall", "posterior_mass"}
+
+
+def test_training_says_what_it_does(ragjax, copied, trained):
+    """A finished run that is resumed has nothing to train, and ends as it was."""
+    code, out, err = ragjax("train", CONFIG, "--run-dir", copied, "--resume")
+    assert code == 0
+    assert "recall@5" in out
+    assert out.splitlines()[-1].startswith(f"{copied}: ")
+    assert out.endswith(", 11 steps\n")
+    assert "of 30 passages are cut to their first 12 tokens (tokenizer.passage_length)" in err
+    assert "continuing at step 11 of 11" in err
+    for name in ("metrics.jsonl", "predictions.jsonl", "config.json"):
+        assert (copied / name).read_bytes() == (trained / name).read_bytes(), name
+
+
+# Evaluation
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    """What `evaluate --json` prints, and the file of its predictions."""
+    path = tmp_path_factory.mktemp("evaluated") / "predictions.jsonl"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
+        printed = []
+        patch.setattr("builtins.print", lambda *words, **_: printed.append(words))
+        assert main(["evaluate", str(trained), "--json", "--output", str(path)]) == 0
+    ((text,),) = printed
+    return json.loads(text), path
+
+
+def test_evaluate_gives_the_figures_of_the_run(evaluated, trained):
+    figures, path = evaluated
+    result = json.loads((trained / "result.json").read_text())
+    assert figures["split"] == "test"
+    assert figures["step"] == 11
+    for name in figures.keys() - {"step", "split"}:
+        assert figures[name] == result[name], name
+    assert path.read_bytes() == (trained / "predictions.jsonl").read_bytes()
+
+
+def test_evaluate_prints_a_table(ragjax, trained):
+    code, out, err = ragjax("evaluate", trained, "--split", "dev")
+    assert code == 0
+    assert "dev questions" in out
+    for word in ("em", "f1", "recall@1", "recall@5", "mrr", "all", "home", "town"):
+        assert word in out
+    assert "Traceback" not in err
+
+
+# Answers
+
+
+def test_answer_as_json(ragjax, trained):
+    question = f"Where does {PEOPLE[3]} live?"
+    code, out, _ = ragjax("answer", trained, question, "--json")
+    assert code == 0
+    answer = json.loads(out)
+    assert answer.keys() == {"question", "answer", "probability", "passages", "notes"}
+    assert answer["question"] == question
+    assert answer["notes"] == []
+    assert 0 < answer["probability"] <= 1
+    assert len(answer["passages"]) == 5
+    known = {passage.id: passage for passage in TinyTask().generate().passages}
+    for passage in answer["passages"]:
+        assert passage.keys() == {"id", "title", "text", "prior", "posterior"}
+        assert passage["text"] == known[passage["id"]].text
+        assert passage["title"] == known[passage["id"]].title
+    posterior = [passage["posterior"] for passage in answer["passages"]]
+    assert posterior == sorted(posterior, reverse=True)
+    assert sum(posterior) == pytest.approx(1, abs=1e-5)
+
+
+def test_answers_agree_with_the_predictions(trained):
+    """The same question alone and in a batch of the evaluation."""
+    from rich.console import Console
+
+    run = commands.TrainedRun.load(trained, Console(stderr=True))
+    for row in read_predictions(trained / "predictions.jsonl")[::4]:
+        answer = run.answer(row["question"])
+        assert answer["answer"] == row["prediction"]
+        assert answer["probability"] == pytest.approx(row["probability"], rel=1e-4)
+        found = {passage["id"]: passage for passage in answer["passages"]}
+        assert set(found) == set(row["retrieved"])
+        for name, prior, posterior in zip(
+            row["retrieved"], row["prior"], row["posterior"], strict=True
+        ):
+            assert found[name]["prior"] == pytest.approx(prior, rel=1e-4)
+            assert found[name]["posterior"] == pytest.approx(posterior, rel=1e-3)
+
+
+def test_answer_for_people(ragjax, trained):
+    """Over-long, in the wrong case, with unknown words and with the marks of rich."""
+    question = "where exactly does dan live, in which town is the home of [bold]Ben?"
+    code, out, _ = ragjax("answer", trained, question)
+    assert code == 0
+    assert "(probability 0." in out
+    assert "note: unknown words left out: exactly, [" in out
+    assert "note: only 10 tokens are read; cut: " in out
+    assert "lives in" in out
+    assert "posterior" in out
+
+
+def test_interactive(ragjax, trained, monkeypatch):
+    questions = iter(["Where does Ada live?", "", "Wakanda", "Where does Ben live?"])
+
+    def ask(prompt=""):
+        try:
+            return next(questions)
+        except StopIteration:
+            raise EOFError from None
+
+    monkeypatch.setattr("builtins.input", ask)
+    code, out, err = ragjax("answer", trained, "--json")
+    assert code == 0
+    answers = [json.loads(line) for line in out.splitlines()]
+    assert [answer["question"] for answer in answers] == [
+        "Where does Ada live?",
+        "Where does Ben live?",
+    ]
+    assert the_one_line(err).startswith("No word of 'Wakanda' is in the corpus")
+
+
+# Listing and tables
+
+
+def test_configs(ragjax):
+    code, out, err = ragjax("configs", Path(__file__).parents[1] / "configs")
+    assert (code, err) == (0, "")
+    assert "rag_sequence.py  RAG-Sequence on world_facts" in out
+    assert len(out.splitlines()) == len(list((Path(__file__).parents[1] / "configs").rglob("*.py")))
+
+
+def test_configs_of_all_sorts(ragjax, refused, tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name, text in (
+        ("sub/a.py", '"""First.\n\nSecond."""'),
+        ("b.py", "x = 1"),
+        ("c.py", "x = = 1"),
+        ("d.py", '""" """'),
+        ("e.txt", "no"),
+    ):
+        (tmp_path / name).write_text(text)
+    code, out, err = ragjax("configs", tmp_path)
+    assert (code, err) == (0, "")
+    texts = {
+        line.split("  ")[0].rpartition("/")[2]: line.split("  ")[1] for line in out.splitlines()
+    }
+    assert texts["a.py"] == "First."
+    assert texts["b.py"] == texts["d.py"] == "(no docstring)"
+    assert texts["c.py"].startswith("(not a Python file: invalid syntax")
+    assert texts.keys() == {"a.py", "b.py", "c.py", "d.py"}
+    assert "is not a directory" in refused("configs", tmp_path / "nowhere")
+
+
+EXPERIMENT = """
+from pathlib import Path
+
+from ragjax.evaluation.tables import Column, Row, Table
+
+
+def get_table():
+    return Table(
+        name="tiny",
+        title="Tiny",
+        rows=(Row("RAG", {config!r}, overrides=({overrides})),),
+        columns=(Column("EM", "em"), Column("R@5", "recall@5")),
+        seeds=(0, 1),
+        results=Path(__file__).parent / "results",
+    )
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path, compiled, monkeypatch):
+    """An experiment file with two seeds of the tiny run."""
+    path = tmp_path / "experiments" / "tiny.py"
+    path.parent.mkdir()
+    overrides = "'--log_every', '2', '--evaluation.every', '0'"
+    path.write_text(EXPERIMENT.format(config=str(CONFIG), overrides=overrides))
+    monkeypatch.chdir(tmp_path)
+    for name, value in (compiled | {"PYTHONPATH": str(SUPPORT)}).items():
+        monkeypatch.setenv(name, value)
+    return path
+
+
+def test_table_without_runs(ragjax, experiment):
+    code, out, err = ragjax("table", experiment)
+    assert (code, err) == (0, "")
+    assert "| RAG | – | – |" in out
+    assert not (experiment.parent / "results").exists()
+
+
+def test_table_makes_what_is_missing(ragjax, experiment, trained, tmp_path):
+    # Seed 0 is recorded already, so that one run is made.
+    from ragjax.evaluation.runs import record_run
+
+    results = experiment.parent / "results" / "tiny" / "tiny_config"
+    record_run(trained, results / "seed_0")
+    text = experiment.read_text()
+    experiment.write_text(text.replace("seeds=(0, 1)", "seeds=(0,)"))
+    code, alone, _ = ragjax("table", experiment, "--run", "--format", "csv")
+    assert code == 0
+    assert alone.splitlines()[1].startswith("RAG,")
+    assert not (tmp_path / "runs").exists()
+
+    shutil.rmtree(results)
+    experiment.write_text(text.replace("seeds=(0, 1)", "seeds=(1,)"))
+    code, out, err = ragjax("table", experiment, "--run")
+    assert code == 0, err
+    assert "RAG, seed 1: runs/tiny/tiny_config/seed_1" in err
+    assert "experiments/results/tiny/tiny_config/seed_1" in out
+    config = json.loads((results / "seed_1" / "config.json").read_text())
+    assert config["seed"] == 1
+    assert config["log_every"] == 2
+
+
+def test_table_of_a_run_that_fails(ragjax, experiment):
+    experiment.write_text(experiment.read_text().replace("--log_every", "--log_evry"))
+    code, out, err = ragjax("table", experiment, "--run")
+    assert (code, out) == (2, "")
+    assert "ended with exit code 2; mend it and start again." in err.splitlines()[-1]
+
+
+# Help
+
+
+def test_help(ragjax):
+    code, out, err = ragjax("--help")
+    assert (code, err) == (0, "")
+    for name in ("train", "evaluate", "answer", "table", "configs"):
+        assert f"  {name}" in out
+    assert ragjax() == (2, out, "")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "answer", "table", "configs"])
+def test_help_of_a_command(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    out, err = capsys.readouterr()
+    assert f"usage: ragjax {command}" in out
+    assert err == ""
+
+
+def test_help_of_a_config(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["train", str(CONFIG), "--help"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    assert "--objective.documents" in out
+    assert "--phases.0.batch-size" in out
+
+
+# Bad input
+
+
+def test_unknown_command(refused):
+    assert refused("trian", CONFIG) == (
+        "'trian' is not a command; choose one of train, evaluate, answer, table, configs."
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--optimizer.rate", "1"], "--optimizer.rate is not a field of the config"),
+        (["--optimizer.generator_rat", "1"], "did you mean --optimizer.generator_rate?"),
+        (["--seed", "one"], "--seed is 'one'; give a whole number."),
+        (["--phases.0.k", "0"], "phases.k is 0; it must be at least 1."),
+        (["--evaluation.k", "0"], "evaluation.k is 0; it must be at least 1."),
+        (["--phases.1.k", "31"], "phases.1.k is 31, but the corpus of task tiny has 30 passages"),
+        (["--evaluation.k=99"], "evaluation.k is 99, but the corpus of task tiny has 30 passages"),
+        (["--optimizer.retriever_rate", "-0.1"], "optimizer.retriever_rate is -0.1; "),
+        (["--run_dir"], "--run"),
+    ],
+)
+def test_bad_fields_leave_no_trace(words, said, refused, tmp_path):
+    run_dir = tmp_path / "run"
+    assert said in refused("train", CONFIG, "--run-dir", run_dir, *words)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("missing.py", None, "missing.py is not a Python file; name one in configs/."),
+        ("empty.py", "", "empty.py has no get_config(); "),
+        (
+            "raising.py",
+            "def get_config():\n    raise ValueError('two\\nlines')",
+            "ValueError: two lines",
+        ),
+        ("broken.py", "import = 1", "doesn't load (SyntaxError"),
+        ("other.py", "def get_config():\n    return {}", "must return a Config."),
+    ],
+)
+def test_bad_config_file(name, text, said, refused, tmp_path):
+    path = tmp_path / name
+    if text is not None:
+        path.write_text(text)
+    message = refused("train", path, "--run-dir", tmp_path / "run")
+    assert said in message
+    assert str(path) in message
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["evaluate"], ["evaluate", "a", "b"], ["evaluate", "a", "--splt", "dev"]),
+        *(["evaluate", "a", "--split", "all"], ["answer"], ["answer", "a", "b", "c"]),
+        *(["table"], ["table", "x.py", "--format", "pdf"], ["configs", "--all"]),
+        *(["train", "x.py", "--run-dir"],),
+    ],
+    ids=" ".join,
+)
+def test_bad_options(words, refused):
+    assert refused(*words).endswith(f"`ragjax {words[0]} --help` lists the options.")
+
+
+def test_bad_experiment_file(refused, tmp_path):
+    path = tmp_path / "table.py"
+    assert "is not a Python file; name one in experiments/." in refused("table", path)
+    path.write_text("def get_table():\n    return 1 / 0")
+    assert f"{path} doesn't load (ZeroDivisionError" in refused("table", path)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "answer"])
+def test_bad_run_directory(command, refused, tmp_path):
+    question = ["Where?"] if command == "answer" else []
+    missing = tmp_path / "missing"
+    assert f"{missing} is not a directory" in refused(command, missing, *question)
+    (tmp_path / "empty").mkdir()
+    message = refused(command, tmp_path / "empty", *question)
+    assert str(tmp_path / "empty" / "config.json") in message
+    assert "name the directory of a run" in message
+
+
+def test_run_without_checkpoint(refused, copied):
+    shutil.rmtree(copied / "checkpoints")
+    assert "should hold a whole checkpoint but has none" in refused("evaluate", copied)
+
+
+@pytest.mark.parametrize("question", ["", "   ", "\n"])
+def test_empty_question(question, refused, trained):
+    assert refused("answer", trained, question) == "The question is empty; ask one in words."
+
+
+@pytest.mark.parametrize("question", ["Wakanda", "???", "日本"])
+def test_question_of_unknown_words(question, refused, trained):
+    assert "is in the corpus; ask about what its passages say." in refused(
+        "answer", trained, question
+    )
+
+
+def snapshot(directory):
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def test_directory_that_holds_a_run(refused, copied):
+    before = snapshot(copied)
+    message = refused("train", CONFIG, "--run-dir", copied)
+    assert message.startswith(f"{copied} already holds a run; add --resume")
+    assert snapshot(copied) == before
+
+
+def test_resume_of_nothing(refused, tmp_path):
+    message = refused("train", CONFIG, "--run-dir", tmp_path / "run", "--resume")
+    assert "holds no run to resume; leave out --resume to start one." in message
+    assert not (tmp_path / "run").exists()
+
+
+def test_resume_with_another_config(refused, copied):
+    before = snapshot(copied)
+    words = ["--seed", "1", "--phases.1.k", "1", "--optimizer.clip", "2"]
+    message = refused("train", CONFIG, "--run-dir", copied, "--resume", *words)
+    assert f"{copied} was made by another config; " in message
+    assert "differs in seed, optimizer.clip, phases.1.k; " in message
+    assert snapshot(copied) == before
+
+
+def test_resume_with_other_passages(refused, copied):
+    lines = (copied / "passages.jsonl").read_text().splitlines(keepends=True)
+    changed = lines[0].replace("Arles", "Avignon") + "".join(lines[1:])
+    (copied / "passages.jsonl").write_text(changed)
+    message = refused("train", CONFIG, "--run-dir", copied, "--resume")
+    assert f"The passages of {copied} are not those that task tiny makes now" in message
+
+
+def damage(run_dir, step):
+    path = max(
+        (path for path in (run_dir / "checkpoints" / str(step)).rglob("*") if path.is_file()),
+        key=lambda path: path.stat().st_size,
+    )
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def test_truncated_checkpoint_falls_back(ragjax, copied):
+    damage(copied, 11)
+    code, out, err = ragjax("evaluate", copied, "--json")
+    assert code == 0
+    assert json.loads(out)["step"] == 8
+    assert "checkpoint 11 is damaged; falling back to the one of step 8" in err.splitlines()
+
+
+def test_resume_from_a_truncated_checkpoint(ragjax, copied, trained):
+    """The run is made again from the one before, and ends as it did."""
+    damage(copied, 11)
+    (copied / "result.json").unlink()
+    (copied / "predictions.jsonl").unlink()
+    code, _, err = ragjax("train", CONFIG, "--run-dir", copied, "--resume")
+    assert code == 0
+    assert "checkpoint 11 is damaged; falling back to the one of step 8" in err
+    assert "continuing at step 8 of 11" in err
+    for name in ("metrics.jsonl", "predictions.jsonl"):
+        assert (copied / name).read_bytes() == (trained / name).read_bytes()
+    assert Checkpoints(copied / "checkpoints").is_whole(11)
+
+
+@pytest.mark.parametrize(
+    "words", [["evaluate"], ["answer", "Where does Ada live?"], ["train", "--resume"]], ids=" ".join
+)
+def test_all_checkpoints_damaged(words, refused, copied):
+    for step in (8, 11):
+        damage(copied, step)
+    command, *rest = words
+    where = [CONFIG, "--run-dir", copied] if command == "train" else [copied]
+    message = refused(command, *where, *rest)
+    assert "only damaged ones (11, 8)" in message
+    assert "train the run again into another --run-dir" in message
+
+
+GARBAGE = {
+    "empty": lambda content: b"",
+    "half": lambda content: content[: len(content) // 2],
+    "noise": lambda content: bytes(reversed(content)),
+    "missing": None,
+}
+
+
+@pytest.mark.parametrize("kind", GARBAGE)
+@pytest.mark.parametrize(
+    "name", ["config.json", "tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz"]
+)
+def test_corrupt_files_of_a_run(name, kind, refused, copied):
+    path = copied / name
+    if kind == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(GARBAGE[kind](path.read_bytes()))
+    message = refused("answer", copied, "Where does Ada live?")
+    assert str(copied) in message
+
+
+def test_files_of_different_runs(refused, copied):
+    from ragjax.data.tokenizer import Tokenizer
+
+    Tokenizer.train(["another corpus"], 300).save(copied / "tokenizer.json")
+    assert "tokenizer.json and " in refused("evaluate", copied)
+
+
+def test_corrupt_predictions_are_not_recorded(refused, experiment, trained, copied, tmp_path):
+    experiment.write_text(experiment.read_text().replace("seeds=(0, 1)", "seeds=(0,)"))
+    run_dir = tmp_path / "runs" / "tiny" / "tiny_config" / "seed_0"
+    shutil.copytree(copied, run_dir)
+    from ragjax.errors import UserError
+    from ragjax.evaluation.runs import record_run
+
+    with (run_dir / "predictions.jsonl").open("ab") as file:
+        file.write(b'{"id": "q9')
+    with pytest.raises(UserError, match=r"predictions\.jsonl"):
+        record_run(run_dir, tmp_path / "recorded")
+    assert not (tmp_path / "recorded").exists()
+
+
+@pytest.mark.parametrize("below", ["file", "file/run", "file/deeper/run"])
+def test_run_directory_under_a_file(below, refused, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    message = refused("train", CONFIG, "--run-dir", tmp_path / below)
+    assert str(tmp_path / "file") in message
+    assert "can't be used" in message
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_output_under_a_file(refused, trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands.Experiment, "evaluate", lambda *_, **__: [])
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / "file" / "predictions.jsonl"
+    code = main(["evaluate", str(trained), "--output", str(path)])
+    assert code == 2
+
+
+def test_full_disk_before_the_run_begins(refused, tmp_path, monkeypatch):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    message = refused("train", CONFIG, "--run-dir", tmp_path / "run")
+    assert str(tmp_path / "run") in message
+    assert "No space left on device" in message
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_full_disk_while_training(trained, compiled, tmp_path):
+    """A process that may write no file beyond 50 kB: everything fits but a checkpoint."""
+    assert Path(os.environ["RAGJAX_DATA_DIR"]).is_dir()  # prepared by the trained run
+    assert max(path.stat().st_size for path in trained.iterdir() if path.is_file()) < 50_000
+    words = ["train", str(CONFIG), "--run-dir", str(tmp_path / "run"), "--checkpoint-every", "1"]
+    program = f"""
+import resource, sys
+from ragjax.cli import main
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+sys.exit(main({words}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | compiled | {"PYTHONPATH": str(SUPPORT)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    message = done.stderr.splitlines()[-1]
+    assert message.startswith(f"ragjax: Checkpoint 1 can't be written to {tmp_path / 'run'}")
+    assert "File too large" in message
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_non_finite_loss(refused, ragjax, tmp_path):
+    words = ["--optimizer.generator_rate", "1e30", "--optimizer.clip", "1e30"]
+    code, out, err = ragjax("train", CONFIG, "--run-dir", tmp_path / "run", *words)
+    assert (code, out) == (2, "")
+    message = err.splitlines()[-1]
+    assert message.startswith("ragjax: The ")
+    assert "lower the learning rate" in message
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+# Interrupts
+
+
+def test_interrupt_before_the_run_begins(ragjax, monkeypatch, tmp_path):
+    def stop(self, data_dir=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TinyTask, "load", stop)
+    code, out, err = ragjax("train", CONFIG, "--run-dir", tmp_path / "a run")
+    assert (code, out) == (INTERRUPTED, "")
+    # There is nothing to resume yet.
+    assert (
+        err == f"stopped; continue with: ragjax train {CONFIG} --run-dir '{tmp_path / 'a run'}'\n"
+    )
+
+
+def test_interrupt_of_another_command(ragjax, monkeypatch, trained):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands.TrainedRun, "load", stop)
+    assert ragjax("evaluate", trained) == (INTERRUPTED, "", "")

@@ -1,0 +1,137 @@
+"""The order of the rooms, the one home of each heavy dependency, and what no tracked file holds."""
+
+import ast
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ragjax"
+
+# A room imports from itself and from the rooms before it.
+ROOMS = (
+    *("errors", "types", "files"),
+    *("ops", "models", "retrieval", "decoding", "data", "tasks"),
+    *("objectives", "training", "evaluation"),
+    *("config", "experiment", "commands", "overrides", "cli"),
+)
+
+# Top-level module -> the only files that may import it, as patterns of paths within the package.
+HOMES = {
+    "flax.linen": ("models/*",),
+    "tensorflow_datasets": ("data/*",),
+    "orbax": ("training/checkpoint.py",),
+    "tyro": ("overrides.py", "cli.py"),
+    "bm25s": ("retrieval/bm25.py",),
+    "tokenizers": ("data/*",),
+    "tensorboardX": ("training/logging.py",),
+}
+
+
+def imports_of(path):
+    """Every module that a file imports, also within functions."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports relatively"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(path):
+    return path.relative_to(PACKAGE)
+
+
+def room_of(path):
+    return within(path).parts[0].removesuffix(".py")
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if within(path) != Path("__init__.py"))
+
+
+def test_every_room_is_known():
+    assert {room_of(path) for path in FILES} == set(ROOMS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(within(path)))
+def test_imports_come_from_earlier_rooms(path):
+    allowed = ROOMS[: ROOMS.index(room_of(path)) + 1]
+    for name in imports_of(path):
+        package, *rest = name.split(".")
+        if package == "ragjax":
+            # `from ragjax import commands` and `from ragjax.commands import train` alike.
+            assert rest[0] in allowed, f"{within(path)} imports {name}"
+        assert package not in ("experiments", "configs", "tests")
+
+
+@pytest.mark.parametrize("module", HOMES)
+def test_heavy_dependencies_have_one_home(module):
+    users = [
+        within(path)
+        for path in FILES
+        if any(name == module or name.startswith(f"{module}.") for name in imports_of(path))
+    ]
+    assert users, f"{module} is used nowhere: drop the dependency"
+    for user in users:
+        assert any(user.match(home) for home in HOMES[module]), f"{user} imports {module}"
+
+
+def test_help_imports_nothing_heavy():
+    """`ragjax --help` is quick since the command line imports JAX within the commands only."""
+    tree = ast.parse((PACKAGE / "cli.py").read_bytes())
+    top = {
+        name
+        for node in tree.body
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+    assert {name for name in top if name.startswith("ragjax")} == {"ragjax.errors"}
+    assert not top & {"jax", "flax", "numpy", "optax"}
+
+
+def tracked():
+    done = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        pytest.skip("not a git checkout")
+    paths = (ROOT / name for name in done.stdout.split("\0") if name)
+    return [path for path in paths if path.is_file()]
+
+
+def test_annotations_are_evaluated():
+    for path in tracked():
+        if path.suffix == ".py":
+            assert "__future__.annotations" not in imports_of(path), path
+
+
+# Pieces joined here, so that this file is no find.
+FOREIGN = re.compile(
+    "|".join(
+        [
+            r"/(?:home|root|Users)/\w",
+            r"/work/" + r"\w",
+            r"https?://[^\s\"')>]*(?:index|simple|nexus|artifactory|proxy)[^\s\"')>]*/",
+            "--(?:extra-)?" + "index-url",
+            "trusted" + "-host",
+            r"\b(?:10|192\.168|127)\.\d+\.\d+\b",
+        ]
+    )
+)
+
+
+def test_no_registries_and_no_paths_of_a_machine():
+    for path in tracked():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        if path != Path(__file__):
+            found = FOREIGN.search(text)
+            assert found is None, f"{path.relative_to(ROOT)} holds {found and found.group()}"
