@@ -21,7 +21,7 @@ def get_config() -> Config:
             answer_length=10,
             with_title=True,
         ),
-        encoder=BagEncoder(width=1024),
+        encoder=BagEncoder(width=1024, leading=16),
         retriever=Dense(refresh_every=100),
         scorer=Scorer(initial_scale=20.0),
         generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
@@ -31,8 +31,8 @@ def get_config() -> Config:
         optimizer=Adam(retriever_rate=1e-2, generator_rate=5e-3, warmup_steps=100),
         # The index of an untrained encoder finds a gold passage for a quarter of the questions.
         phases=(
-            Phase(steps=300, batch_size=16, k=8, candidates="bm25"),
-            Phase(steps=400, batch_size=32, k=4),
+            Phase(steps=250, batch_size=32, k=4, candidates="bm25"),
+            Phase(steps=450, batch_size=32, k=4),
         ),
         evaluation=Evaluation(k=10, batch_size=32, every=100, questions=256),
         checkpoint_every=200,

@@ -60,7 +60,8 @@ def decode_rag_sequence(
       The answers.
     """
     memory = model.encode(params, question, passages)
-    proposals, likelihood = greedy_by_passage(model, params, memory, log_prior.shape, length)
+    batch, count = log_prior.shape
+    proposals, likelihood = greedy_by_passage(model, params, memory, (batch, count), length)
     if thorough:
 
         def score(proposal):

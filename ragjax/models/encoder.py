@@ -22,7 +22,9 @@ class BagModule(nn.Module):
 
     The sum is over the distinct tokens of the text: a passage that repeats a name is no better match
     for it. The weights w are those of a question or those of a passage (`side`), for a word can be
-    telling in one and idle in the other; embeddings and the power a are common to both.
+    telling in one and idle in the other; embeddings and the power a are common to both. Each of the
+    first `leading` positions of a passage adds a weight of its own to w, by which a title can count
+    for more than the text below it.
 
     Untrained, it is a random projection of TF-IDF, so that exact matches already score high: what lets
     marginal likelihood start from a cold retriever.
@@ -30,10 +32,12 @@ class BagModule(nn.Module):
     Attributes:
       vocab_size: V.
       width: D.
+      leading: positions of a passage with a weight of their own.
     """
 
     vocab_size: int
     width: int
+    leading: int = 0
 
     @nn.compact
     def __call__(self, tokens: Int[Array, "... n"], idf: Float[Array, "... n"], side: int) -> Array:
@@ -41,7 +45,13 @@ class BagModule(nn.Module):
         table = self.param("embedding", nn.initializers.normal(1.0), (self.vocab_size, self.width))
         weight = self.param("log_weight", nn.initializers.zeros, (2, self.vocab_size))[side]
         power = self.param("idf_power", nn.initializers.ones, ())
-        weights = jnp.exp(weight[tokens]) * (idf + 0.05) ** power
+        log_weight = weight[tokens]
+        if self.leading:
+            place = self.param("log_position", nn.initializers.zeros, (self.leading,))
+            count = tokens.shape[-1]
+            place = jnp.pad(place, (0, max(count - self.leading, 0)))[:count]
+            log_weight = log_weight + float(side) * place
+        weights = jnp.exp(log_weight) * (idf + 0.05) ** power
         same = tokens[..., :, None] == tokens[..., None, :]
         repeats = jnp.sum(same, axis=-1, dtype=jnp.float32)
         weights = jnp.where(tokens != PAD_ID, weights / repeats, 0.0)
@@ -84,18 +94,22 @@ class BagEncoder:
 
     Attributes:
       width: D, the width of the embedding.
+      leading: how many of a passage's first tokens have a learned weight by position; set it to about
+        the length of a title where `tokenizer.with_title` is on.
     """
 
     width: int = 512
+    leading: int = 0
 
     def __post_init__(self):
         """Checks the fields."""
         require(self.width >= 1, f"encoder.width is {self.width}; it must be at least 1.")
+        require(self.leading >= 0, f"encoder.leading is {self.leading}; it must not be negative.")
 
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns the module; a bag always computes in float32, as sums of many terms need."""
         del dtype
-        return BagModule(vocab_size, self.width)
+        return BagModule(vocab_size, self.width, self.leading)
 
 
 @dataclass(frozen=True)

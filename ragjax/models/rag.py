@@ -1,5 +1,7 @@
 """Composes encoder, retrieval scorer and generator into one `RagModel` of pure functions."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -57,7 +59,7 @@ def build_model(
         reader = generator_module.init(generator_key, method=everything)["params"]
         return {"retriever": retriever, "generator": reader}
 
-    def embed(params, tokens, rename, tower, side):
+    def embed(params, tokens, rename, tower, side) -> Any:
         folded = vocabulary.fold[tokens]
         renamed = folded if rename is None else rename[folded]
         return encoder_module.apply(
@@ -84,7 +86,7 @@ def build_model(
             {"params": params["generator"]}, question, passages, matches, method="encode"
         )
 
-    def token_logprobs(params, memory, target):
+    def token_logprobs(params, memory, target) -> Any:
         return generator_module.apply(
             {"params": params["generator"]}, memory, target, method="token_logprobs"
         )

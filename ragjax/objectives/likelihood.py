@@ -1,5 +1,6 @@
 """Marginal likelihood of the answer: RAG-Sequence and RAG-Token."""
 
+import dataclasses
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -54,8 +55,16 @@ class Likelihood:
         """[B] log p(y|x) from [B,K], [B,K,T] and [B,T]."""
         raise NotImplementedError
 
-    def decode(self, model: RagModel, params: Params, *arrays: Array, length: int) -> Decoded:
-        """Decodes answers; `arrays` are question [B,Q], passages [B,K,P] and log_prior [B,K]."""
+    def decode(
+        self,
+        model: RagModel,
+        params: Params,
+        question: Array,
+        passages: Array,
+        log_prior: Array,
+        length: int,
+    ) -> Decoded:
+        """Decodes answers from question [B,Q], passages [B,K,P] and log_prior [B,K]."""
         raise NotImplementedError
 
     def loss(
@@ -90,7 +99,7 @@ class Likelihood:
         """
         reader_key, retriever_key, word_key = jax.random.split(key, 3)
         question = corrupt_words(word_key, batch.question, vocabulary.content, self.corrupt_words)
-        batch = batch.replace(question=question)
+        batch = dataclasses.replace(batch, question=question)  # pyright: ignore[reportArgumentType]
         rename = random_renaming(retriever_key, vocabulary.content, self.rename_retriever)
         topk, log_prior = retrieve(
             self, model, retriever, params, batch, corpus, embeddings, k=k, rename=rename
@@ -205,10 +214,18 @@ class RagSequence(Likelihood):
         """See `ops.marginal.rag_sequence`."""
         return rag_sequence(log_prior, token_logprobs, mask)
 
-    def decode(self, model: RagModel, params: Params, *arrays: Array, length: int) -> Decoded:
+    def decode(
+        self,
+        model: RagModel,
+        params: Params,
+        question: Array,
+        passages: Array,
+        log_prior: Array,
+        length: int,
+    ) -> Decoded:
         """See `decoding.marginal.decode_rag_sequence`."""
         decode = partial(decode_rag_sequence, thorough=self.thorough)
-        return decode(model, params, *arrays, length)
+        return decode(model, params, question, passages, log_prior, length)
 
 
 @dataclass(frozen=True)
@@ -219,6 +236,14 @@ class RagToken(Likelihood):
         """See `ops.marginal.rag_token`."""
         return rag_token(log_prior, token_logprobs, mask)
 
-    def decode(self, model: RagModel, params: Params, *arrays: Array, length: int) -> Decoded:
+    def decode(
+        self,
+        model: RagModel,
+        params: Params,
+        question: Array,
+        passages: Array,
+        log_prior: Array,
+        length: int,
+    ) -> Decoded:
         """See `decoding.marginal.decode_rag_token`."""
-        return decode_rag_token(model, params, *arrays, length)
+        return decode_rag_token(model, params, question, passages, log_prior, length)
