@@ -109,3 +109,21 @@ def test_unit_length_of_hand_values():
 def test_bad_sizes_are_named(build, field):
     with pytest.raises(UserError, match=field):
         build()
+
+
+def test_leading_positions_weigh_passages_by_place_and_leave_questions_alone():
+    module = BagEncoder(width=8, leading=2).build(12, jnp.float32)
+    tokens, idf = jnp.array([[4, 5, 6, 0]]), jnp.ones((1, 4))
+    params = module.init(jax.random.key(0), tokens, idf, 0)["params"]
+    moved = {**params, "log_position": jnp.array([jnp.log(3.0), 0.0])}
+
+    def embed(params, tokens, side):
+        return np.asarray(module.apply({"params": params}, tokens, idf[:, : tokens.shape[1]], side))
+
+    table = unit_length(params["embedding"])
+    expected = unit_length(3 * table[4] + table[5] + table[6])
+    np.testing.assert_allclose(embed(moved, tokens, 1)[0], expected, atol=1e-6)
+    np.testing.assert_array_equal(embed(moved, tokens, 0), embed(params, tokens, 0))
+    np.testing.assert_allclose(
+        embed(moved, tokens[:, :1], 1), embed(params, tokens[:, :1], 1), atol=1e-6
+    )  # shorter than `leading`; one token has unit length whatever its weight
