@@ -56,7 +56,7 @@ class Adam:
       generator_rate: peak learning rate of the reader.
       schedule: after the warm-up, `cosine` or `linear` decay to `final_fraction`, or `constant`.
       warmup_steps: steps of linear warm-up from 0.
-      final_fraction: of the peak rate, reached at the last step.
+      final_fraction: of the peak rate, where the decay would arrive one step after the last.
       b1: decay of the first moment.
       b2: decay of the second moment.
       weight_decay: decoupled weight decay, times the learning rate.
