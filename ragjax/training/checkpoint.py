@@ -34,10 +34,15 @@ def _digests(directory: Path) -> dict[str, str]:
 
 
 def _remove(directory: Path) -> None:
-    """Removes a directory, also one into which threads of a failed save go on writing for a while."""
-    for _ in range(40):
+    """Removes a directory into which threads of a failed save go on writing for a while.
+
+    It has to stay away for a second before it counts as removed.
+    """
+    absent = 0
+    for _ in range(100):
         shutil.rmtree(directory, ignore_errors=True)
-        if not directory.exists():
+        absent = 0 if directory.exists() else absent + 1
+        if absent == 20:
             break
         time.sleep(0.05)
 
@@ -87,13 +92,14 @@ class Checkpoints:
                 final.rename(f"{partial}-replaced")
             partial.rename(final)
         except (OSError, ValueError) as error:  # what is an OSError in Python, is none in Orbax
+            _remove(partial)
             reason = getattr(error, "strerror", None) or error
             raise UserError(
                 f"Checkpoint {step} can't be written to {self.directory} ({reason}); free space there "
                 "and go on with --resume."
             ) from error
         finally:
-            _remove(partial)
+            shutil.rmtree(partial, ignore_errors=True)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.directory / str(old), ignore_errors=True)
         for left in self.directory.glob("partial-*"):  # of processes that were killed
