@@ -116,7 +116,7 @@ FOREIGN = re.compile(
     "|".join(
         [
             r"/(?:home|root|Users)/\w",
-            r"/work/" + r"\w",
+            r"/wo" + r"rk/\w",
             r"https?://[^\s\"')>]*(?:index|simple|nexus|artifactory|proxy)[^\s\"')>]*/",
             "--(?:extra-)?" + "index-url",
             "trusted" + "-host",
