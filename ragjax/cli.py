@@ -1,4 +1,4 @@
-"""The command line: `ragjax train | evaluate | answer | table | configs`."""
+"""The command line: `ragjax train | evaluate | answer | table | plot | configs`."""
 
 import ast
 import contextlib
@@ -36,19 +36,21 @@ class Train:
     config: Positional[Path]
     """The config file, e.g. configs/world_facts/rag_sequence.py."""
     run_dir: Path | None = None
-    """Where the run's files go; runs/<task>/<config>/seed_<seed> if not given."""
+    """Where the run's files go; runs/<task or environment>/<config>/seed_<seed> if not given."""
     resume: bool = False
     """Continue the run in --run-dir from its newest whole checkpoint."""
 
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained run on a split of its task."""
+    """Measure a trained run on a split of its task, or a policy on episodes of its environment."""
 
     run_dir: Positional[Path]
     """The run's directory."""
     split: Literal["train", "dev", "test"] = "test"
     """The questions to answer."""
+    episodes: int = 100
+    """Episodes that a policy plays, with its likeliest and with drawn actions."""
     json: bool = False
     """Print the figures as JSON, with those of each relation."""
     output: Path | None = None
@@ -81,6 +83,18 @@ class Table:
     """Where --run trains."""
     update: Path | None = None
     """A README; all tables between its table markers are printed anew, too."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the plots of an experiment from its recorded numbers."""
+
+    experiment: Positional[Path]
+    """The experiment's file, e.g. experiments/sutton_barto.py."""
+    run: bool = False
+    """Measure and record the numbers anew first."""
+    output: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where the pictures go; results/<name of the file>, beside the file, if not given."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +135,7 @@ def _dispatch(arguments: list[str], console: Console) -> int:
         "evaluate": (Evaluate, _evaluate),
         "answer": (Answer, _answer),
         "table": (Table, _table),
+        "plot": (Plot, _plot),
         "configs": (Configs, _configs),
     }
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -171,40 +186,77 @@ def _parse_train(arguments: list[str], prog: str) -> tuple[Any, list[str]]:
 
 
 def _train(options: Train, overrides: list[str], console: Console) -> int:
-    from ragjax import commands
-    from ragjax.config import load_config
+    from ragjax.config import Config, load_config
     from ragjax.overrides import override
+    from ragjax.run_dir import is_run
 
     prog = f"ragjax train {options.config}"
     config = override(load_config(options.config), overrides, prog)
     run_dir = options.run_dir
     if run_dir is None:
-        run_dir = Path("runs") / config.task.name / options.config.stem / f"seed_{config.seed}"
+        run_dir = Path("runs") / config.subject / options.config.stem / f"seed_{config.seed}"
     # SIGTERM, which schedulers send first, ends a run as Ctrl-C does: saved, and with advice.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        result = commands.train(config, run_dir, resume=options.resume, console=console)
+        if isinstance(config, Config):
+            from ragjax import commands
+
+            result = commands.train(config, run_dir, resume=options.resume, console=console)
+            _print_figures(result)
+        else:
+            from ragjax import policy_commands
+
+            results = policy_commands.train(config, run_dir, resume=options.resume, console=console)
+            _print_returns(results)
+            result = results[0]
     except KeyboardInterrupt:
         words = ["ragjax", "train", str(options.config), *overrides, "--run-dir", str(run_dir)]
-        words += ["--resume"] if commands.is_run(run_dir) else []
+        words += ["--resume"] if is_run(run_dir) else []
         print(f"stopped; continue with: {shlex.join(words)}", file=sys.stderr)
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    _print_figures(result)
     print(f"{run_dir}: {result['train_seconds']:.0f} s of training, {result['steps']} steps")
     return 0
 
 
 def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
-    from ragjax import commands
+    from ragjax.config import Config, read_json
+    from ragjax.run_dir import CONFIG
 
-    figures = commands.evaluate(options.run_dir, options.split, options.output, console)
+    require(
+        options.run_dir.is_dir(),
+        f"{options.run_dir} is not a directory; name the directory of a run.",
+    )
+    if isinstance(read_json(options.run_dir / CONFIG), Config):
+        from ragjax import commands
+
+        figures = commands.evaluate(options.run_dir, options.split, options.output, console)
+        show = _print_figures
+    else:
+        from ragjax import policy_commands
+
+        figures = policy_commands.evaluate(options.run_dir, options.episodes, console)
+        show = lambda figures: _print_returns([figures])  # noqa: E731
     if options.json:
         print(json.dumps(figures, indent=2))
     else:
-        _print_figures(figures)
+        show(figures)
     return 0
+
+
+def _print_returns(results: Sequence[dict[str, Any]]) -> None:
+    """Prints the mean returns of one or several seeds."""
+    first = results[0]
+    title = f"{first['environment']}: mean return of {first['episodes']} episodes ± deviation"
+    table = RichTable("seed", "greedy", "sampled", title=title)
+    for result in results:
+        cells = [
+            f"{result[f'{mode}_return']:.1f} ± {result[f'{mode}_deviation']:.1f}"
+            for mode in ("greedy", "sampled")
+        ]
+        table.add_row(str(result.get("seed", "")), *cells)
+    Console(highlight=False).print(table)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:
@@ -282,6 +334,23 @@ def _make_run(row: Any, seed: int, run_dir: Path) -> None:
         command.append("--resume")
     code = subprocess.run([sys.executable, "-m", "ragjax.cli", "train", *command]).returncode
     require(code == 0, f"The run {run_dir} ended with exit code {code}; mend it and start again.")
+
+
+def _plot(options: Plot, _: list[str], console: Console) -> int:
+    from ragjax.evaluation import plots
+
+    results = plots.results_of(options.experiment)
+    if options.run:
+        from ragjax.run_dir import provenance
+
+        console.print(f"measuring {options.experiment}")
+        numbers = plots.measure(options.experiment)
+        console.print(f"recorded {plots.record_figures(results, numbers | provenance())}")
+    for plot in plots.load_plots(options.experiment):
+        path = (options.output or results) / f"{plot.name}.png"
+        plots.draw(plot, path)
+        print(path)
+    return 0
 
 
 def _configs(options: Configs, _: list[str], console: Console) -> int:

@@ -1,14 +1,10 @@
-"""What the commands do, as functions: train, evaluate and answer."""
+"""What the commands do with retrieval-augmented generators: train, evaluate and answer."""
 
 import contextlib
 import dataclasses
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from ragjax.config import Config, differing_fields, read_json, to_json
-from ragjax.errors import require
+from ragjax.config import Config, read_json, to_json
+from ragjax.errors import UserError, require
 from ragjax.evaluation.metrics import summarise, write_predictions
 from ragjax.experiment import (
     Experiment,
@@ -29,19 +25,23 @@ from ragjax.experiment import (
 )
 from ragjax.files import write_json
 from ragjax.retrieval.fixed import Oracle
+from ragjax.run_dir import (
+    CHECKPOINTS,
+    CONFIG,
+    RESULT,
+    check_run_dir,
+    parameter_counts,
+    peak_memory_mb,
+    provenance,
+    report_damaged,
+)
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress
 from ragjax.training.loop import fit
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import QaData, Question
 
-CONFIG, RESULT, PREDICTIONS, CHECKPOINTS = (
-    "config.json",
-    "result.json",
-    "predictions.jsonl",
-    "checkpoints",
-)
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "tokenizers", "orbax-checkpoint", "bm25s")
+PREDICTIONS = "predictions.jsonl"
 
 
 def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> dict[str, Any]:
@@ -113,61 +113,6 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     return result
 
 
-def parameter_counts(params: Any) -> dict[str, int]:
-    """Number of parameters of each group."""
-    return {
-        group: sum(leaf.size for leaf in jax.tree.leaves(tree)) for group, tree in params.items()
-    }
-
-
-def peak_memory_mb() -> int:
-    """Largest resident memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
-    return round(peak / (1_000_000 if sys.platform == "darwin" else 1_000))
-
-
-def provenance() -> dict[str, Any]:
-    """Package versions, and the git commit where the code lies in a checkout."""
-    versions = {}
-    for package in ("ragjax", *PACKAGES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
-        commit = None
-    return {"versions": versions, "git_commit": commit}
-
-
-def is_run(run_dir: Path) -> bool:
-    """Whether a run was begun in `run_dir`, so that it can be resumed."""
-    return (run_dir / CONFIG).exists()
-
-
-def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
-    """Checks that a run may start or continue in `run_dir`.
-
-    Raises:
-      UserError: it holds a run and `resume` is off, holds none and it is on, or was made by another
-        config.
-    """
-    require(
-        resume or not is_run(run_dir),
-        f"{run_dir} already holds a run; add --resume to continue it or name another --run-dir.",
-    )
-    if resume:
-        require(
-            is_run(run_dir), f"{run_dir} holds no run to resume; leave out --resume to start one."
-        )
-        differing = differing_fields(to_json(read_json(run_dir / CONFIG)), to_json(config))
-        require(
-            not differing,
-            f"{run_dir} was made by another config; it differs in {', '.join(differing)}; give the "
-            "same values or another --run-dir.",
-        )
-
-
 def check_splits(config: Config, data: QaData) -> None:
     """Checks that the task has questions to train, tune and test on.
 
@@ -194,12 +139,6 @@ def check_depths(config: Config, passages: int) -> None:
             f"{name} is {k}, but the corpus of task {config.task.name} has {passages} passages; "
             "choose at most that many.",
         )
-
-
-def report_damaged(damaged: list[int], used: int, console: Console) -> None:
-    """Says which checkpoints were passed over."""
-    for step in damaged:
-        console.print(f"checkpoint {step} is damaged; falling back to the one of step {used}")
 
 
 def report_cuts(experiment: Experiment, console: Console) -> None:
@@ -242,6 +181,10 @@ class TrainedRun:
         """
         require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
         config = read_json(run_dir / CONFIG)
+        if not isinstance(config, Config):
+            raise UserError(
+                f"{run_dir} holds a policy, which answers no questions; name the run of a generator."
+            )
         experiment = load_experiment(config, run_dir)
         state, step, damaged = experiment.load_state(Checkpoints(run_dir / CHECKPOINTS))
         report_damaged(damaged, step, console)

@@ -1,7 +1,8 @@
 """The configuration of an experiment: frozen dataclasses, in Python files and as JSON.
 
-A config file is a Python file with `get_config() -> Config`. Each field that names a component holds
-that component's spec, an instance of a class; there is no registry and nothing is looked up by name.
+A config file is a Python file with `get_config()`, which returns a `Config` (or, for a policy, a
+`ragjax.policy_config.PolicyConfig`). Each field that names a component holds that component's spec, an
+instance of a class; there is no registry and nothing is looked up by name.
 """
 
 import dataclasses
@@ -79,13 +80,44 @@ class Evaluation:
         require(self.every >= 0, f"evaluation.every is {self.every}; it must not be negative.")
 
 
-@dataclass(frozen=True)
-class Config:
-    """One experiment.
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What the configs of all runs share.
+
+    Attributes:
+      seed: of parameters, order of the data, renaming, environments and actions.
+      log_every: steps between two rows of metrics.
+      checkpoint_every: steps between checkpoints; one is also written at the end.
+    """
+
+    seed: int = 0
+    log_every: int = 10
+    checkpoint_every: int = 100
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(self.seed >= 0, f"seed is {self.seed}; it must not be negative.")
+        for name in ("log_every", "checkpoint_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"{name} is {value}; it must be at least 1 step.")
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole run."""
+        raise NotImplementedError
+
+    @property
+    def subject(self) -> str:
+        """Name of what is learned; it names the directory of runs."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(RunConfig):
+    """One experiment in retrieval-augmented generation.
 
     Attributes:
       task: corpus and questions.
-      seed: of parameters, order of the data and renaming.
       tokenizer: how text becomes arrays.
       encoder: the retriever's encoder.
       retriever: where passages come from.
@@ -96,12 +128,9 @@ class Config:
       phases: stretches of training, in order.
       evaluation: how the model is measured.
       compute: dtype of the computation; parameters and sums are always float32.
-      log_every: steps between two rows of metrics.
-      checkpoint_every: steps between checkpoints; one is also written at the end.
     """
 
     task: Task
-    seed: int = 0
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
     encoder: BagEncoder | TransformerEncoder = field(default_factory=BagEncoder)
     retriever: Retriever = field(default_factory=Dense)
@@ -112,11 +141,10 @@ class Config:
     phases: tuple[Phase, ...] = (Phase(steps=400),)
     evaluation: Evaluation = field(default_factory=Evaluation)
     compute: Literal["float32", "bfloat16"] = "float32"
-    log_every: int = 10
-    checkpoint_every: int = 100
 
     def __post_init__(self):
         """Checks what single components can't."""
+        super().__post_init__()
         require(len(self.phases) > 0, "phases is empty; training needs at least one phase.")
         for number, phase in enumerate(self.phases):
             require(
@@ -137,15 +165,16 @@ class Config:
             self.compute in ("float32", "bfloat16"),
             f"compute is {self.compute!r}; choose float32 or bfloat16.",
         )
-        require(self.seed >= 0, f"seed is {self.seed}; it must not be negative.")
-        for name in ("log_every", "checkpoint_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"{name} is {value}; it must be at least 1 step.")
 
     @property
     def steps(self) -> int:
         """Updates of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def subject(self) -> str:
+        """Name of the task."""
+        return self.task.name
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -197,8 +226,8 @@ def from_json(value: Any) -> Any:
         ) from error
 
 
-def read_json(path: Path) -> Config:
-    """Reads a run's config.json.
+def read_json(path: Path) -> Any:
+    """Reads a run's config.json and returns its `RunConfig`.
 
     Raises:
       UserError: the file is missing or malformed.
@@ -210,20 +239,23 @@ def read_json(path: Path) -> Config:
             f"{path} can't be read as a config ({error}); name the directory of a run."
         ) from error
     config = from_json(value)
-    require(isinstance(config, Config), f"{path} does not hold a config; name a run's directory.")
+    require(
+        isinstance(config, RunConfig), f"{path} does not hold a config; name a run's directory."
+    )
     return config
 
 
-def load_config(path: Path) -> Config:
-    """Runs a config file's `get_config`.
+def load_config(path: Path) -> Any:
+    """Runs a config file's `get_config` and returns its `RunConfig`.
 
     Raises:
       UserError: the file is missing, fails, or has no `get_config`.
     """
     config = load_function(path, "get_config", "config")()
     require(
-        isinstance(config, Config),
-        f"get_config() of {path} returned a {type(config).__name__}; it must return a Config.",
+        isinstance(config, RunConfig),
+        f"get_config() of {path} returned a {type(config).__name__}; it must return a Config or "
+        "a PolicyConfig.",
     )
     return config
 

@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
-from ragjax.config import Config
 from ragjax.errors import UserError, require
 
 
@@ -97,11 +96,11 @@ def split_arguments(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
     return pairs
 
 
-def override(config: Config, arguments: Sequence[str], prog: str = "ragjax train") -> Config:
+def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") -> Any:
     """Applies command-line arguments to a config; `--help` prints all fields and exits.
 
     Args:
-      config: the default.
+      config: the default, a `RunConfig`.
       arguments: as typed.
       prog: the command's name in the help text.
 

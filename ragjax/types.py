@@ -9,6 +9,8 @@ Axis letters, used in every shape comment and annotation:
     T  tokens of a target answer, its end-of-sequence token included
     V  entries of the vocabulary       R  gold (positive) passages of a question
     M  questions of a split            H  width of the reader's hidden states
+    E  environments side by side       A  actions of an environment
+    O  numbers of an observation       T  also: time steps of a rollout
 
 Token id 0 is always padding. A passage id (a "row") is an index into the corpus, 0 <= id < N;
 -1 marks a miss (nothing retrieved there), which is masked and never wrapped around.
@@ -136,6 +138,140 @@ class Loss:
     sum: Leaf
     denom: Leaf
     metrics: Leaf
+
+
+@struct.dataclass
+class Timestep:
+    """What an environment shows after a reset or a step.
+
+    The episode has ended if `terminated` (by the task's own rules: nothing follows, its value is 0) or
+    `truncated` (by a time limit: the value of `final_observation` stands for what would have followed).
+    Both can hold at once; termination then decides.
+
+    Attributes:
+      observation: [O...] what the policy acts on next; after an automatic reset that of the new episode.
+      reward: [] reward of the step; 0 after a reset.
+      terminated: [] bool.
+      truncated: [] bool.
+      final_observation: [O...] the observation that the step led to, also where a reset replaced it.
+      metrics: name -> [] what wrappers report, such as the return of an episode that has just ended.
+    """
+
+    observation: Leaf
+    reward: Leaf
+    terminated: Leaf
+    truncated: Leaf
+    final_observation: Leaf
+    metrics: Leaf
+
+    @property
+    def done(self) -> Leaf:
+        """Whether the episode has ended, either way."""
+        return self.terminated | self.truncated
+
+
+class Env(NamedTuple):
+    """An environment as pure functions of one episode; batching is `vmap`'s work (`envs.wrappers`).
+
+    Attributes:
+      params: the constants of its dynamics, a tree of scalars; state and parameters are apart, so that
+        physics can be traced, batched or differentiated like anything else.
+      reset: (params, key) -> (state, `Timestep`), the first of an episode.
+      step: (params, key, state, action []) -> (state, `Timestep`).
+      num_actions: A; actions are the integers 0 <= a < A.
+      low: [O...] smallest value of each number of an observation, -inf where there is none.
+      high: [O...] largest value.
+    """
+
+    params: Any
+    reset: Callable[..., tuple[Any, Timestep]]
+    step: Callable[..., tuple[Any, Timestep]]
+    num_actions: int
+    low: Any
+    high: Any
+
+
+@struct.dataclass
+class Rollout:
+    """T steps in each of E environments, as the behaviour policy made them.
+
+    Attributes:
+      observation: [T,E,O...] what was acted on.
+      action: [T,E].
+      log_probs: [T,E,A] log probabilities of all actions under the behaviour policy.
+      reward: [T,E].
+      terminated: [T,E] bool.
+      truncated: [T,E] bool.
+      final_observation: [T,E,O...] what each step led to, before any reset.
+      last_observation: [E,O...] what comes after the last step.
+      weight: [T,E] 1 for a step that counts and 0 for one that doesn't.
+      metrics: name -> [T,E] of the environments' wrappers.
+    """
+
+    observation: Leaf
+    action: Leaf
+    log_probs: Leaf
+    reward: Leaf
+    terminated: Leaf
+    truncated: Leaf
+    final_observation: Leaf
+    last_observation: Leaf
+    weight: Leaf
+    metrics: Leaf
+
+
+@struct.dataclass
+class PolicyBatch:
+    """Steps to learn from, in no order: what a policy-gradient loss looks at. B is at most T*E.
+
+    Attributes:
+      observation: [B,O...].
+      action: [B].
+      log_probs: [B,A] log probabilities of all actions under the behaviour policy.
+      value: [B] V(s) when the targets were made.
+      advantage: [B].
+      value_target: [B].
+      weight: [B] 1 for a step that counts and 0 for one that doesn't.
+    """
+
+    observation: Leaf
+    action: Leaf
+    log_probs: Leaf
+    value: Leaf
+    advantage: Leaf
+    value_target: Leaf
+    weight: Leaf
+
+
+@struct.dataclass
+class Hyperparameters:
+    """What may differ between runs of one compiled program: scalars, or one a run under `vmap`.
+
+    Attributes:
+      learning_rate: peak learning rate.
+      discount: γ.
+      trace: λ of advantages and returns.
+      entropy_cost: weight of the entropy bonus.
+      clip: ε of PPO's ratio and value clipping.
+    """
+
+    learning_rate: Leaf
+    discount: Leaf
+    trace: Leaf
+    entropy_cost: Leaf
+    clip: Leaf
+
+
+class PolicyModel(NamedTuple):
+    """A policy and its critic as pure functions of one tree of parameters.
+
+    Attributes:
+      init: (key) -> params, with the groups "policy" and "value".
+      apply: (params, observation [...,O...]) -> (action distribution, V [...]).
+    """
+
+    init: Callable[..., Params]
+    apply: Callable[..., tuple[Any, Array]]
 
 
 class RagModel(NamedTuple):

@@ -340,12 +340,12 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 def test_help(ragjax):
     code, out, err = ragjax("--help")
     assert (code, err) == (0, "")
-    for name in ("train", "evaluate", "answer", "table", "configs"):
+    for name in ("train", "evaluate", "answer", "table", "plot", "configs"):
         assert f"  {name}" in out
     assert ragjax() == (2, out, "")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "answer", "table", "configs"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "answer", "table", "plot", "configs"])
 def test_help_of_a_command(command, capsys):
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
@@ -369,7 +369,7 @@ def test_help_of_a_config(capsys):
 
 def test_unknown_command(refused):
     assert refused("trian", CONFIG) == (
-        "'trian' is not a command; choose one of train, evaluate, answer, table, configs."
+        "'trian' is not a command; choose one of train, evaluate, answer, table, plot, configs."
     )
 
 
@@ -404,7 +404,7 @@ def test_bad_fields_leave_no_trace(words, said, refused, tmp_path):
             "ValueError: two lines",
         ),
         ("broken.py", "import = 1", "doesn't load (SyntaxError"),
-        ("other.py", "def get_config():\n    return {}", "must return a Config."),
+        ("other.py", "def get_config():\n    return {}", "must return a Config or a PolicyConfig."),
     ],
 )
 def test_bad_config_file(name, text, said, refused, tmp_path):

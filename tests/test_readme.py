@@ -16,9 +16,13 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_readme_embeds_every_experiment():
-    """An experiment without a table on the front page is one that nobody checks."""
-    files = {str(path.relative_to(ROOT)) for path in (ROOT / "experiments").glob("*.py")}
+def test_readme_embeds_every_table():
+    """An experiment whose table is not on the front page is one that nobody checks."""
+    files = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "experiments").glob("*.py")
+        if "def get_table(" in path.read_text()
+    }
     assert set(table_blocks(README)) == files
 
 

@@ -13,9 +13,10 @@ PACKAGE = ROOT / "ragjax"
 # A room imports from itself and from the rooms before it.
 ROOMS = (
     *("errors", "types", "files"),
-    *("ops", "models", "retrieval", "decoding", "data", "tasks"),
+    *("ops", "models", "retrieval", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
-    *("config", "experiment", "commands", "overrides", "cli"),
+    *("config", "policy_config", "experiment", "policy_experiment", "run_dir"),
+    *("commands", "policy_commands", "overrides", "cli"),
 )
 
 # Top-level module -> the only files that may import it, as patterns of paths within the package.
@@ -26,6 +27,9 @@ HOMES = {
     "tyro": ("overrides.py", "cli.py"),
     "bm25s": ("retrieval/bm25.py",),
     "tokenizers": ("data/*",),
+    "rlax": ("ops/*",),
+    "gymnasium": ("envs/from_gymnasium.py", "envs/to_gymnasium.py"),
+    "matplotlib": ("evaluation/plots.py",),
     "tensorboardX": ("training/logging.py",),
 }
 

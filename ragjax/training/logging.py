@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +20,14 @@ from ragjax.errors import UserError
 from ragjax.files import write_atomically
 
 METRICS = "metrics.jsonl"
+# What the progress bar shows, and how it calls it.
+SHOWN = {
+    "loss": "loss",
+    "recall": "recall",
+    "dev/em": "em",
+    "episode_return": "return",
+    "eval/greedy_return": "greedy",
+}
 
 
 class MetricLog:
@@ -36,20 +46,22 @@ class MetricLog:
         self._file = self._path.open("ab", buffering=0)
         self._board = _tensorboard(run_dir / "tensorboard", step)
 
-    def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Adds one row.
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Adds one row of scalars; what could not be measured, NaN, is left out.
 
         Raises:
           UserError: the file can't be written.
         """
+        values = {name: float(value) for name, value in metrics.items()}
+        row = {name: value for name, value in values.items() if not math.isnan(value)}
         try:
-            self._file.write(json.dumps({"step": step} | dict(metrics)).encode() + b"\n")
+            self._file.write(json.dumps({"step": step} | row).encode() + b"\n")
         except OSError as error:
             raise UserError(
                 f"{self._path} can't be written ({error.strerror}); free space and go on with --resume."
             ) from error
         if self._board is not None:
-            for name, value in metrics.items():
+            for name, value in row.items():
                 self._board.add_scalar(name, value, step)
 
     def close(self) -> None:
@@ -57,6 +69,24 @@ class MetricLog:
         self._file.close()
         if self._board is not None:
             self._board.close()
+
+
+class SeedLogs:
+    """The logs of several seeds that run side by side: each metric is an array with one value a seed."""
+
+    def __init__(self, directories: Sequence[Path], step: int):
+        """Opens one log in each directory."""
+        self._logs = [MetricLog(directory, step) for directory in directories]
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Adds one row to each log."""
+        for number, log in enumerate(self._logs):
+            log.write(step, {name: value[number] for name, value in metrics.items()})
+
+    def close(self) -> None:
+        """Closes the files."""
+        for log in self._logs:
+            log.close()
 
 
 def _step_of(line: bytes) -> float:
@@ -100,12 +130,12 @@ class RunProgress:
         """Stops drawing and leaves the last state on the screen."""
         self._progress.stop()
 
-    def advance(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Moves the bar to `step` and shows the newest of loss, EM and recall."""
+    def advance(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Moves the bar to `step` and shows the newest figures of `SHOWN`, means over seeds."""
         self._figures |= {
-            name.removeprefix("dev/"): value
-            for name, value in metrics.items()
-            if name in ("loss", "recall", "dev/em")
+            label: float(np.mean(metrics[name]))
+            for name, label in SHOWN.items()
+            if name in metrics and np.isfinite(metrics[name]).all()
         }
         task = self._progress.tasks[0]
         rate = f"{task.speed:.1f} steps/s" if task.speed else ""

@@ -1,18 +1,18 @@
 """The training loop: any state, any step function, one order of events."""
 
 import contextlib
-import math
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import UserError
 from ragjax.training.checkpoint import Checkpoints
-from ragjax.training.logging import MetricLog, RunProgress
+from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
 
 Metrics = Mapping[str, Array]
 
@@ -32,7 +32,7 @@ class Program:
 
     total: int
     advance: Callable[[Any, int], tuple[Any, Metrics]]
-    evaluate: Callable[[Any, int], Mapping[str, float]]
+    evaluate: Callable[[Any, int], Mapping[str, Any]]
     log_every: int
     checkpoint_every: int
     evaluate_every: int
@@ -72,7 +72,7 @@ def fit(
     state: Any,
     start: int,
     checkpoints: Checkpoints,
-    log: MetricLog,
+    log: MetricLog | SeedLogs,
     progress: RunProgress,
 ) -> Any:
     """Runs `program` from step `start` to its end.
@@ -105,8 +105,8 @@ def fit(
             return
         number, metrics = entry
         for name in ("loss", "grad_norm"):
-            value = float(metrics[name]) if name in metrics else 0.0
-            if not math.isfinite(value):
+            value = np.asarray(metrics.get(name, 0.0))
+            if not np.isfinite(value).all():
                 good = checkpoints.steps()
                 last = checkpoints.directory / str(good[-1]) if good else "none"
                 raise NonFiniteLossError(
@@ -114,7 +114,7 @@ def fit(
                     "learning rate and train into another --run-dir."
                 )
         if number % program.log_every == 0 or number == program.total:
-            row = {name: float(value) for name, value in metrics.items()}
+            row = {name: np.asarray(value) for name, value in metrics.items()}
             log.write(number, row)
             progress.advance(number, row)
 

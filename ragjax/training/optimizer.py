@@ -1,4 +1,4 @@
-"""The optimiser spec: Adam by parameter group, with schedule, clipping and an optional average."""
+"""Optimiser specs: Adam by parameter group for text, and Adam with a traced rate for policies."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -135,3 +135,47 @@ class Adam:
         if self.average:
             optimizer = optax.chain(optimizer, parameter_average(self.average))
         return optimizer
+
+
+@dataclass(frozen=True)
+class TracedAdam:
+    """Adam with one learning rate, which is an input of the compiled program rather than part of it.
+
+    So one compilation serves a sweep over learning rates. The rate of update n of N is
+
+        learning_rate · (1 - n / N) if annealed, else learning_rate.
+
+    Attributes:
+      learning_rate: peak learning rate.
+      anneal: whether it falls linearly to 0.
+      epsilon: added to the root of the second moment.
+      clip: largest gradient norm.
+    """
+
+    learning_rate: float = 2.5e-4
+    anneal: bool = True
+    epsilon: float = 1e-5
+    clip: float = 0.5
+
+    def __post_init__(self):
+        """Checks the fields."""
+        for name in ("learning_rate", "epsilon"):
+            value = getattr(self, name)
+            require(value >= 0, f"optimizer.{name} is {value}; it must not be negative.")
+        require(self.clip > 0, f"optimizer.clip is {self.clip}; it must be positive.")
+
+    def build(self) -> optax.GradientTransformation:
+        """Returns the transformation; `with_learning_rate` sets its rate before each update."""
+
+        def chain(learning_rate):
+            return optax.chain(
+                optax.clip_by_global_norm(self.clip),
+                optax.adam(learning_rate, eps=self.epsilon),
+            )
+
+        return optax.inject_hyperparams(chain)(learning_rate=self.learning_rate)
+
+
+def with_learning_rate(opt_state: Any, rate: Any) -> Any:
+    """The state of an injected optimiser with its learning rate set."""
+    return opt_state._replace(hyperparams=opt_state.hyperparams | {"learning_rate": rate})

@@ -1,4 +1,4 @@
-"""Training state and the one jitted, donated training step."""
+"""Training state and the one training step."""
 
 from collections.abc import Callable
 from typing import Any
@@ -80,10 +80,13 @@ def summed_gradients(
     return total
 
 
-def make_train_step(
+TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
+
+
+def make_update(
     loss: LossFunction, optimizer: optax.GradientTransformation, accumulate: int = 1
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-    """Builds the training step, compiled once a batch shape; the state is donated.
+) -> TrainStep:
+    """Builds the training step, to be traced within a larger program or jitted by itself.
 
     Args:
       loss: (params, key, batch, *constants) -> Loss.
@@ -95,7 +98,7 @@ def make_train_step(
       those of the loss, each sum divided once by its denominator.
     """
 
-    def train_step(state: TrainState, batch: Any, *constants: Any):
+    def update(state: TrainState, batch: Any, *constants: Any):
         key = jax.random.fold_in(state.key, state.step)
         gradient, total = summed_gradients(loss, state.params, key, batch, constants, accumulate)
         denom = jnp.maximum(total.denom, 1e-9)
@@ -107,4 +110,11 @@ def make_train_step(
         metrics |= {"loss": total.sum / denom, "grad_norm": optax.tree.norm(gradient)}
         return TrainState(state.step + 1, params, opt_state, state.key), metrics
 
-    return jax.jit(train_step, donate_argnums=0)
+    return update
+
+
+def make_train_step(
+    loss: LossFunction, optimizer: optax.GradientTransformation, accumulate: int = 1
+) -> TrainStep:
+    """The step of `make_update` as a program, compiled once a batch shape; the state is donated."""
+    return jax.jit(make_update(loss, optimizer, accumulate), donate_argnums=0)

@@ -1,4 +1,4 @@
-"""The optimiser against hand values and against AdamW written out in NumPy."""
+"""The optimisers against hand values, AdamW written out in NumPy, and optax's own Adam."""
 
 import dataclasses
 
@@ -9,7 +9,13 @@ import optax
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.training.optimizer import Adam, evaluation_params, parameter_average
+from ragjax.training.optimizer import (
+    Adam,
+    TracedAdam,
+    evaluation_params,
+    parameter_average,
+    with_learning_rate,
+)
 
 COSINE = [0, 0.25, 0.5, 0.75, 1.0, 0.1 + 0.9 * (1 + np.cos(np.pi / 8)) / 2]
 
@@ -188,3 +194,97 @@ def test_the_average_starts_as_a_copy():
 def test_bad_fields_are_named(fields, message):
     with pytest.raises(UserError, match=message):
         Adam(**fields)
+
+
+RATES = np.array([0.1, 0.03, 0.0, 0.2, 0.01], np.float32)
+
+
+def run_traced(spec, rates):
+    """[steps] parameters, and how often the update was traced; each update has its own rate."""
+    transformation, traced = spec.build(), []
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), START)
+    state = transformation.init(params)
+
+    @jax.jit
+    def update(gradient, state, params, rate):
+        traced.append(rate)
+        with jax.numpy_dtype_promotion("standard"):
+            updates, state = transformation.update(
+                gradient, with_learning_rate(state, rate), params
+            )
+        return optax.apply_updates(params, updates), state
+
+    history = []
+    for step, rate in enumerate(rates):
+        gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradients(step))
+        params, state = update(gradient, state, params, jnp.asarray(rate))
+        history.append(params)
+        np.testing.assert_array_equal(state.hyperparams["learning_rate"], rate)
+    return history, len(traced)
+
+
+@pytest.mark.parametrize("clip", [0.5, 1e9])
+def test_traced_adam_is_optaxs_with_clipping_and_any_rate(clip):
+    """The rate is an input: whatever it is, one compilation serves all updates."""
+    history, traced = run_traced(TracedAdam(learning_rate=7.0, epsilon=1e-3, clip=clip), RATES)
+    assert traced == 1
+    schedule = lambda count: jnp.asarray(RATES)[count]  # noqa: E731
+    reference = optax.chain(optax.clip_by_global_norm(clip), optax.adam(schedule, eps=1e-3))
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), START)
+    state = reference.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        for step, actual in enumerate(history):
+            gradient = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), gradients(step))
+            updates, state = reference.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            jax.tree.map(
+                lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), actual, params
+            )
+    # A rate of 0 moves nothing.
+    jax.tree.map(np.testing.assert_array_equal, history[2], history[1])
+
+
+def test_traced_adam_clips_all_groups_together():
+    """Unlike `Adam`: one norm over the whole tree, so the retriever's drowns the generator's."""
+    loose, _ = run_traced(TracedAdam(clip=1e9), RATES)
+    tight, _ = run_traced(TracedAdam(clip=0.5), RATES)
+    assert np.abs(loose[-1]["generator"]["a"] - tight[-1]["generator"]["a"]).max() > 1e-4
+    assert np.abs(loose[-1]["retriever"]["a"] - tight[-1]["retriever"]["a"]).max() > 1e-4
+
+
+def test_traced_adam_runs_side_by_side_at_different_rates():
+    transformation = TracedAdam(clip=1e9, epsilon=0.0).build()
+    params, gradient = jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, -0.1])
+
+    @jax.jit
+    @jax.vmap
+    def first_step(rate):
+        state = with_learning_rate(transformation.init(params), rate)
+        with jax.numpy_dtype_promotion("standard"):
+            return transformation.update(gradient, state, params)[0]
+
+    moved = first_step(jnp.asarray(RATES))  # Adam's first step is the rate times the sign
+    np.testing.assert_allclose(moved, np.outer(RATES, [-1.0, 1.0]), rtol=1e-5)
+
+
+def test_a_set_rate_leaves_the_rest_of_the_state():
+    state = TracedAdam(learning_rate=0.25).build().init(jnp.ones(2))
+    assert state.hyperparams["learning_rate"] == 0.25
+    other = with_learning_rate(state, jnp.float32(0.5))
+    assert other.hyperparams["learning_rate"] == 0.5
+    assert state.hyperparams["learning_rate"] == 0.25
+    jax.tree.map(np.testing.assert_array_equal, other.inner_state, state.inner_state)
+    assert jax.tree.structure(other) == jax.tree.structure(state)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"learning_rate": -1.0}, "optimizer.learning_rate is -1"),
+        ({"epsilon": -1e-8}, "optimizer.epsilon is -1e-08"),
+        ({"clip": 0.0}, "optimizer.clip is 0"),
+    ],
+)
+def test_traced_adams_bad_fields_are_named(fields, message):
+    with pytest.raises(UserError, match=message):
+        TracedAdam(**fields)

@@ -1,0 +1,69 @@
+"""What every environment is: a frozen spec that builds pure functions.
+
+A new environment is one new file in this package with one frozen dataclass that subclasses
+`Environment`; its fields are the constants that a config may change.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ragjax.envs import wrappers
+from ragjax.errors import require
+from ragjax.types import Env, Timestep
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The spec of an environment.
+
+    Attributes:
+      name: unique among environments; it names the directory of runs.
+      time_limit: steps after which an episode is truncated.
+      traceable: whether its functions can be vmapped, over seeds for example.
+    """
+
+    name: ClassVar[str]
+    traceable: ClassVar[bool] = True
+
+    time_limit: int = 500
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            self.time_limit >= 1,
+            f"env.time_limit is {self.time_limit}; an episode needs at least 1 step.",
+        )
+
+    @property
+    def limit(self) -> int:
+        """Steps within which every episode ends."""
+        return self.time_limit
+
+    def build(self) -> Env:
+        """Returns one episode's functions, without a time limit and without resets."""
+        raise NotImplementedError
+
+    def vectorise(self, num_envs: int) -> Env:
+        """Returns `num_envs` environments side by side, [E] leading every array.
+
+        Episodes end at the time limit, start anew by themselves, and report their return and length.
+        """
+        env = wrappers.time_limit(self.build(), self.time_limit)
+        return wrappers.batch(wrappers.auto_reset(wrappers.episode_statistics(env)), num_envs)
+
+
+def timestep(
+    observation: Array, reward: Any = 0.0, terminated: Any = False, truncated: Any = False
+) -> Timestep:
+    """The `Timestep` of an environment proper: no metrics, and no reset has replaced anything."""
+    return Timestep(
+        observation=observation,
+        reward=jnp.asarray(reward, jnp.float32),
+        terminated=jnp.asarray(terminated, bool),
+        truncated=jnp.asarray(truncated, bool),
+        final_observation=observation,
+        metrics={},
+    )

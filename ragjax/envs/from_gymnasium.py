@@ -1,0 +1,277 @@
+"""Environments of Gymnasium, stepped on the host by one callback a step."""
+
+import contextlib
+import difflib
+import importlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import io_callback
+from jaxtyping import Array
+
+from ragjax.envs.base import Environment
+from ragjax.errors import UserError, require
+from ragjax.types import Env, Timestep
+
+_watching: list[list[BaseException]] = []  # what failed during each open block of `host_errors`
+
+
+@contextlib.contextmanager
+def host_errors() -> Iterator[None]:
+    """Raises what went wrong in a Gymnasium environment while the block ran.
+
+    A callback must not raise: in a program of several devices the others would wait for the one that
+    failed until XLA kills the process. It keeps the error instead and answers NaN from then on. This
+    block waits for the callbacks that it started and then raises the error, also in place of one that
+    followed from it. Blocks may be nested.
+
+    Raises:
+      UserError: an observation or a reward was not finite.
+      BaseException: whatever else the environment raised, with its own traceback.
+    """
+    failures: list[BaseException] = []
+    _watching.append(failures)
+    try:
+        yield
+        jax.effects_barrier()
+    except Exception as error:
+        if not failures or failures[0] is error:
+            raise
+        raise failures[0] from error
+    finally:
+        _watching.pop()
+    if failures:
+        raise failures[0]
+
+
+class _Answer(NamedTuple):
+    """What one callback returns: few arrays, since each takes as long as an environment's step.
+
+    Attributes:
+      observations: [2,E,O...] what is acted on next, and what the step led to.
+      numbers: [2,E] reward, and return so far.
+      counts: [4,E] terminated, truncated, length so far, and (the same for all) the host's calls.
+    """
+
+    observations: Any
+    numbers: Any
+    counts: Any
+
+    def unpack(self) -> tuple[Array, Timestep]:
+        """Returns the state, [] the calls that led to it, and the `Timestep`."""
+        terminated, truncated, length, calls = self.counts
+        timestep = Timestep(
+            observation=self.observations[0],
+            reward=self.numbers[0],
+            terminated=terminated.astype(bool),
+            truncated=truncated.astype(bool),
+            final_observation=self.observations[1],
+            metrics={"episode_return": self.numbers[1], "episode_length": length},
+        )
+        return calls[0], timestep
+
+
+class _Host:
+    """The environments themselves; the traced state is only the number of calls that led to it.
+
+    NumPy alone works here: a callback that computes with JAX waits for the thread that it occupies. The
+    arguments are a number an environment, which JAX copies before the call (up to 100 kB, beyond which
+    `np.asarray` could wait for that thread, too).
+    """
+
+    def __init__(self, name: str, vector: Any):
+        """Takes over a `gymnasium.vector.VectorEnv` that resets in the same step."""
+        self.name, self.vector = name, vector
+        self.first_action = int(vector.single_action_space.start)
+        self.failure: BaseException | None = None
+        envs, shape = vector.num_envs, vector.single_observation_space.shape
+        self.last = _Answer(
+            np.zeros((2, envs, *shape), np.float32),
+            np.zeros((2, envs), np.float32),
+            np.zeros((4, envs), np.int32),
+        )
+
+    def reset(self, seeds: Any) -> _Answer:
+        """Starts every environment anew from its seed, [E]."""
+        return self._answer(lambda: self._reset(np.asarray(seeds).tolist()))
+
+    def step(self, action_and_calls: Any) -> _Answer:
+        """Steps every environment, [E+1]: its action, and last the state that this starts from."""
+        return self._answer(lambda: self._step(np.asarray(action_and_calls)))
+
+    def _answer(self, work: Callable[[], None]) -> _Answer:
+        if self.failure is None:
+            try:
+                work()
+                self._check()
+            except BaseException as error:
+                self.failure = error
+                # No answer that looks like data, but one that ends loops that wait for an episode's end.
+                self.last.observations[:] = self.last.numbers[:] = np.nan
+                self.last.counts[:] = [[1], [0], [1], [0]]
+        if self.failure is not None:
+            for failures in _watching:
+                failures[:] = failures[:1] or [self.failure]
+        return _Answer(*(array.copy() for array in self.last))
+
+    def _reset(self, seeds: list[int]) -> None:
+        observations, numbers, counts = self.last
+        observations[:], _ = self.vector.reset(seed=seeds)
+        numbers[:] = 0.0
+        counts[:3] = 0
+        counts[3] += 1
+
+    def _step(self, action_and_calls: np.ndarray) -> None:
+        observations, numbers, counts = self.last
+        action, calls = action_and_calls[:-1], action_and_calls[-1]
+        if calls != counts[3, 0]:
+            raise RuntimeError(
+                f"the Gymnasium environment {self.name!r} stands after call {counts[3, 0]} and can't "
+                f"go on from where call {calls} led: reset it, and give each of its users its own"
+            )
+        going_on = (counts[0] | counts[1]) == 0
+        observation, reward, terminated, truncated, info = self.vector.step(
+            action + self.first_action
+        )
+        observations[:] = observation
+        for row in np.flatnonzero(terminated | truncated):
+            observations[1, row] = info["final_obs"][row]
+        numbers[1] = numbers[1] * going_on + reward
+        numbers[0] = reward
+        counts[2] = counts[2] * going_on + 1
+        counts[0], counts[1] = terminated, truncated
+        counts[3] += 1
+
+    def _check(self) -> None:
+        for what, values in (("an observation", self.last[0]), ("a reward", self.last[1])):
+            if not np.isfinite(values).all():
+                bad = values[~np.isfinite(values)][0]
+                raise UserError(
+                    f"the Gymnasium environment {self.name!r} returned {bad} in {what}; mend it, or "
+                    "set env.id to another one."
+                )
+
+
+@dataclass(frozen=True)
+class Gymnasium(Environment):
+    """An environment of Gymnasium with numbers as observations and numbered actions.
+
+    It lives on the host, so it takes part in `jit` and `scan`, but not in `vmap`. Its state can't be
+    saved or copied: each `vectorise` has one state, that of the last call; go on from any other by
+    resetting. Wrap what runs it in `host_errors`.
+
+    Attributes:
+      id: what Gymnasium registers it as; "module:Name-v0" imports the module first.
+      time_limit: steps after which an episode is truncated; None for the limit that Gymnasium registers.
+    """
+
+    name: ClassVar[str] = "gymnasium"
+    traceable: ClassVar[bool] = False
+
+    id: str = "CartPole-v1"
+    time_limit: int | None = None
+
+    def __post_init__(self):
+        """Checks the fields."""
+        if self.time_limit is not None:
+            super().__post_init__()
+
+    @property
+    def limit(self) -> int:
+        """Steps within which every episode ends.
+
+        Raises:
+          UserError: Gymnasium doesn't know the environment, or no limit for it, or isn't installed.
+        """
+        if self.time_limit is not None:
+            return self.time_limit
+        limit = self._make().spec.max_episode_steps
+        require(
+            limit is not None,
+            f"Gymnasium registers no time limit for env.id {self.id!r}; set env.time_limit.",
+        )
+        return limit
+
+    def build(self) -> Env:
+        """There is no single episode of it to vmap."""
+        raise NotImplementedError("a Gymnasium environment exists on the host only: use vectorise")
+
+    def vectorise(self, num_envs: int) -> Env:
+        """Returns `num_envs` environments side by side, [E] leading every array.
+
+        Episodes end at the time limit, start anew by themselves, and report their return and length.
+        The key of a reset seeds them; the keys of steps go unused, as each draws from its own seed.
+
+        Raises:
+          UserError: Gymnasium isn't installed or doesn't know the environment, its actions are not
+            `Discrete`, its observations no `Box`, or it has no time limit.
+        """
+        gymnasium = import_gymnasium()
+        one = self._make()
+        space, actions = one.observation_space, one.action_space
+        require(
+            isinstance(actions, gymnasium.spaces.Discrete),
+            f"env.id {self.id!r} has the action space {actions}, but a policy here chooses among "
+            "discrete actions; choose an environment with a Discrete action space.",
+        )
+        require(
+            isinstance(space, gymnasium.spaces.Box),
+            f"env.id {self.id!r} has the observation space {space}, but a policy here reads one array "
+            "of numbers; choose an environment with a Box observation space.",
+        )
+        limit = self.limit
+        vector = gymnasium.vector.SyncVectorEnv(
+            [lambda: self._make(limit)] * num_envs,
+            autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+        )
+        host = _Host(self.id, vector)
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), host.last)
+
+        def reset(params, key):
+            del params
+            seeds = jax.random.bits(key, (num_envs,), jnp.uint32)
+            return io_callback(host.reset, shapes, seeds, ordered=True).unpack()
+
+        def step(params, key, state, action):
+            del params, key
+            action_and_calls = jnp.append(action.astype(jnp.int32), state)
+            return io_callback(host.step, shapes, action_and_calls, ordered=True).unpack()
+
+        with np.errstate(over="ignore"):  # bounds beyond float32 are none
+            low, high = space.low.astype(np.float32), space.high.astype(np.float32)
+        return Env((), reset, step, num_actions=int(actions.n), low=low, high=high)
+
+    def _make(self, limit: int | None = None) -> Any:
+        """Returns one `gymnasium.Env`, or a `UserError` for an id that Gymnasium can't make."""
+        gymnasium = import_gymnasium()
+        try:
+            return gymnasium.make(self.id, max_episode_steps=limit, disable_env_checker=True)
+        except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+            reason = str(error).rstrip(".")
+            raise UserError(
+                f"env.id {self.id!r} needs a package that isn't installed ({reason}); install it, or "
+                "choose another environment."
+            ) from error
+        except gymnasium.error.Error as error:
+            near = difflib.get_close_matches(self.id, list(gymnasium.registry), cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else "choose another one."
+            raise UserError(f"env.id is {self.id!r}, which Gymnasium can't make; {hint}") from error
+
+
+def import_gymnasium() -> Any:
+    """Returns the module `gymnasium`, which takes a while to import and is an extra.
+
+    Raises:
+      UserError: it isn't installed.
+    """
+    try:
+        return importlib.import_module("gymnasium")
+    except ModuleNotFoundError as error:
+        raise UserError(
+            "environments of Gymnasium need the package 'gymnasium', which isn't installed: "
+            "run `pip install gymnasium`"
+        ) from error

@@ -1,0 +1,108 @@
+"""Policies that choose among discrete actions, with their critics."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ragjax.errors import require
+from ragjax.ops.distributions import Categorical
+from ragjax.types import Env, PolicyModel
+
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
+
+
+class Perceptron(nn.Module):
+    """Hidden layers and a linear output, all orthogonally initialised.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+      outputs: width of the output.
+      activation: name of the nonlinearity.
+      output_scale: gain of the output layer's initialiser; 0 starts it at zero.
+      bias: whether layers have one.
+    """
+
+    hidden: Sequence[int]
+    outputs: int
+    activation: str
+    output_scale: float
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[...,O] -> [...,outputs]."""
+        for width in self.hidden:
+            init = nn.initializers.orthogonal(math.sqrt(2))
+            x = ACTIVATIONS[self.activation](nn.Dense(width, self.bias, kernel_init=init)(x))
+        init = nn.initializers.orthogonal(self.output_scale)
+        return nn.Dense(self.outputs, self.bias, kernel_init=init)(x)
+
+
+@dataclass(frozen=True)
+class ActorCritic:
+    """Two perceptrons that share nothing: π(a|s) = softmax(f(s))_a and V(s).
+
+    Orthogonal initialisation with gain √2 in hidden layers, 0.01 for the policy's output and 1 for the
+    critic's (Huang et al. 2022, "The 37 implementation details of PPO"). Without hidden layers and bias
+    both are linear in the observation, hence tabular where that is one-hot.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+      activation: tanh or relu.
+      bias: whether layers have one.
+      policy_scale: gain of the policy's output layer.
+      value_scale: gain of the critic's output layer; 0 starts at V = 0.
+    """
+
+    hidden: tuple[int, ...] = (64, 64)
+    activation: Literal["tanh", "relu"] = "tanh"
+    bias: bool = True
+    policy_scale: float = 0.01
+    value_scale: float = 1.0
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            all(width >= 1 for width in self.hidden),
+            f"policy.hidden is {self.hidden}; every width must be at least 1.",
+        )
+        require(
+            self.activation in ACTIVATIONS,
+            f"policy.activation is {self.activation!r}; choose tanh or relu.",
+        )
+
+    def build(self, env: Env) -> PolicyModel:
+        """Returns the functions for an environment's observations and actions."""
+
+        def network(outputs, scale):
+            return Perceptron(self.hidden, outputs, self.activation, scale, self.bias)
+
+        policy = network(env.num_actions, self.policy_scale)
+        value = network(1, self.value_scale)
+        shape = jnp.shape(env.low)
+
+        def flat(observation):
+            lead = observation.shape[: observation.ndim - len(shape)]
+            return observation.reshape(*lead, -1)
+
+        def init(key):
+            policy_key, value_key = jax.random.split(key)
+            example = jnp.zeros((math.prod(shape),))
+            return {
+                "policy": policy.init(policy_key, example)["params"],
+                "value": value.init(value_key, example)["params"],
+            }
+
+        def apply(params, observation):
+            x = flat(observation)
+            logits = policy.apply({"params": params["policy"]}, x)
+            values: Any = value.apply({"params": params["value"]}, x)
+            return Categorical(logits), values[..., 0]
+
+        return PolicyModel(init, apply)

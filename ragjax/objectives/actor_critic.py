@@ -1,0 +1,187 @@
+"""What all policy-gradient algorithms share: targets from a rollout, and the actor-critic loss.
+
+An algorithm is a frozen spec. Once a rollout it turns [T,E] steps into advantages and value targets
+(`targets`, without gradient); then its `loss` is minimised over them by the training step.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ragjax.errors import require
+from ragjax.ops.policy_gradient import entropy_sum, policy_gradient_sum, value_sum
+from ragjax.ops.returns import across_resets
+from ragjax.types import Hyperparameters, Loss, Params, PolicyBatch, PolicyModel, Rollout
+
+
+@dataclass(frozen=True)
+class PolicyGradient:
+    """Base of the policy-gradient algorithms.
+
+    Attributes:
+      num_envs: E, environments side by side.
+      rollout_length: T, steps in each between two updates.
+      discount: γ.
+      entropy_cost: weight of the entropy bonus.
+      value_cost: weight of the critic's loss ½ (V - G)².
+      trace: λ of advantages and returns.
+      clip: ε, where the algorithm clips.
+      epochs: passes over a rollout.
+      minibatches: parts of a rollout, each an update.
+      refresh_actor_every: rollouts made by the same behaviour policy; 1 is on-policy.
+      episodic: whether each rollout starts new episodes and counts their first ones only.
+      target_kl: divergence from the behaviour policy beyond which a rollout is put aside; 0 for none.
+    """
+
+    num_envs: int = 8
+    rollout_length: int = 128
+    discount: float = 0.99
+    entropy_cost: float = 0.0
+    value_cost: float = 0.5
+
+    trace: ClassVar[float] = 1.0
+    clip: ClassVar[float] = 0.0
+    epochs: ClassVar[int] = 1
+    minibatches: ClassVar[int] = 1
+    refresh_actor_every: ClassVar[int] = 1
+    episodic: ClassVar[bool] = False
+    target_kl: ClassVar[float] = 0.0
+
+    def __post_init__(self):
+        """Checks the fields."""
+        for name in ("num_envs", "rollout_length", "epochs", "minibatches", "refresh_actor_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"algorithm.{name} is {value}; it must be at least 1.")
+        for name in ("discount", "trace"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"algorithm.{name} is {value}; it must lie between 0 and 1.")
+        for name in ("entropy_cost", "value_cost", "clip", "target_kl"):
+            value = getattr(self, name)
+            require(value >= 0, f"algorithm.{name} is {value}; it must not be negative.")
+        require(
+            self.batch_size % self.minibatches == 0,
+            f"algorithm.minibatches is {self.minibatches}, which does not divide the "
+            f"{self.batch_size} steps of a rollout (num_envs {self.num_envs} x rollout_length "
+            f"{self.rollout_length}); choose a divisor.",
+        )
+
+    @property
+    def batch_size(self) -> int:
+        """Steps of a rollout, T*E."""
+        return self.num_envs * self.rollout_length
+
+    def hyperparameters(self, learning_rate: float) -> Hyperparameters:
+        """The scalars that can be traced, as this spec has them."""
+        values = (learning_rate, self.discount, self.trace, self.entropy_cost, self.clip)
+        return Hyperparameters(*(jnp.asarray(value, jnp.float32) for value in values))
+
+    def targets(
+        self, policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyperparameters
+    ) -> PolicyBatch:
+        """Turns a rollout into steps to learn from, [T,E] leading; nothing carries a gradient.
+
+        Steps of weight 0 change nothing in the others, whatever they hold (`counted`).
+        """
+        raise NotImplementedError
+
+    def loss(
+        self,
+        policy: PolicyModel,
+        params: Params,
+        key: Array,
+        batch: PolicyBatch,
+        hyper: Hyperparameters,
+    ) -> Loss:
+        """The actor-critic loss, summed over the steps that count.
+
+            Σ_b w_b [-log π(a_b|s_b) A_b + value_cost ½ (V(s_b) - G_b)² - entropy_cost H(π(·|s_b))]
+
+        Args:
+          policy: the model.
+          params: differentiated.
+          key: of the step; unused here.
+          batch: B steps.
+          hyper: traced scalars.
+
+        Returns:
+          The loss; its denominator is the number of steps that count.
+        """
+        del key
+        distribution, value = policy.apply(params, batch.observation)
+        log_probs = distribution.log_probs
+        parts = {
+            "policy_loss": policy_gradient_sum(
+                log_probs, batch.action, batch.advantage, batch.weight
+            ),
+            "value_loss": value_sum(value, batch.value_target, batch.weight),
+            "entropy": entropy_sum(log_probs, batch.weight),
+        }
+        return self.total(parts, batch.weight, hyper)
+
+    def total(self, parts: Mapping[str, Array], weight: Array, hyper: Hyperparameters) -> Loss:
+        """Adds the losses up; `parts` has policy_loss, value_loss, entropy and further metrics."""
+        denom = jnp.sum(weight)
+        return Loss(
+            sum=parts["policy_loss"]
+            + self.value_cost * parts["value_loss"]
+            - hyper.entropy_cost * parts["entropy"],
+            denom=denom,
+            metrics={name: (value, denom) for name, value in parts.items()},
+        )
+
+
+def counted(rollout: Rollout) -> Rollout:
+    """Puts zeros in place of whatever steps of weight 0 hold.
+
+    Their own losses are weighted away, but a NaN of theirs would live on: in the returns of the steps
+    before, times the discount 0 of an episode's end, and in the gradient of a layer that reads it.
+    """
+
+    def kept(leaf: Array, weight: Array) -> Array:
+        weight = weight.reshape(weight.shape + (1,) * (leaf.ndim - weight.ndim))
+        return jnp.where(weight != 0, leaf, jnp.zeros_like(leaf))
+
+    rows = {
+        name: kept(getattr(rollout, name), rollout.weight)
+        for name in ("observation", "action", "log_probs", "reward", "final_observation")
+    }
+    last = kept(rollout.last_observation, rollout.weight[-1])
+    return dataclasses.replace(rollout, last_observation=last, **rows)
+
+
+def rollout_values(
+    policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyperparameters
+) -> tuple[Array, Array, Array]:
+    """What every estimator starts from.
+
+    Returns:
+      [T,E] rewards and [T,E] discounts from `ops.returns.across_resets`, and [T+1,E] values of the
+      observations acted on and of the one after the last step.
+    """
+    observations = jnp.concatenate([rollout.observation, rollout.last_observation[None]])
+    values = policy.apply(params, observations)[1]
+    final_values = policy.apply(params, rollout.final_observation)[1]
+    reward, discount = across_resets(
+        rollout.reward, rollout.terminated, rollout.truncated, final_values, hyper.discount
+    )
+    return reward, discount, values
+
+
+def policy_batch(
+    rollout: Rollout, values: Array, advantage: Array, value_target: Array
+) -> PolicyBatch:
+    """Puts a rollout, V [T,E], advantages [T,E] and targets [T,E] together."""
+    return PolicyBatch(
+        observation=rollout.observation,
+        action=rollout.action,
+        log_probs=rollout.log_probs,
+        value=jax.lax.stop_gradient(values),
+        advantage=jax.lax.stop_gradient(advantage),
+        value_target=jax.lax.stop_gradient(value_target),
+        weight=rollout.weight,
+    )

@@ -1,0 +1,97 @@
+"""Distributions over actions: a categorical one, and the mixture over passages that is the marginal.
+
+    π(a|s) = Σ_k p(d_k|s) π(a|s,d_k)
+
+Both give exact log-probabilities, entropy and divergence, since both are tables of log π(a|s).
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from ragjax.ops.marginal import log_posterior, marginal
+from ragjax.types import Leaf
+
+
+class ActionDistribution:
+    """What follows from `log_probs`, [...,A] the normalised log π(a|s)."""
+
+    @property
+    def log_probs(self) -> Array:
+        """[...,A] log π(a|s), normalised."""
+        raise NotImplementedError
+
+    def log_prob(self, action: Int[Array, "..."]) -> Float[Array, "..."]:
+        """[...] log π(a|s) of actions [...]."""
+        return jnp.take_along_axis(self.log_probs, action[..., None], axis=-1)[..., 0]
+
+    def entropy(self) -> Float[Array, "..."]:
+        """[...] -Σ_a π(a|s) log π(a|s), in nats."""
+        return -jnp.sum(_expected(self.log_probs, self.log_probs), axis=-1)
+
+    def kl(self, other: "ActionDistribution") -> Float[Array, "..."]:
+        """[...] Σ_a π(a|s) [log π(a|s) - log π'(a|s)], in nats."""
+        mine = self.log_probs
+        return jnp.sum(_expected(mine, mine - other.log_probs), axis=-1)
+
+    def mode(self) -> Int[Array, "..."]:
+        """[...] the likeliest action."""
+        return jnp.argmax(self.log_probs, axis=-1).astype(jnp.int32)
+
+    def sample(self, key: Array) -> Int[Array, "..."]:
+        """[...] one action each."""
+        return jax.random.categorical(key, self.log_probs, axis=-1).astype(jnp.int32)
+
+
+def _expected(log_probs: Array, values: Array) -> Array:
+    """π(a) · value(a), and 0 where π(a) is 0, whatever the value."""
+    possible = ~jnp.isneginf(log_probs)
+    return jnp.where(possible, jnp.exp(log_probs) * jnp.where(possible, values, 0.0), 0.0)
+
+
+@struct.dataclass
+class Categorical(ActionDistribution):
+    """π(a|s) = softmax(logits)_a.
+
+    Attributes:
+      logits: [...,A], -inf for an impossible action.
+    """
+
+    logits: Leaf
+
+    @property
+    def log_probs(self) -> Array:
+        """[...,A] log π(a|s)."""
+        return jax.nn.log_softmax(self.logits, axis=-1)
+
+
+@struct.dataclass
+class MarginalCategorical(ActionDistribution):
+    """π(a|s) = Σ_k p(d_k|s) softmax(logits_k)_a.
+
+    Attributes:
+      log_prior: [...,K] log p(d_k|s), normalised over the K passages; -inf at a miss.
+      logits: [...,K,A] of the policy that has read each passage.
+    """
+
+    log_prior: Leaf
+    logits: Leaf
+
+    @property
+    def component_log_probs(self) -> Array:
+        """[...,K,A] log π(a|s,d_k)."""
+        return jax.nn.log_softmax(self.logits, axis=-1)
+
+    @property
+    def log_probs(self) -> Array:
+        """[...,A] log π(a|s)."""
+        components = jnp.swapaxes(self.component_log_probs, -1, -2)
+        # An action impossible with every passage would have a NaN gradient; as a miss it has none.
+        prior = jnp.where(jnp.isneginf(components), -jnp.inf, self.log_prior[..., None, :])
+        return marginal(prior, components)
+
+    def log_posterior(self, action: Int[Array, "..."]) -> Array:
+        """[...,K] log p(d_k|s,a), the weight of each passage in the gradient of log π(a|s)."""
+        chosen = jnp.take_along_axis(self.component_log_probs, action[..., None, None], axis=-1)
+        return log_posterior(self.log_prior, chosen[..., 0])

@@ -1,0 +1,200 @@
+"""What the commands do with policies: train and evaluate."""
+
+import contextlib
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from ragjax.config import read_json, to_json
+from ragjax.envs.from_gymnasium import host_errors
+from ragjax.errors import UserError, require
+from ragjax.evaluation.episodes import Episodes, write_episodes
+from ragjax.files import write_json
+from ragjax.policy_config import PolicyConfig
+from ragjax.policy_experiment import PolicyExperiment, PolicyState, policy_program, stack_keys
+from ragjax.run_dir import (
+    CHECKPOINTS,
+    CONFIG,
+    RESULT,
+    check_run_dir,
+    parameter_counts,
+    peak_memory_mb,
+    provenance,
+    report_damaged,
+)
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.logging import METRICS, MetricLog, RunProgress, SeedLogs
+from ragjax.training.loop import fit
+from ragjax.training.rollout import start_episodes
+
+EPISODES = "episodes.jsonl"
+
+
+def train(
+    config: PolicyConfig, run_dir: Path, *, resume: bool, console: Console
+) -> list[dict[str, Any]]:
+    """Trains a policy, measures it in fresh environments, and writes the run's files.
+
+    With `num_seeds` above 1 the seeds run side by side in one program, and each leaves a run of its own
+    in `run_dir`/seed_<n>.
+
+    Args:
+      config: the experiment.
+      run_dir: where the files go; made if missing.
+      resume: continue from the newest whole checkpoint.
+      console: where progress is drawn.
+
+    Returns:
+      The content of each seed's result.json.
+
+    Raises:
+      UserError: the directory holds another run or can't be written, or the environment can't be made.
+    """
+    started = time.perf_counter()
+    check_run_dir(config, run_dir, resume)
+    experiment = PolicyExperiment(config)
+    runs = seed_runs(config, run_dir)
+    side_by_side = config.num_seeds > 1
+    require(
+        config.env.traceable or not side_by_side,
+        f"num_seeds is {config.num_seeds}, but environment {config.env.name} lives outside JAX and "
+        "can't run several seeds in one program; train them one after another with --seed.",
+    )
+    hyper = experiment.hyperparameters
+    if side_by_side:
+        keys = stack_keys([own.seed for own, _ in runs])
+        init = jax.jit(lambda: jax.vmap(experiment.init, (0, None))(keys, hyper))
+    else:
+        init = jax.jit(lambda: experiment.init(jax.random.PRNGKey(config.seed), hyper))
+    checkpoints = Checkpoints(run_dir / CHECKPOINTS)
+    if resume and checkpoints.steps():
+        begun, state, damaged = checkpoints.restore(jax.eval_shape(init))
+        report_damaged(damaged, begun, console)
+        console.print(f"continuing at step {begun} of {config.steps}")
+        if not config.env.traceable:
+            console.print("its environments lived outside JAX: their episodes start anew")
+            key = jax.random.fold_in(state.train.key, begun)
+            carry = start_episodes(experiment.raw_env, state.rollout, key)
+            state = dataclasses.replace(state, rollout=carry)
+    else:
+        with host_errors():
+            state, begun = init(), 0
+        for own, directory in runs:
+            directory.mkdir(parents=True, exist_ok=True)
+            write_json(directory / CONFIG, to_json(own))
+        write_json(run_dir / CONFIG, to_json(config))
+    program = policy_program(experiment, side_by_side=side_by_side)
+    directories = [directory for _, directory in runs]
+    log = SeedLogs(directories, begun) if side_by_side else MetricLog(run_dir, begun)
+    with (
+        host_errors(),
+        RunProgress(console, config.steps, begun) as progress,
+        contextlib.closing(log),
+    ):
+        state = fit(program, state, begun, checkpoints, log, progress)
+    trained = time.perf_counter() - started
+
+    evaluate = lambda state: experiment.evaluate(state, config.evaluation.episodes)  # noqa: E731
+    with host_errors():
+        played = jax.jit(jax.vmap(evaluate) if side_by_side else evaluate)(state)
+    facts = {
+        "train_seconds": round(trained, 2),
+        "total_seconds": round(time.perf_counter() - started, 2),
+        "resumed_at": begun,
+        "peak_memory_mb": peak_memory_mb(),
+    } | provenance()
+    results = []
+    for number, (own, directory) in enumerate(runs):
+        mine, episodes = state, played
+        if side_by_side:
+            mine, episodes = jax.tree.map(lambda leaf: leaf[number], (state, played))  # noqa: B023
+            Checkpoints(directory / CHECKPOINTS).save(config.steps, mine)
+        results.append(write_result(own, directory, mine, Episodes.from_played(episodes), facts))
+    return results
+
+
+def seed_runs(config: PolicyConfig, run_dir: Path) -> list[tuple[PolicyConfig, Path]]:
+    """The config and directory of each seed's run; a single one is the run itself."""
+    if config.num_seeds == 1:
+        return [(config, run_dir)]
+    seeds = range(config.seed, config.seed + config.num_seeds)
+    return [
+        (dataclasses.replace(config, seed=seed, num_seeds=1), run_dir / f"seed_{seed}")
+        for seed in seeds
+    ]
+
+
+def write_result(
+    config: PolicyConfig,
+    run_dir: Path,
+    state: PolicyState,
+    episodes: Episodes,
+    facts: dict[str, Any],
+) -> dict[str, Any]:
+    """Writes a seed's episodes.jsonl and result.json; returns the latter's content."""
+    write_episodes(run_dir / EPISODES, episodes)
+    result = (
+        episodes.summary()
+        | {
+            "environment": config.env.name,
+            "steps": config.steps,
+            "env_steps": config.steps * config.algorithm.batch_size,
+            "seed": config.seed,
+            "curve": read_curve(run_dir / METRICS, config.algorithm.batch_size),
+            "parameters": parameter_counts(state.train.params),
+        }
+        | facts
+    )
+    write_json(run_dir / RESULT, result)
+    return result
+
+
+def read_curve(path: Path, batch_size: int) -> dict[str, list[float]]:
+    """The learning curve within a run's metrics: env_steps, greedy and sampled mean returns."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row for row in rows if "eval/greedy_return" in row]
+    return {
+        "env_steps": [row["step"] * batch_size for row in rows],
+        "greedy": [row["eval/greedy_return"] for row in rows],
+        "sampled": [row["eval/sampled_return"] for row in rows],
+    }
+
+
+def evaluate(run_dir: Path, episodes: int, console: Console) -> dict[str, Any]:
+    """Plays whole episodes with the newest checkpoint of a run, in fresh environments.
+
+    Args:
+      run_dir: the run of one seed.
+      episodes: how many, with likeliest and with drawn actions each.
+      console: where damaged checkpoints are reported.
+
+    Returns:
+      The figures of `evaluation.episodes.Episodes.summary`, and the checkpoint's step.
+
+    Raises:
+      UserError: the run can't be loaded.
+    """
+    require(episodes >= 1, f"--episodes is {episodes}; play at least 1.")
+    config = read_json(run_dir / CONFIG)
+    if not isinstance(config, PolicyConfig):
+        raise UserError(f"{run_dir} holds no policy; evaluate it with --split instead.")
+    require(
+        config.num_seeds == 1,
+        f"{run_dir} holds {config.num_seeds} seeds; name the directory of one of them, such as "
+        f"{run_dir / f'seed_{config.seed}'}.",
+    )
+    experiment = PolicyExperiment(config)
+    key, hyper = jax.random.PRNGKey(config.seed), experiment.hyperparameters
+    template = jax.eval_shape(experiment.init, key, hyper)
+    step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
+    report_damaged(damaged, step, console)
+    with host_errors():
+        played = jax.jit(lambda state: experiment.evaluate(state, episodes))(state)
+    found = Episodes.from_played(jax.tree.map(np.asarray, played))
+    return {"environment": config.env.name, "seed": config.seed, "step": step} | found.summary()

@@ -1,0 +1,168 @@
+"""Rollouts: environments and policy stepped together inside `lax.scan`."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array
+
+from ragjax.envs.wrappers import NormalisedObservations, NormalisedRewards, normalised
+from ragjax.types import Env, Leaf, Rollout, Timestep
+
+
+@struct.dataclass
+class RolloutCarry:
+    """What goes from one rollout to the next.
+
+    Attributes:
+      env_state: state of E environments, their normalisers' statistics included.
+      timestep: the last `Timestep` of each, whose observation is acted on next.
+    """
+
+    env_state: Leaf
+    timestep: Leaf
+
+
+def start(env: Env, key: Array) -> RolloutCarry:
+    """Resets every environment of a batch."""
+    return RolloutCarry(*env.reset(env.params, key))
+
+
+def start_episodes(env: Env, carry: RolloutCarry, key: Array) -> RolloutCarry:
+    """Starts a new episode in every environment; normalisers keep what they have learned.
+
+    Args:
+      env: the batch without its normalisers.
+      carry: where the environments stand, normalisers included.
+      key: PRNG key.
+    """
+
+    def below(state: Any, fresh: Any, timestep: Timestep) -> tuple[Any, Timestep]:
+        if isinstance(state, NormalisedRewards):
+            inner, timestep = below(state.inner, fresh, timestep)
+            returns = jnp.zeros_like(state.returns)
+            return NormalisedRewards(inner, returns, state.moments), timestep
+        if isinstance(state, NormalisedObservations):
+            inner, timestep = below(state.inner, fresh, timestep)
+            moments = state.moments.update(timestep.observation)
+            shown = normalised(moments, timestep.observation)
+            return NormalisedObservations(inner, moments), dataclasses.replace(
+                timestep, observation=shown, final_observation=shown
+            )
+        return fresh, timestep
+
+    return RolloutCarry(*below(carry.env_state, *env.reset(env.params, key)))
+
+
+def rollout(
+    env: Env,
+    act: Callable[[Array], Any],
+    carry: RolloutCarry,
+    key: Array,
+    length: int,
+    *,
+    episodic: bool = False,
+) -> tuple[RolloutCarry, Rollout]:
+    """Makes `length` steps in each of E environments with actions drawn from a policy.
+
+    Args:
+      env: a batch of environments that start anew by themselves.
+      act: observation [E,O...] -> action distribution.
+      carry: where the environments stand.
+      key: PRNG key of this rollout.
+      length: T.
+      episodic: give weight 0 to all that follows each environment's first episode.
+
+    Returns:
+      Where the environments stand now, and the [T,E] steps.
+    """
+    action_key, env_key = jax.random.split(key)
+    action_keys = jax.random.split(action_key, length)
+    env_keys = jax.random.split(env_key, length)
+
+    def step(carry: tuple[RolloutCarry, Array], keys):
+        before, weight = carry
+        action_key, env_key = keys
+        observation = before.timestep.observation
+        distribution = act(observation)
+        action = distribution.sample(action_key)
+        state, timestep = env.step(env.params, env_key, before.env_state, action)
+        made = (
+            observation,
+            action,
+            distribution.log_probs,
+            timestep.reward,
+            timestep.terminated,
+            timestep.truncated,
+            timestep.final_observation,
+            weight,
+            timestep.metrics,
+        )
+        if episodic:
+            weight = jnp.where(timestep.done, 0.0, weight)
+        return (RolloutCarry(state, timestep), weight), made
+
+    weight = jnp.ones_like(carry.timestep.reward)
+    (carry, _), made = jax.lax.scan(step, (carry, weight), (action_keys, env_keys))
+    observation, action, log_probs, reward, terminated, truncated, final, weight, metrics = made
+    return carry, Rollout(
+        observation=observation,
+        action=action,
+        log_probs=log_probs,
+        reward=reward,
+        terminated=terminated,
+        truncated=truncated,
+        final_observation=final,
+        last_observation=carry.timestep.observation,
+        weight=weight,
+        metrics=metrics,
+    )
+
+
+def play_episodes(
+    env: Env, act: Callable[[Array], Any], key: Array, limit: int, greedy: Array
+) -> tuple[Array, Array]:
+    """Plays one whole episode in each of E environments.
+
+    Args:
+      env: a batch of environments with `episode_statistics`.
+      act: observation [E,O...] -> action distribution.
+      key: PRNG key.
+      limit: steps within which every episode has ended.
+      greedy: [E] bool, where to take the likeliest action instead of drawing one.
+
+    Returns:
+      [E] returns and [E] lengths.
+    """
+    reset_key, key = jax.random.split(key)
+    carry = start(env, reset_key)
+    zeros = jnp.zeros_like(carry.timestep.reward)
+
+    def unfinished(loop):
+        _, lengths, _, step = loop
+        return jnp.any(lengths == 0) & (step < limit)
+
+    def advance(loop):
+        returns, lengths, carry, step = loop
+        action_key, env_key = jax.random.split(jax.random.fold_in(key, step))
+        distribution = act(carry.timestep.observation)
+        action = jnp.where(greedy, distribution.mode(), distribution.sample(action_key))
+        state, timestep = env.step(env.params, env_key, carry.env_state, action)
+        first = timestep.done & (lengths == 0)
+        returns = jnp.where(first, timestep.metrics["episode_return"], returns)
+        lengths = jnp.where(first, timestep.metrics["episode_length"], lengths)
+        return returns, lengths, RolloutCarry(state, timestep), step + 1
+
+    loop = (zeros, jnp.zeros(zeros.shape, jnp.int32), carry, 0)
+    returns, lengths, _, _ = jax.lax.while_loop(unfinished, advance, loop)
+    return returns, lengths
+
+
+def episode_mean(rollout: Rollout, name: str) -> Array:
+    """Mean of a metric over the episodes that ended within a rollout and count; NaN if none did."""
+    ended = (rollout.terminated | rollout.truncated) & (rollout.weight > 0)
+    total = jnp.sum(jnp.where(ended, rollout.metrics[name], 0), dtype=jnp.float32)
+    return total / jnp.sum(ended, dtype=jnp.float32)

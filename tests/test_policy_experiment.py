@@ -1,0 +1,444 @@
+"""Runs of a policy as pure functions: compiled once, side by side, repeatable to the bit."""
+
+import collections
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import tiny_env
+from tiny_env import TinyMdp
+
+from ragjax import policy_experiment
+from ragjax.envs import wrappers
+from ragjax.models.policy import ActorCritic
+from ragjax.objectives.a2c import A2C
+from ragjax.objectives.ppo import PPO
+from ragjax.objectives.reinforce import Reinforce
+from ragjax.objectives.vtrace import VTrace
+from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.policy_experiment import PolicyExperiment, explained_variance, stack_keys
+from ragjax.training.optimizer import TracedAdam
+from ragjax.types import Hyperparameters, PolicyBatch
+
+PPO_SPEC = PPO(num_envs=2, rollout_length=8, epochs=2, minibatches=2, entropy_cost=0.01)
+UPDATES = 5
+NORMALISED = {"normalise_observations": True, "normalise_rewards": True}
+
+
+def experiment(algorithm=PPO_SPEC, updates=UPDATES, **fields):
+    fields = {
+        "env": TinyMdp(time_limit=4, horizon=6),
+        "policy": ActorCritic(hidden=(4,)),
+        "optimizer": TracedAdam(learning_rate=0.02),
+        "evaluation": EpisodeEvaluation(every=2, during=3),
+    } | fields
+    return PolicyExperiment(
+        PolicyConfig(algorithm=algorithm, env_steps=updates * algorithm.batch_size, **fields)
+    )
+
+
+class Run:
+    """An experiment and its functions, compiled at their first use."""
+
+    def __init__(self, experiment):
+        self.experiment, self.hyper = experiment, experiment.hyperparameters
+        self.traced = collections.Counter()
+        self.init = jax.jit(experiment.init)
+        self.update = jax.jit(self.counted("update"))
+        self.train = jax.jit(self.counted("train"))
+        self.train_all = jax.jit(jax.vmap(self.counted("train_all", "train")))
+
+    def counted(self, count, name=None):
+        """The experiment's function, which counts how often it is traced."""
+
+        def function(*args):
+            self.traced[count] += 1
+            return getattr(self.experiment, name or count)(*args)
+
+        return function
+
+    @functools.cached_property
+    def history(self):
+        """([updates + 1] states, [updates] metrics) of seed 0."""
+        states, metrics = [self.init(jax.random.PRNGKey(0), self.hyper)], []
+        for _ in range(self.experiment.config.steps):
+            state, row = self.update(states[-1], self.hyper)
+            states.append(state)
+            metrics.append(row)
+        return jax.device_get((states, metrics))
+
+
+@pytest.fixture(scope="module")
+def run():
+    """PPO on the tiny process with both normalisers."""
+    return Run(experiment(**NORMALISED))
+
+
+def close(actual, expected, **tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), actual, expected)
+
+
+def same(actual, expected):
+    jax.tree.map(np.testing.assert_array_equal, actual, expected)
+
+
+def distance(left, right):
+    pairs = zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    return max(np.abs(np.asarray(a) - np.asarray(b)).max() for a, b in pairs)
+
+
+HYPER = Hyperparameters(
+    learning_rate=np.array([0.02, 0.05, 0.01, 0.03], np.float32),
+    discount=np.array([0.99, 0.9, 0.5, 1.0], np.float32),
+    trace=np.array([0.95, 0.5, 1.0, 0.0], np.float32),
+    entropy_cost=np.array([0.01, 0.0, 0.1, 0.3], np.float32),
+    clip=np.array([0.2, 0.1, 0.3, 0.05], np.float32),
+)
+
+
+def test_an_update_compiles_once(run):
+    """Over several updates, and for whatever hyperparameters."""
+    state = run.init(jax.random.PRNGKey(0), run.hyper)
+    for number in range(3):
+        hyper = jax.tree.map(lambda leaf, n=number: jnp.asarray(leaf[n]), HYPER)
+        state, _ = run.update(state, hyper)
+    run.update(state, run.hyper)
+    assert run.traced["update"] == 1
+
+
+def test_metrics_of_an_update(run):
+    states, metrics = run.history
+    for number, (state, row) in enumerate(zip(states[1:], metrics, strict=True)):
+        assert set(row) == {
+            *("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "loss", "grad_norm"),
+            *("episode_return", "episode_length", "explained_variance", "env_steps"),
+            "updates_made",
+        }
+        assert row["env_steps"] == (number + 1) * 16
+        assert row["updates_made"] == 1
+        assert state.updates == number + 1
+        assert state.train.step == 4 * (number + 1)  # epochs times minibatches
+        assert 1 <= row["episode_length"] <= 4
+        assert 0 < row["entropy"] <= np.log(2) + 1e-6
+        same(state.train.key, states[0].train.key)
+        assert distance(state.train.params, states[number].train.params) > 1e-4
+
+
+def test_training_is_repeated_updates(run):
+    """A scan of updates with figures every second one, and a last one after those."""
+    key = jax.random.PRNGKey(0)
+    state, curve = run.train(key, run.hyper)
+    states, _ = run.history
+    close(state, states[-1], rtol=1e-5, atol=1e-6)
+    assert state.updates == UPDATES
+    np.testing.assert_array_equal(curve["env_steps"], [32, 64])
+    figures = jax.jit(run.experiment.figures)
+    for row, number in enumerate((2, 4)):
+        expected = figures(states[number])
+        assert set(curve) == {"env_steps", *expected}
+        for name, value in expected.items():
+            np.testing.assert_allclose(curve[name][row], value, rtol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_bits(run):
+    key = jax.random.PRNGKey(0)
+    same(run.train(key, run.hyper), run.train(key, run.hyper))
+    # Also of an experiment built and compiled anew.
+    again = Run(experiment(**NORMALISED))
+    states, _ = run.history
+    state = again.init(key, again.hyper)
+    same(state, states[0])
+    same(again.update(state, again.hyper)[0], states[1])
+    other = run.train(jax.random.PRNGKey(1), run.hyper)[0]
+    assert distance(other.train.params, states[-1].train.params) > 0.01
+
+
+@pytest.fixture(scope="module")
+def grid(run):
+    """4 runs side by side, each of its own seed and hyperparameters."""
+    return run.train_all(stack_keys(range(4)), HYPER)
+
+
+def test_runs_side_by_side_are_the_single_runs(run, grid):
+    """To the bit as these tests compile, but XLA's optimiser adds a batched product up in another order.
+
+    It leaves differences of 1e-7, which is why this asks for closeness and no more.
+    """
+    states, curves = grid
+    for number in range(4):
+        hyper = jax.tree.map(lambda leaf, n=number: jnp.asarray(leaf[n]), HYPER)
+        expected = run.train(jax.random.PRNGKey(number), hyper)
+        actual = jax.tree.map(lambda leaf, n=number: leaf[n], (states, curves))
+        close(actual, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_seeds_and_hyperparameters_share_one_compilation(run, grid):
+    states, _ = grid
+    run.train_all(stack_keys(range(4, 8)), jax.tree.map(lambda leaf: leaf[::-1].copy(), HYPER))
+    assert run.traced["train_all"] == 1
+    assert run.traced["train"] <= 1
+    kernels = states.train.params["policy"]["Dense_0"]["kernel"]
+    for left in range(4):
+        for right in range(left):
+            assert distance(kernels[left], kernels[right]) > 0.01
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Hyperparameters)])
+def test_every_hyperparameter_has_an_effect(run, name):
+    states, _ = run.history
+    other = run.hyper.replace(**{name: 0.5 * getattr(run.hyper, name)})
+    if name == "entropy_cost":
+        other = run.hyper.replace(entropy_cost=jnp.float32(1.0))
+    if name == "clip":
+        other = run.hyper.replace(clip=jnp.float32(0.0))
+    state, _ = run.update(states[1], other)
+    assert distance(state.train.params, states[2].train.params) > 1e-6
+
+
+def test_a_traced_number_is_the_specs_own(run):
+    """What the hyperparameters say counts; the spec's own numbers only say what they are."""
+    spec = PPO(
+        **dataclasses.asdict(PPO_SPEC)
+        | {"discount": 0.9, "trace": 0.5, "entropy_cost": 0.0, "clip": 0.1}
+    )
+    other = Run(experiment(spec, optimizer=TracedAdam(learning_rate=0.05), **NORMALISED))
+    hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), HYPER)
+    same(other.hyper, hyper)
+    state = other.init(jax.random.PRNGKey(0), hyper)
+    expected = run.init(jax.random.PRNGKey(0), hyper)
+    close(state.train.params, expected.train.params)
+    close(other.update(state, hyper)[0], run.update(expected, hyper)[0], rtol=1e-6, atol=1e-7)
+
+
+def rate_of(state):
+    return state.train.opt_state.hyperparams["learning_rate"]
+
+
+def test_the_learning_rate_falls_to_zero_linearly(run):
+    """Update n of N has the rate times 1 - n/N, in all its epochs and minibatches."""
+    states, _ = run.history
+    rates = [rate_of(state) for state in states[1:]]
+    np.testing.assert_allclose(rates, 0.02 * (1 - np.arange(UPDATES) / UPDATES), rtol=1e-6)
+    # It is that of the hyperparameters, whatever the spec says.
+    faster = run.hyper.replace(learning_rate=jnp.float32(0.1))
+    np.testing.assert_allclose(rate_of(run.update(states[2], faster)[0]), 0.06, rtol=1e-6)
+
+
+def recorded_rollouts(patch):
+    """A list to which every rollout is added while an update is traced."""
+    rollouts, original = [], policy_experiment.rollout
+
+    def recorded(*args, **kwargs):
+        carry, steps = original(*args, **kwargs)
+        rollouts.append(steps)
+        return carry, steps
+
+    patch.setattr(policy_experiment, "rollout", recorded)
+    return rollouts
+
+
+LAG = 3
+
+
+@pytest.fixture(scope="module")
+def lagging():
+    """([updates + 1] states, [updates] rollouts, the policy) of V-trace, constant rate."""
+    spec = VTrace(num_envs=2, rollout_length=4, refresh_actor_every=LAG)
+    own = experiment(spec, updates=7, optimizer=TracedAdam(learning_rate=0.05, anneal=False))
+    states, made = [jax.jit(own.init)(jax.random.PRNGKey(0), own.hyperparameters)], []
+    with pytest.MonkeyPatch.context() as patch:
+        rollouts = recorded_rollouts(patch)
+        update = jax.jit(lambda state: (own.update(state, own.hyperparameters)[0], rollouts.pop()))
+        for _ in range(7):
+            state, steps = update(states[-1])
+            states.append(state)
+            made.append(steps)
+    return states, made, jax.jit(own.policy.apply)
+
+
+def test_the_actor_lags_by_just_what_it_says(lagging):
+    """Updates n, n+1 and n+2 act by the parameters of before update n, for every third n."""
+    states, made, apply = lagging
+    assert distance(states[0].train.params, states[1].train.params) > 0.01
+    for number, (state, steps) in enumerate(zip(states[1:], made, strict=True)):
+        acted = states[number - number % LAG].train.params
+        same(state.actor, acted)
+        expected = apply(acted, steps.observation)[0].log_probs
+        np.testing.assert_allclose(steps.log_probs, expected, rtol=1e-5)
+
+
+def test_a_constant_rate_stays(lagging):
+    states, *_ = lagging
+    assert [float(rate_of(state)) for state in states[1:]] == pytest.approx([0.05] * 7)
+
+
+def test_on_policy_runs_keep_no_actor(run):
+    assert run.history[0][-1].actor is None
+
+
+@pytest.fixture(scope="module")
+def evaluated(run):
+    """([episodes] returns and lengths by mode, the function)."""
+    evaluate = jax.jit(lambda state: run.experiment.evaluate(state, 16))
+    return evaluate(run.history[0][-1]), evaluate
+
+
+def test_evaluation_plays_whole_episodes_by_both_modes(run, evaluated):
+    played, evaluate = evaluated
+    assert set(played) == {"greedy", "sampled"}
+    for returns, lengths in played.values():
+        assert returns.shape == lengths.shape == (16,)
+        assert np.all((lengths >= 1) & (lengths <= 4))
+        assert len(set(np.asarray(returns).tolist())) > 3
+    assert not np.array_equal(played["greedy"][0], played["sampled"][0])
+    # The same state gives the same episodes, a later one others.
+    same(evaluate(run.history[0][-1]), played)
+    later = dataclasses.replace(run.history[0][-1], updates=np.int32(UPDATES + 1))
+    assert not np.array_equal(evaluate(later)["greedy"][0], played["greedy"][0])
+
+
+def test_evaluation_does_not_touch_the_run(run):
+    """Neither keys, environments nor normalisers: a run that is never measured is the same."""
+    silent = Run(experiment(evaluation=EpisodeEvaluation(every=0), **NORMALISED))
+    state, curve = silent.train(jax.random.PRNGKey(0), silent.hyper)
+    np.testing.assert_array_equal(curve["env_steps"], [UPDATES * 16])
+    assert set(curve) == {"env_steps"}
+    close(state, run.train(jax.random.PRNGKey(0), run.hyper)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch):
+    state = run.history[0][-1]
+    policies = []
+
+    def play(env, act, key, limit, greedy):
+        policies.append((env, act, limit, greedy))
+        return jnp.arange(4.0), jnp.arange(4)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(policy_experiment, "play_episodes", play)
+        played = run.experiment.evaluate(state, 2)
+    [(env, act, limit, greedy)] = policies
+    assert greedy.tolist() == [True, True, False, False]
+    assert played["greedy"][0].tolist() == [0, 1]
+    assert played["sampled"][1].tolist() == [2, 3]
+    assert limit == run.experiment.config.env.time_limit
+    raw = np.eye(3, dtype=np.float32)
+    moments = state.rollout.env_state.moments
+    assert moments.count > 16 * UPDATES
+    shown = np.clip((raw - moments.mean) / np.sqrt(moments.variance + 1e-8), -10, 10)
+    expected = run.experiment.policy.apply(state.train.params, jnp.asarray(shown))[0].log_probs
+    np.testing.assert_allclose(act(jnp.asarray(raw)).log_probs, expected, rtol=1e-4, atol=1e-5)
+    # Its environments are as they come: nothing is counted, and rewards are the task's own.
+    fresh, _ = env.reset(env.params, jax.random.PRNGKey(0))
+    assert wrappers.observation_moments(fresh) is None
+    assert not isinstance(fresh, wrappers.NormalisedRewards)
+
+    def forbidden(self, values):
+        raise AssertionError("evaluation moved the statistics")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wrappers.Moments, "update", forbidden)
+        jax.eval_shape(lambda state: run.experiment.evaluate(state, 2), state)
+
+
+def test_episodic_runs_start_anew_each_rollout_and_keep_their_statistics():
+    spec = Reinforce(num_envs=3, rollout_length=5)
+    own = Run(experiment(spec, updates=3, **NORMALISED))
+    states, metrics = own.history
+    counts = [state.rollout.env_state.moments.count for state in states]
+    np.testing.assert_allclose(counts, 3 + 3 * 6 * np.arange(4), rtol=1e-3)
+    counts = [state.rollout.env_state.inner.moments.count for state in states]
+    np.testing.assert_allclose(counts, 3 * 5 * np.arange(4), rtol=1e-3, atol=1e-3)
+    assert all(np.isfinite(row["episode_return"]) for row in metrics)  # every first episode ended
+
+
+def batch_of(value, target, weight):
+    nothing = jnp.zeros(len(value))
+    fields = dict.fromkeys(("observation", "action", "log_probs", "advantage"), nothing)
+    return PolicyBatch(
+        **fields,
+        value=jnp.asarray(value, jnp.float32),
+        value_target=jnp.asarray(target, jnp.float32),
+        weight=jnp.asarray(weight, jnp.float32),
+    )
+
+
+def test_explained_variance():
+    rng = np.random.default_rng(0)
+    value, target = rng.normal(size=(2, 10))
+    weight = np.array([1, 1, 0, 1, 1, 0, 1, 1, 1, 1])
+    kept = weight > 0
+    expected = 1 - np.var((target - value)[kept]) / np.var(target[kept])
+    actual = explained_variance(batch_of(value, target, weight))
+    np.testing.assert_allclose(actual, expected, rtol=1e-5)
+    # Perfect but for a constant, and where there is nothing to explain.
+    np.testing.assert_allclose(explained_variance(batch_of(target - 3, target, weight)), 1.0)
+    assert explained_variance(batch_of(value, np.ones(10), weight)) == 0
+    assert explained_variance(batch_of(value, target, np.zeros(10))) == 0
+
+
+def test_seeds_have_keys_of_their_own():
+    keys = stack_keys([3, 5])
+    np.testing.assert_array_equal(keys, [jax.random.PRNGKey(3), jax.random.PRNGKey(5)])
+
+
+@pytest.mark.parametrize(
+    "algorithm",
+    [
+        Reinforce(num_envs=16, rollout_length=3, discount=1.0),
+        A2C(num_envs=16, rollout_length=3, discount=1.0),
+        PPO(num_envs=16, rollout_length=3, discount=1.0, epochs=2, minibatches=2),
+        VTrace(num_envs=16, rollout_length=3, discount=1.0, refresh_actor_every=2),
+    ],
+    ids=["reinforce", "a2c", "ppo", "vtrace"],
+)
+def test_every_algorithm_finds_the_best_policy(algorithm):
+    """Of the tiny process, by exact returns rather than sampled ones."""
+    own = experiment(
+        algorithm,
+        updates=120,
+        env=TinyMdp(),
+        policy=ActorCritic(hidden=(), bias=False),
+        optimizer=TracedAdam(learning_rate=0.1),
+        evaluation=EpisodeEvaluation(every=0),
+    )
+    train = jax.jit(jax.vmap(own.train, (0, None)))
+    states, _ = train(stack_keys(range(3)), own.hyperparameters)
+    logits = states.train.params["policy"]["Dense_0"]["kernel"]
+    best = tiny_env.best_return()
+    start = float(tiny_env.expected_return(jnp.zeros((3, 2))))
+    for table in logits:
+        reached = float(tiny_env.expected_return(table))
+        assert reached - start > 0.95 * (best - start)
+
+
+@pytest.mark.parametrize("clip", [1e-3, 1e3])
+def test_an_update_is_adams_step_along_the_mean_gradient(monkeypatch, clip):
+    """With the rollout that it made, its targets, and its loss divided once by the steps that count."""
+    spec = A2C(num_envs=2, rollout_length=5)
+    own = experiment(spec, updates=4, optimizer=TracedAdam(learning_rate=0.02, clip=clip))
+    rollouts = recorded_rollouts(monkeypatch)
+
+    @jax.jit
+    def both(key):
+        hyper, policy = own.hyperparameters, own.policy
+        state = own.init(key, hyper)
+        params, (new, metrics) = state.train.params, own.update(state, hyper)
+        batch = spec.targets(policy, params, rollouts.pop(), hyper)
+        batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+        gradient = jax.grad(lambda params: spec.loss(policy, params, key, batch, hyper).sum)(params)
+        gradient = jax.tree.map(lambda leaf: leaf / 10, gradient)
+        adam = optax.chain(optax.clip_by_global_norm(clip), optax.adam(0.02, eps=1e-5))
+        with jax.numpy_dtype_promotion("standard"):
+            updates, _ = adam.update(gradient, adam.init(params), params)
+        return new.train.params, metrics, optax.apply_updates(params, updates), gradient
+
+    actual, metrics, expected, gradient = both(jax.random.PRNGKey(0))
+    close(actual, expected, rtol=1e-5, atol=1e-6)
+    norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert 1e-3 < norm < 1e3
