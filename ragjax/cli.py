@@ -315,21 +315,35 @@ def _table(options: Table, _: list[str], console: Console) -> int:
     from ragjax.evaluation.tables import load_table, missing_runs, render
 
     table = load_table(options.experiment)
-    for row, seed, destination in missing_runs(table) if options.run else []:
-        run_dir = options.runs / table.name / row.directory / f"seed_{seed}"
-        console.print(f"{row.label}, seed {seed}: {run_dir}")
-        if not (run_dir / "result.json").exists():
-            _make_run(row, seed, run_dir)
-        record_run(run_dir, destination)
+    missing = missing_runs(table) if options.run else []
+    for row in {row.directory: row for row, _, _ in missing}.values():
+        lacking = {seed: place for other, seed, place in missing if other == row}
+        base = options.runs / table.name / row.directory
+        # All seeds of a row in one program, or one after another.
+        groups = [list(lacking)] if table.side_by_side else [[seed] for seed in lacking]
+        for seeds in groups:
+            run_dir = base if table.side_by_side else base / f"seed_{seeds[0]}"
+            console.print(f"{row.label}, seeds {', '.join(map(str, seeds))}: {run_dir}")
+            if not all((base / f"seed_{seed}" / "result.json").exists() for seed in seeds):
+                _make_run(row, seeds, run_dir)
+        for seed, destination in lacking.items():
+            record_run(base / f"seed_{seed}", destination)
     print(render(table, options.format), end="")
     if options.update is not None:
         update_readme(options.update)
     return 0
 
 
-def _make_run(row: Any, seed: int, run_dir: Path) -> None:
+def _make_run(row: Any, seeds: list[int], run_dir: Path) -> None:
     """Trains a row of a table, in a process of its own so that time and memory are its own."""
-    command = [row.config, *row.overrides, "--seed", str(seed), "--run-dir", str(run_dir)]
+    command = [row.config, *row.overrides, "--seed", str(seeds[0]), "--run-dir", str(run_dir)]
+    if len(seeds) > 1:
+        require(
+            seeds == list(range(seeds[0], seeds[0] + len(seeds))),
+            f"{row.label} lacks seeds {seeds}, which can't run side by side; remove the recorded runs "
+            "of this row to make all seeds anew.",
+        )
+        command += ["--num-seeds", str(len(seeds))]
     if (run_dir / "config.json").exists():
         command.append("--resume")
     code = subprocess.run([sys.executable, "-m", "ragjax.cli", "train", *command]).returncode

@@ -61,6 +61,9 @@ def train(
     experiment = PolicyExperiment(config)
     runs = seed_runs(config, run_dir)
     side_by_side = config.num_seeds > 1
+    if side_by_side and not resume:
+        for own, directory in runs:
+            check_run_dir(own, directory, resume)
     require(
         config.env.traceable or not side_by_side,
         f"num_seeds is {config.num_seeds}, but environment {config.env.name} lives outside JAX and "
@@ -85,10 +88,10 @@ def train(
     else:
         with host_errors():
             state, begun = init(), 0
-        for own, directory in runs:
+        # The whole run's first: with it, a run that is killed between two of them can be resumed.
+        for own, directory in [(config, run_dir), *runs]:
             directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / CONFIG, to_json(own))
-        write_json(run_dir / CONFIG, to_json(config))
     program = policy_program(experiment, side_by_side=side_by_side)
     directories = [directory for _, directory in runs]
     log = SeedLogs(directories, begun) if side_by_side else MetricLog(run_dir, begun)

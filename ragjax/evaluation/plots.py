@@ -32,7 +32,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ragjax.errors import UserError, require
+from ragjax.evaluation.runs import Run
+from ragjax.evaluation.statistics import interquartile_interval
 from ragjax.files import load_function, write_atomically
 
 FIGURES = "figures.json"
@@ -152,6 +156,29 @@ class Plot:
                 f"{where} has no curve {curve.like!r} before {curve.label!r}, which is to be like "
                 "it; name an earlier one.",
             )
+
+
+def learning_curves(
+    runs: Mapping[str, Sequence[Run]], mode: Literal["greedy", "sampled"] = "sampled"
+) -> tuple[Curve, ...]:
+    """Curves of recorded policies: mean returns while training, by the seeds' interquartile mean.
+
+    Args:
+      runs: label -> the runs of several seeds, measured at the same steps.
+      mode: returns with likeliest or with drawn actions.
+
+    Returns:
+      A curve for each label that has runs; its band reaches from the lowest to the highest seed.
+    """
+    curves = []
+    for label, seeds in runs.items():
+        if seeds:
+            returns = np.array([run.result["curve"][mode] for run in seeds])
+            middle = [interquartile_interval([column], 1).mean for column in returns.T]
+            steps = seeds[0].result["curve"]["env_steps"]
+            low, high = returns.min(axis=0).tolist(), returns.max(axis=0).tolist()
+            curves.append(Curve(label, steps, middle, low, high))
+    return tuple(curves)
 
 
 def results_of(experiment: Path) -> Path:

@@ -2,7 +2,8 @@
 
     <results>/<table>/<row>/seed_<n>/config.json       the run's configuration
                                      result.json       its figures, seed, versions and commit
-                                     outcomes.json.gz  per question what `metrics.Outcomes` holds
+                                     outcomes.json.gz  per question what `metrics.Outcomes` holds,
+                                                       or per episode what `episodes.Episodes` does
 
 `record_run` extracts it from a run directory; `load_runs` reads the runs of one row of a table and
 refuses to hand over what isn't comparable.
@@ -20,11 +21,16 @@ from typing import Any
 import numpy as np
 
 from ragjax.errors import UserError, require
+from ragjax.evaluation.episodes import Episodes, read_episodes
 from ragjax.evaluation.metrics import Outcomes, read_predictions, summarise_outcomes
 
-REQUIRED_FIGURES = ("em", "f1", "recall@1", "recall@5")
+REQUIRED_FIGURES = {
+    Outcomes: ("em", "f1", "recall@1", "recall@5"),
+    Episodes: ("greedy_return", "sampled_return", "env_steps"),
+}
 REQUIRED_FACTS = ("train_seconds", "steps", "seed", "versions")
 
+_RECORDS = {"predictions.jsonl": Outcomes, "episodes.jsonl": Episodes}
 _FILES = ("config.json", "result.json", "outcomes.json.gz")
 _MASS_DIGITS = 6
 
@@ -37,7 +43,7 @@ class Run:
     seed: int
     config: Mapping[str, Any]
     result: Mapping[str, Any]
-    outcomes: Outcomes
+    outcomes: Outcomes | Episodes
 
     @property
     def commit(self) -> str | None:
@@ -47,9 +53,12 @@ class Run:
     def figure(self, name: str, relation: str | None = None) -> np.ndarray | None:
         """Returns [M] outcomes of a figure, or [1] the value that `result.json` gives the run.
 
-        None means that the run can't measure it. A name that is neither raises `KeyError`.
+        None means that the run can't measure it. A name that is neither raises `KeyError`. Episodes have
+        no figures of their own: a seed's mean return is one number.
         """
         try:
+            if isinstance(self.outcomes, Episodes):
+                raise KeyError(name)
             outcomes = self.outcomes.figure(name)
         except KeyError:
             if relation is not None or not _is_number(self.result.get(name)):
@@ -57,6 +66,7 @@ class Run:
             return np.array([self.result[name]], float)
         if outcomes is None or relation is None:
             return outcomes
+        assert isinstance(self.outcomes, Outcomes)
         asked = self.outcomes.of(relation)
         require(
             bool(asked.any()),
@@ -70,20 +80,25 @@ def record_run(run_dir: Path, destination: Path, *, overwrite: bool = False) -> 
     """Extracts a finished run into its small form, whole or not at all.
 
     Args:
-      run_dir: a run directory with `config.json`, `result.json` and `predictions.jsonl`.
+      run_dir: a run directory with `config.json`, `result.json` and `predictions.jsonl` or
+        `episodes.jsonl`.
       destination: the directory to make, `<results>/<table>/<row>/seed_<n>`.
       overwrite: whether to replace a run that is recorded there.
 
     Returns:
       The destination. Raises `UserError` if the run isn't finished, if `result.json` differs from
-      the figures of `predictions.jsonl` by more than 1e-6, or if the destination is taken.
+      the figures of its records by more than 1e-6, or if the destination is taken.
     """
     run_dir, destination = Path(run_dir), Path(destination)
-    _require_finished(run_dir)
+    records = _require_finished(run_dir)
     config, result = (_read_json(run_dir / name) for name in _FILES[:2])
-    _require_result(run_dir, config, result)
-    outcomes = Outcomes.from_records(read_predictions(run_dir / "predictions.jsonl"))
-    _require_agreement(run_dir, result, outcomes, "predictions.jsonl", 1e-6)
+    _require_result(run_dir, config, result, _RECORDS[records])
+    outcomes: Outcomes | Episodes
+    if _RECORDS[records] is Episodes:
+        outcomes = read_episodes(run_dir / records)
+    else:
+        outcomes = Outcomes.from_records(read_predictions(run_dir / records))
+    _require_agreement(run_dir, result, outcomes, records, 1e-6)
     require(
         overwrite or not destination.exists(),
         f"{destination} already holds a recorded run; remove it or choose another destination.",
@@ -98,7 +113,10 @@ def record_run(run_dir: Path, destination: Path, *, overwrite: bool = False) -> 
 
 
 def _write_run(
-    destination: Path, config: Mapping[str, Any], result: Mapping[str, Any], outcomes: Outcomes
+    destination: Path,
+    config: Mapping[str, Any],
+    result: Mapping[str, Any],
+    outcomes: Outcomes | Episodes,
 ) -> None:
     """Writes a recorded run beside its destination and renames it into place."""
     destination.parent.mkdir(parents=True, exist_ok=True)
@@ -121,9 +139,15 @@ def _write_run(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _pack(outcomes: Outcomes) -> bytes:
+def _pack(outcomes: Outcomes | Episodes) -> bytes:
     """Returns outcomes as gzipped JSON columns; equal outcomes give equal bytes."""
-    columns = {
+    columns = vars(outcomes) if isinstance(outcomes, Episodes) else _question_columns(outcomes)
+    text = json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
+    return gzip.compress(text.encode(), mtime=0)
+
+
+def _question_columns(outcomes: Outcomes) -> dict[str, Any]:
+    return {
         "retrieved": outcomes.retrieved,
         "id": outcomes.ids,
         "relation": outcomes.relations,
@@ -132,14 +156,14 @@ def _pack(outcomes: Outcomes) -> bytes:
         "rank": [int(rank) or None for rank in outcomes.rank],
         "posterior_mass": [round(float(mass), _MASS_DIGITS) for mass in outcomes.mass],
     }
-    text = json.dumps(columns, ensure_ascii=False, separators=(",", ":"))
-    return gzip.compress(text.encode(), mtime=0)
 
 
-def _unpack(path: Path) -> Outcomes:
+def _unpack(path: Path) -> Outcomes | Episodes:
     """Reads what `_pack` wrote."""
     try:
         columns = json.loads(gzip.decompress(path.read_bytes()))
+        if "returns" in columns:
+            return Episodes(columns["returns"], columns["lengths"])
         outcomes = Outcomes(
             ids=tuple(columns["id"]),
             relations=tuple(columns["relation"]),
@@ -191,9 +215,10 @@ def load_runs(row_dir: Path, seeds: Sequence[int]) -> list[Run]:
 
 
 def require_same_questions(runs: Sequence[Run]) -> None:
-    """Raises `UserError` unless all runs answered the same questions."""
-    for run in runs[1:]:
-        first, here = runs[0].outcomes, run.outcomes
+    """Raises `UserError` unless all runs that answer questions answered the same ones."""
+    asked = [(run, run.outcomes) for run in runs if isinstance(run.outcomes, Outcomes)]
+    for run, here in asked[1:]:
+        first = asked[0][1]
         apart = set(first.ids) ^ set(here.ids)
         require(
             not apart,
@@ -209,27 +234,32 @@ def require_same_questions(runs: Sequence[Run]) -> None:
 
 def _load_run(directory: Path, seed: int) -> Run:
     config, result = (_read_json(directory / name) for name in _FILES[:2])
-    _require_result(directory, config, result)
+    outcomes = _unpack(directory / _FILES[2])
+    _require_result(directory, config, result, type(outcomes))
     require(
         result["seed"] == seed,
         f"{directory} holds a run with seed {result['seed']}; move it to seed_{result['seed']}.",
     )
-    outcomes = _unpack(directory / _FILES[2])
     _require_agreement(directory, result, outcomes, _FILES[2], 10.0 ** (1 - _MASS_DIGITS))
     return Run(directory, seed, config, result, outcomes)
 
 
-def _require_finished(run_dir: Path) -> None:
+def _require_finished(run_dir: Path) -> str:
+    """Checks that a run has ended; returns the name of its records, by questions or by episodes."""
     require(run_dir.is_dir(), f"run directory {run_dir} doesn't exist; name one that does.")
-    for name in ("result.json", "config.json", "predictions.jsonl"):
+    found = next((name for name in _RECORDS if (run_dir / name).is_file()), "predictions.jsonl")
+    for name in ("result.json", "config.json", found):
         require(
             (run_dir / name).is_file(),
             f"run directory {run_dir} has no {name}, so the run isn't finished; resume it first.",
         )
+    return found
 
 
-def _require_result(directory: Path, config: Mapping[str, Any], result: Mapping[str, Any]) -> None:
-    lacking = [name for name in (*REQUIRED_FIGURES, *REQUIRED_FACTS) if name not in result]
+def _require_result(
+    directory: Path, config: Mapping[str, Any], result: Mapping[str, Any], kind: type
+) -> None:
+    lacking = [name for name in (*REQUIRED_FIGURES[kind], *REQUIRED_FACTS) if name not in result]
     require(
         not lacking,
         f"{directory / 'result.json'} lacks {', '.join(lacking)}; evaluate the run again.",
@@ -242,11 +272,17 @@ def _require_result(directory: Path, config: Mapping[str, Any], result: Mapping[
 
 
 def _require_agreement(
-    directory: Path, result: Mapping[str, Any], outcomes: Outcomes, source: str, tolerance: float
+    directory: Path,
+    result: Mapping[str, Any],
+    outcomes: Outcomes | Episodes,
+    source: str,
+    tolerance: float,
 ) -> None:
-    """Refuses a result with a figure that differs from the one that its questions give."""
+    """Refuses a result with a figure that differs from the one that its records give."""
     given = _flatten(result)
-    for name, value in _flatten(summarise_outcomes(outcomes)).items():
+    episodes = isinstance(outcomes, Episodes)
+    found = outcomes.summary() if episodes else summarise_outcomes(outcomes)
+    for name, value in _flatten(found).items():
         if name not in given:
             continue  # a figure that this result doesn't report
         same = given[name] is value

@@ -84,6 +84,41 @@ def bootstrap_interval(
     return _interval(float(np.mean([column.mean() for column in columns])), statistics, level)
 
 
+def interquartile_interval(
+    scores: Sequence[np.ndarray],
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    *,
+    level: float = LEVEL,
+) -> Interval:
+    """Returns the interquartile mean of runs with its stratified bootstrap interval.
+
+    The mean of the middle half of all scores, ⌊n/4⌋ of which are left out at either end; resamples draw
+    runs with replacement within each task (Agarwal et al. 2021, arXiv 2108.13264, as in `rliable`).
+
+    Args:
+      scores: per task, [S] one score a run.
+      resamples: number of bootstrap resamples.
+      seed: seed of the resampling; equal arguments give an equal interval.
+      level: coverage aimed at.
+
+    Returns:
+      The interquartile mean and the interval, in the unit of the scores.
+    """
+    columns = _check(scores, resamples, level, paired=False)
+    bits = np.random.PCG64(seed)
+    drawn = [column[_draw(bits, (resamples, column.size), column.size)] for column in columns]
+    observed = _interquartile_mean(np.concatenate(columns)[None])[0]
+    return _interval(float(observed), _interquartile_mean(np.concatenate(drawn, axis=1)), level)
+
+
+def _interquartile_mean(values: np.ndarray) -> np.ndarray:
+    """[..., n] -> [...] mean without the ⌊n/4⌋ smallest and largest."""
+    cut = values.shape[-1] // 4
+    ordered = np.sort(values, axis=-1)
+    return ordered[..., cut : values.shape[-1] - cut].mean(axis=-1)
+
+
 def paired_difference(
     first: Sequence[np.ndarray],
     second: Sequence[np.ndarray],

@@ -21,12 +21,22 @@ import csv
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
+
+import numpy as np
 
 from ragjax.errors import UserError, require
+from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.runs import Run, load_runs, require_same_questions
-from ragjax.evaluation.statistics import LEVEL, RESAMPLES, Interval, bootstrap_interval
+from ragjax.evaluation.statistics import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    bootstrap_interval,
+    interquartile_interval,
+)
 from ragjax.files import load_function
 
 MISSING = "\N{EN DASH}"
@@ -48,12 +58,14 @@ class Row:
       config: path of the config file, from the root of the repository.
       overrides: command-line arguments that change the config, as `("--k", "8")`.
       key: name of the row's directory of runs; by default the stem of the config file.
+      published: column label -> figure of others, printed as given beside our own.
     """
 
     label: str
     config: str
     overrides: tuple[str, ...] = ()
     key: str = ""
+    published: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> str:
@@ -83,17 +95,20 @@ class Column:
     Attributes:
       label: what the table calls it.
       metric: em, f1, recall@<k>, mrr or posterior_mass; or a number that `result.json` gives each
-        run, such as train_seconds, whose interval is over seeds alone.
+        run, such as train_seconds, whose interval is over seeds alone; or nothing, in a column of
+        published figures.
       scale: what the figure is multiplied by: 100 for per cent, 1 to leave it.
       digits: digits after the decimal point.
       relation: count the questions of this relation only.
+      statistic: `mean`, or `iqm`, the interquartile mean over seeds of a number of `result.json`.
     """
 
     label: str
-    metric: str
+    metric: str = ""
     scale: int | float = 100
     digits: int = 1
     relation: str | None = None
+    statistic: Literal["mean", "iqm"] = "mean"
 
 
 @dataclass(frozen=True)
@@ -109,6 +124,7 @@ class Table:
       results: directory of recorded runs of all tables, `experiments/results`.
       caption: sentences that follow the title.
       references: rows of published figures.
+      side_by_side: whether the seeds of a row are run in one program, as policies can be.
     """
 
     name: str
@@ -119,6 +135,7 @@ class Table:
     results: Path
     caption: str = ""
     references: tuple[Reference, ...] = ()
+    side_by_side: bool = False
 
     def __post_init__(self) -> None:
         where = f"table {self.name!r}"
@@ -126,15 +143,23 @@ class Table:
             re.fullmatch(r"[A-Za-z0-9_-]+", self.name) is not None,
             f"{where} has a name that is no directory's; use letters, digits, _ and -.",
         )
-        for field, names in (
+        for what, names in (
             ("seeds", self.seeds),
             ("row keys", [row.directory for row in self.rows]),
             ("column labels", [column.label for column in self.columns]),
         ):
-            require(bool(names), f"{where} has no {field}; declare at least one.")
+            require(bool(names), f"{where} has no {what}; declare at least one.")
             require(
                 len(set(names)) == len(names),
-                f"{where} repeats one of its {field} {list(names)}; make them differ.",
+                f"{where} repeats one of its {what} {list(names)}; make them differ.",
+            )
+        labels = {column.label for column in self.columns}
+        for row in self.rows:
+            unknown = sorted(set(row.published) - labels)
+            require(
+                not unknown,
+                f"{where} row {row.label!r} gives {unknown}, which is no column; use one of "
+                f"{sorted(labels)}.",
             )
         for reference in self.references:
             unknown = sorted(set(reference.values) - {column.label for column in self.columns})
@@ -201,6 +226,8 @@ def render(table: Table, format: str = "markdown") -> str:
 
 def _cell(column: Column, runs: Sequence[Run]) -> Interval | None:
     """Returns the scaled interval of a column over the runs of a row, None without any outcome."""
+    if not column.metric:
+        return None
     outcomes = []
     for run in runs:
         try:
@@ -218,7 +245,15 @@ def _cell(column: Column, runs: Sequence[Run]) -> Interval | None:
         f"column {column.label!r} is measured by some runs of {runs[0].directory.parent} only; "
         "record them again.",
     )
-    return bootstrap_interval([column.scale * values for values in measured])
+    scaled = [column.scale * values for values in measured]
+    if column.statistic == "iqm":
+        require(
+            all(values.size == 1 for values in scaled),
+            f"column {column.label!r} asks for the interquartile mean of {column.metric!r}, which is "
+            "no single number of a run; use the mean.",
+        )
+        return interquartile_interval([np.concatenate(scaled)])
+    return bootstrap_interval(scaled)
 
 
 def _number(value: float, digits: int) -> str:
@@ -233,16 +268,25 @@ def _text(table: Table, line: _Line) -> list[str]:
     return [
         f"{_number(cell.mean, column.digits)} ± {_number(cell.half_width, column.digits)}{mark}"
         if cell
-        else MISSING
+        else line.row.published.get(column.label, MISSING)
         for column, cell in zip(table.columns, line.cells, strict=True)
     ]
 
 
 def _legend(table: Table, lines: Sequence[_Line]) -> str:
     """Returns the sentence that says what a cell is."""
-    questions = next((len(run.outcomes.ids) for line in lines for run in line.runs), 0)
-    if not questions:
+    runs = [run for line in lines for run in line.runs]
+    if not runs:
         return "No run is recorded yet."
+    outcomes = runs[0].outcomes
+    if isinstance(outcomes, Episodes):
+        iqm = any(column.statistic == "iqm" for column in table.columns)
+        return (
+            f"Cells: {'interquartile ' * iqm}mean ± half the width of the {LEVEL:.0%} stratified "
+            f"bootstrap interval over seeds {', '.join(map(str, sorted(table.seeds)))}, each the mean "
+            f"of {runs[0].result['episodes']} episodes ({RESAMPLES:,} resamples)."
+        )
+    questions = len(outcomes.ids)
     return (
         f"Cells: mean ± half the width of the {LEVEL:.0%} bootstrap interval over seeds "
         f"{', '.join(map(str, sorted(table.seeds)))} and {questions:,} questions "

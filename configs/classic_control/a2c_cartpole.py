@@ -1,0 +1,18 @@
+"""A2C on CartPole-v1: a return of 500 after 5e5 steps."""
+
+from ragjax.envs.cartpole import CartPole
+from ragjax.objectives.a2c import A2C
+from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.training.optimizer import TracedAdam
+
+
+def get_config() -> PolicyConfig:
+    return PolicyConfig(
+        env=CartPole(),
+        algorithm=A2C(num_envs=8, rollout_length=5),
+        optimizer=TracedAdam(learning_rate=7e-4),
+        env_steps=500_000,
+        evaluation=EpisodeEvaluation(every=625),
+        log_every=125,
+        checkpoint_every=2500,
+    )
