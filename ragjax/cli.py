@@ -320,9 +320,9 @@ def _table(options: Table, _: list[str], console: Console) -> int:
         lacking = {seed: place for other, seed, place in missing if other == row}
         base = options.runs / table.name / row.directory
         # All seeds of a row in one program, or one after another.
-        groups = [list(lacking)] if table.side_by_side else [[seed] for seed in lacking]
-        for seeds in groups:
-            run_dir = base if table.side_by_side else base / f"seed_{seeds[0]}"
+        together = table.side_by_side and len(lacking) == len(table.seeds) > 1
+        for seeds in [list(lacking)] if together else [[seed] for seed in lacking]:
+            run_dir = base if together else base / f"seed_{seeds[0]}"
             console.print(f"{row.label}, seeds {', '.join(map(str, seeds))}: {run_dir}")
             if not all((base / f"seed_{seed}" / "result.json").exists() for seed in seeds):
                 _make_run(row, seeds, run_dir)
@@ -338,11 +338,6 @@ def _make_run(row: Any, seeds: list[int], run_dir: Path) -> None:
     """Trains a row of a table, in a process of its own so that time and memory are its own."""
     command = [row.config, *row.overrides, "--seed", str(seeds[0]), "--run-dir", str(run_dir)]
     if len(seeds) > 1:
-        require(
-            seeds == list(range(seeds[0], seeds[0] + len(seeds))),
-            f"{row.label} lacks seeds {seeds}, which can't run side by side; remove the recorded runs "
-            "of this row to make all seeds anew.",
-        )
         command += ["--num-seeds", str(len(seeds))]
     if (run_dir / "config.json").exists():
         command.append("--resume")

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import difflib
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -25,7 +25,8 @@ def leaf_fields(value: Any, prefix: str = "") -> dict[str, Any]:
         children = {str(number): (item, type(item)) for number, item in enumerate(value)}
     for name, (child, hint) in children.items():
         path = f"{prefix}{name}"
-        if dataclasses.is_dataclass(child) or isinstance(child, tuple):
+        specs = child if isinstance(child, tuple) else (child,)
+        if any(dataclasses.is_dataclass(spec) for spec in specs):
             found |= leaf_fields(child, f"{path}.")
         else:
             found[path] = hint
@@ -53,6 +54,8 @@ def check_override(name: str, text: str | None, fields: dict[str, Any]) -> None:
 def _accepts(hint: Any, text: str) -> bool:
     if get_origin(hint) is Literal:
         return text in map(str, get_args(hint))
+    if get_origin(hint) is tuple:
+        return all(_accepts(get_args(hint)[0], word) for word in text.split())
     if hint is bool:
         return text in ("True", "False")
     if hint in (int, float):
@@ -68,12 +71,18 @@ def _expected(hint: Any) -> str:
         return "one of " + ", ".join(map(str, get_args(hint)))
     if get_origin(hint) is Union:
         return "a value"
+    if get_origin(hint) is tuple:
+        return f"{_expected(get_args(hint)[0])}, or several"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "a text"}
     return names.get(hint, "a value")
 
 
-def split_arguments(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
+def split_arguments(
+    arguments: Sequence[str], several: Collection[str] = ()
+) -> list[tuple[str, str | None]]:
     """`--name value` and `--name=value` as (name, value) pairs; a bare `--name` has value None.
+
+    Names in `several` may have more than one value; they are joined by spaces.
 
     Raises:
       UserError: a word stands where a field is expected.
@@ -90,7 +99,10 @@ def split_arguments(arguments: Sequence[str]) -> list[tuple[str, str | None]]:
         if equals:
             pairs.append((name, value))
         elif words and not words[0].startswith("--"):
-            pairs.append((name, words.pop(0)))
+            values = [words.pop(0)]
+            while name in several and words and not words[0].startswith("--"):
+                values.append(words.pop(0))
+            pairs.append((name, " ".join(values)))
         else:
             pairs.append((name, None))
     return pairs
@@ -112,7 +124,8 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
     """
     fields = leaf_fields(config)
     if "--help" not in arguments and "-h" not in arguments:
-        for name, value in split_arguments(arguments):
+        several = [name for name, hint in fields.items() if get_origin(hint) is tuple]
+        for name, value in split_arguments(arguments, several):
             check_override(name, value, fields)
     options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     kind: Any = Annotated[type(config), *options]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.console import Console
 
@@ -84,7 +85,8 @@ def train(
             console.print("its environments lived outside JAX: their episodes start anew")
             key = jax.random.fold_in(state.train.key, begun)
             carry = start_episodes(experiment.raw_env, state.rollout, key)
-            state = dataclasses.replace(state, rollout=carry)
+            # Observations stand in it twice, but what is donated must have a buffer of its own.
+            state = dataclasses.replace(state, rollout=jax.tree.map(jnp.copy, carry))
     else:
         with host_errors():
             state, begun = init(), 0
@@ -158,7 +160,7 @@ def write_result(
     return result
 
 
-def read_curve(path: Path, batch_size: int) -> dict[str, list[float]]:
+def read_curve(path: Path, batch_size: int) -> dict[str, list[int] | list[float]]:
     """The learning curve within a run's metrics: env_steps, greedy and sampled mean returns."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows = [row for row in rows if "eval/greedy_return" in row]

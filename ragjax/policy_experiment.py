@@ -237,9 +237,6 @@ class PolicyExperiment:
     def train(self, key: Array, hyper: Hyperparameters) -> tuple[PolicyState, dict[str, Array]]:
         """A whole run as one pure function.
 
-        A program made of it should return the state too: XLA on the CPU (jaxlib 0.10) was seen to hang
-        in programs that drop it.
-
         Args:
           key: PRNG key; that of seed n is `jax.random.PRNGKey(n)`.
           hyper: traced scalars.

@@ -9,10 +9,10 @@ from ragjax.training.optimizer import TracedAdam
 def get_config() -> PolicyConfig:
     return PolicyConfig(
         env=CartPole(),
-        algorithm=VTrace(num_envs=8, rollout_length=20, refresh_actor_every=4),
-        optimizer=TracedAdam(learning_rate=1e-3),
+        algorithm=VTrace(num_envs=8, rollout_length=5, refresh_actor_every=4),
+        optimizer=TracedAdam(learning_rate=7e-4),
         env_steps=500_000,
-        evaluation=EpisodeEvaluation(every=156),
-        log_every=52,
-        checkpoint_every=1000,
+        evaluation=EpisodeEvaluation(every=625),
+        log_every=125,
+        checkpoint_every=2500,
     )

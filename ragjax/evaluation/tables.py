@@ -153,6 +153,10 @@ class Table:
                 len(set(names)) == len(names),
                 f"{where} repeats one of its {what} {list(names)}; make them differ.",
             )
+        require(
+            not self.side_by_side or max(self.seeds) - min(self.seeds) < len(self.seeds),
+            f"{where} has seeds {list(self.seeds)}, which can't run side by side; use consecutive ones.",
+        )
         labels = {column.label for column in self.columns}
         for row in self.rows:
             unknown = sorted(set(row.published) - labels)

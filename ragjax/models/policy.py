@@ -17,6 +17,21 @@ from ragjax.types import Env, PolicyModel
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
+def orthogonal(scale: float) -> nn.initializers.Initializer:
+    """Orthogonal initialisation, one matrix at a time also under `vmap`.
+
+    Batched factorisations that run side by side can wait for each other for ever in jaxlib 0.10 on a
+    CPU: each holds a thread of the pool that the others' parts are queued in.
+    """
+    init = nn.initializers.orthogonal(scale)
+
+    def sequential(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding
+        return jax.custom_batching.sequential_vmap(lambda key: init(key, shape, dtype))(key)
+
+    return sequential
+
+
 class Perceptron(nn.Module):
     """Hidden layers and a linear output, all orthogonally initialised.
 
@@ -38,9 +53,9 @@ class Perceptron(nn.Module):
     def __call__(self, x: Array) -> Array:
         """[...,O] -> [...,outputs]."""
         for width in self.hidden:
-            init = nn.initializers.orthogonal(math.sqrt(2))
+            init = orthogonal(math.sqrt(2))
             x = ACTIVATIONS[self.activation](nn.Dense(width, self.bias, kernel_init=init)(x))
-        init = nn.initializers.orthogonal(self.output_scale)
+        init = orthogonal(self.output_scale)
         return nn.Dense(self.outputs, self.bias, kernel_init=init)(x)
 
 
@@ -91,6 +106,9 @@ class ActorCritic:
             lead = observation.shape[: observation.ndim - len(shape)]
             return observation.reshape(*lead, -1)
 
+        # One run at a time under vmap: jaxlib 0.10 deals the QR of a batch to the threads of XLA's pool
+        # and waits for them on one of these, for ever where as many do so at once as there are cores.
+        @jax.custom_batching.sequential_vmap
         def init(key):
             policy_key, value_key = jax.random.split(key)
             example = jnp.zeros((math.prod(shape),))

@@ -41,7 +41,11 @@ class ActionDistribution:
 
     def sample(self, key: Array) -> Int[Array, "..."]:
         """[...] one action each."""
-        return jax.random.categorical(key, self.log_probs, axis=-1).astype(jnp.int32)
+        return self.perturbed_mode(jax.random.gumbel(key, self.log_probs.shape))
+
+    def perturbed_mode(self, noise: Float[Array, "... A"]) -> Int[Array, "..."]:
+        """[...] the action of the largest log π(a|s) + noise: a sample, if the noise is Gumbel's."""
+        return jnp.argmax(self.log_probs + noise, axis=-1).astype(jnp.int32)
 
 
 def _expected(log_probs: Array, values: Array) -> Array:

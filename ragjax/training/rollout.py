@@ -82,13 +82,16 @@ def rollout(
     action_key, env_key = jax.random.split(key)
     action_keys = jax.random.split(action_key, length)
     env_keys = jax.random.split(env_key, length)
+    # Drawn at once: random numbers cost less in bulk than one step after another.
+    shape = (*carry.timestep.reward.shape, env.num_actions)
+    noise = jax.vmap(lambda key: jax.random.gumbel(key, shape))(action_keys)
 
-    def step(carry: tuple[RolloutCarry, Array], keys):
+    def step(carry: tuple[RolloutCarry, Array], drawn):
         before, weight = carry
-        action_key, env_key = keys
+        noise, env_key = drawn
         observation = before.timestep.observation
         distribution = act(observation)
-        action = distribution.sample(action_key)
+        action = distribution.perturbed_mode(noise)
         state, timestep = env.step(env.params, env_key, before.env_state, action)
         made = (
             observation,
@@ -106,7 +109,7 @@ def rollout(
         return (RolloutCarry(state, timestep), weight), made
 
     weight = jnp.ones_like(carry.timestep.reward)
-    (carry, _), made = jax.lax.scan(step, (carry, weight), (action_keys, env_keys))
+    (carry, _), made = jax.lax.scan(step, (carry, weight), (noise, env_keys))
     observation, action, log_probs, reward, terminated, truncated, final, weight, metrics = made
     return carry, Rollout(
         observation=observation,

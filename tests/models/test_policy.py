@@ -1,6 +1,7 @@
 """The perceptron policy and its critic: shapes, initialisation, the tabular case, bad fields."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -161,6 +162,20 @@ def test_seeds_differ(small):
     assert np.abs(kernels[0] - kernels[1]).max() > 0.1
 
 
+def test_side_by_side_seeds_start_one_by_one():
+    """As each would alone, and without the QR of a batch, which can wait for itself (see `build`)."""
+    policy = ActorCritic(hidden=(8, 6)).build(env())
+    keys = jnp.stack([jax.random.PRNGKey(seed) for seed in range(3)])
+    params = jax.jit(jax.vmap(policy.init))(keys)
+    for number, key in enumerate(keys):
+        alone = jax.jit(policy.init)(key)
+        jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[number], b), params, alone)  # noqa: B023
+    program = str(jax.make_jaxpr(jax.vmap(policy.init))(keys))
+    factored = re.findall(r"\w+:f32\[([\d,]+)\] \w+:f32\[[\d,]+\] = qr\[", program)
+    assert factored
+    assert all(shape.count(",") == 1 for shape in factored)
+
+
 def test_bad_fields_are_named():
     with pytest.raises(
         UserError, match=r"policy.hidden is \(64, 0\); every width must be at least 1"
@@ -170,3 +185,18 @@ def test_bad_fields_are_named():
     object.__setattr__(spec, "activation", "gelu")  # past the annotation that tests check
     with pytest.raises(UserError, match=r"policy.activation is 'gelu'; choose tanh or relu"):
         spec.__post_init__()
+
+
+def test_matrices_are_factorised_one_at_a_time():
+    """Also for several seeds: batched factorisations can hang on a CPU."""
+    policy = ActorCritic(hidden=(8, 8)).build(env())
+    keys = jax.random.split(jax.random.PRNGKey(0), 3)
+    program = str(jax.make_jaxpr(jax.vmap(policy.init))(keys))
+    factors = re.findall(r"\w+:f32\[([0-9,]+)\] \w+:f32\[[0-9,]+\] = qr\[", program)
+    assert factors
+    assert all(shape.count(",") == 1 for shape in factors), factors
+    alone = [policy.init(key) for key in keys]
+    together = jax.vmap(policy.init)(keys)
+    for number, params in enumerate(alone):
+        for one, many in zip(jax.tree.leaves(params), jax.tree.leaves(together), strict=True):
+            np.testing.assert_array_equal(one, many[number])

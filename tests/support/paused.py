@@ -4,16 +4,17 @@
 
 writes the file MARKER when it has got there. WHERE is `row` (half of the row of that step is on the
 disk), `state` (of its checkpoint, but not yet the manifest), `manifest` (it too, but not yet the name),
-`evaluate` (while the development split is measured), `step` (while the step is computed) or `result`
-(the predictions are written, the result is not).
+`evaluate` (while the development split, or a policy, is measured), `step` (while the step is computed)
+or `result` (the predictions or episodes are written, the result is not).
 """
 
+import dataclasses
 import os
 import sys
 import time
 from pathlib import Path
 
-from ragjax import cli, commands, experiment
+from ragjax import cli, commands, experiment, policy_commands
 from ragjax.training import checkpoint, logging
 
 
@@ -47,6 +48,31 @@ def at_step(state):
     return int(state.train.step) == STEP
 
 
+def of_policies(wrap):
+    """Makes the program of a policy's run the one that `wrap` makes of it."""
+    build = policy_commands.policy_program
+    policy_commands.policy_program = lambda *args, **options: wrap(build(*args, **options))
+
+
+def pausing_evaluate(program):
+    def evaluate(state, step):
+        if step == STEP:
+            pause()
+        return program.evaluate(state, step)
+
+    return dataclasses.replace(program, evaluate=evaluate)
+
+
+def pausing_advance(program):
+    def advance(state, step):
+        result = program.advance(state, step)  # the state is donated: it is gone by now
+        if step + 1 == STEP:
+            pause()
+        return result
+
+    return dataclasses.replace(program, advance=advance)
+
+
 if __name__ == "__main__":
     where, STEP, MARKER = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     SECONDS = float(os.environ.get("PAUSE_SECONDS", "600"))
@@ -64,6 +90,7 @@ if __name__ == "__main__":
         before(Path, "rename", is_partial)
     elif where == "evaluate":
         before(experiment.Experiment, "evaluate", lambda _, state, *rest: at_step(state))
+        of_policies(pausing_evaluate)
     elif where == "step":
         build = experiment.make_train_step
 
@@ -80,8 +107,10 @@ if __name__ == "__main__":
             return wrapped
 
         experiment.make_train_step = make_train_step
+        of_policies(pausing_advance)
     elif where == "result":
-        before(commands, "write_json", lambda path, value: path.name == commands.RESULT)
+        for module in (commands, policy_commands):
+            before(module, "write_json", lambda path, value: path.name == commands.RESULT)
     else:
         raise SystemExit(f"unknown moment {where!r}")
     sys.exit(cli.main(sys.argv[4:]))

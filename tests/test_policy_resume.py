@@ -1,0 +1,280 @@
+"""A policy's run that was killed, wherever it stood, ends as one that was not: bit for bit.
+
+Every run is a process of its own. A killed one gets SIGKILL, which nothing can catch.
+"""
+
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from tiny_env import TinyMdp
+from tiny_policy_config import get_config
+
+from ragjax import policy_commands
+from ragjax.config import read_json
+from ragjax.errors import UserError
+from ragjax.models.policy import ActorCritic
+from ragjax.objectives.vtrace import VTrace
+from ragjax.policy_experiment import PolicyExperiment, stack_keys
+from ragjax.run_dir import CHECKPOINTS, CONFIG
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.logging import MetricLog
+
+pytest_plugins = ["tiny_run"]
+
+SUPPORT = Path(__file__).parent / "support"
+PATIENCE = 300  # seconds; compilation on a busy machine
+STEPS = 11
+SEEDS = (0, 1)
+
+
+@pytest.fixture(scope="module")
+def processes(compiled):
+    """(arguments, program, **environment) -> a `ragjax` process."""
+    shared = os.environ | compiled | {"PYTHONPATH": str(SUPPORT)}
+    started = []
+
+    def start(arguments, program=("-m", "ragjax.cli"), **environment):
+        process = subprocess.Popen(
+            [sys.executable, *map(str, program), *map(str, arguments)],
+            env=shared | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def train(run_dir, *fields, resume=False):
+    words = ["train", SUPPORT / "tiny_policy_config.py", "--run-dir", run_dir, *fields]
+    return [*words, *["--resume"] * resume]
+
+
+def paused(where, step, marker):
+    return SUPPORT / "paused.py", where, step, marker
+
+
+def finish(process):
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, errors
+    return errors
+
+
+def wait_for(process, path):
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.002)
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
+
+
+@pytest.fixture(scope="module")
+def references(processes, tmp_path_factory):
+    """Number of seeds -> the directory of an uninterrupted run; both run side by side."""
+    runs = {count: tmp_path_factory.mktemp(f"reference_{count}") for count in (1, len(SEEDS))}
+    started = [processes(train(run, "--num_seeds", count)) for count, run in runs.items()]
+    for process in started:
+        finish(process)
+    return runs
+
+
+def final_state(run_dir):
+    """Name -> array of everything in the last checkpoint, and its step."""
+    config = read_json(run_dir / CONFIG)
+    experiment = PolicyExperiment(config)
+    init, key = experiment.init, jax.random.PRNGKey(config.seed)
+    if config.num_seeds > 1:
+        init, key = jax.vmap(init, (0, None)), stack_keys(range(config.num_seeds))
+    template = jax.eval_shape(init, key, experiment.hyperparameters)
+    step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
+    assert not damaged
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}, step
+
+
+PARTS = (
+    *(".train.params", ".train.opt_state", ".train.key", ".train.step", ".updates"),
+    *(".rollout.env_state.moments.mean", ".rollout.env_state.inner.moments.variance"),
+    *(".rollout.env_state.inner.returns", ".rollout.env_state.inner.inner."),
+    ".rollout.timestep.observation",
+)
+
+
+def assert_same_run(run_dir, expected_dir, parts=PARTS):
+    state, step = final_state(run_dir)
+    expected, expected_step = final_state(expected_dir)
+    assert step == expected_step == read_json(run_dir / CONFIG).steps
+    assert state.keys() == expected.keys()
+    for part in parts:
+        assert any(name.startswith(part) for name in state), part
+    for name, value in expected.items():
+        assert value.dtype == state[name].dtype
+        assert value.tobytes() == state[name].tobytes(), name
+    assert [path.name for path in (run_dir / CHECKPOINTS).glob("partial-*")] == []
+
+
+def assert_same_files(run_dir, expected_dir):
+    for name in ("config.json", "metrics.jsonl", "episodes.jsonl"):
+        assert (run_dir / name).read_bytes() == (expected_dir / name).read_bytes(), name
+    results = [json.loads((path / "result.json").read_text()) for path in (run_dir, expected_dir)]
+    for name in ("greedy_return", "sampled_return", "curve", "env_steps", "seed", "steps"):
+        assert results[0][name] == results[1][name], name
+
+
+def rows_of(run_dir):
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_reference_runs_are_worth_comparing(references):
+    rows = rows_of(references[1])
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert len(losses) == len(set(losses)) == STEPS
+    assert [row["step"] for row in rows if "eval/greedy_return" in row] == [3, 6, 9]
+    # Episodes are under way where the checkpoints fall, and end at all sorts of lengths.
+    state, _ = final_state(references[1])
+    lengths = state[".rollout.env_state.inner.inner.length"]
+    assert len(set(lengths.tolist())) > 1
+    first, second = (rows_of(references[len(SEEDS)] / f"seed_{seed}") for seed in SEEDS)
+    assert [row["step"] for row in first] == [row["step"] for row in second]
+    assert all(a["loss"] != b["loss"] for a, b in zip(first, second, strict=True) if "loss" in a)
+
+
+def test_killed_again_and_again(processes, references, tmp_path):
+    run_dir, marker = tmp_path / "run", tmp_path / "there"
+    # What was killed and where: moment of paused.py, its step, whole checkpoints by then.
+    moments = [("row", 3, []), ("row", 7, [4]), ("state", 8, [4]), ("result", 11, [8, 11])]
+    for number, (where, step, whole) in enumerate(moments):
+        marker.unlink(missing_ok=True)
+        process = processes(train(run_dir, resume=number > 0), paused(where, step, marker))
+        wait_for(process, marker)
+        assert Checkpoints(run_dir / CHECKPOINTS).steps() == whole
+        if where == "row":
+            half = f'\n{{"step": {step}, "loss"'
+            assert (run_dir / "metrics.jsonl").read_text().endswith(half)
+        if where == "state":
+            assert list((run_dir / CHECKPOINTS).glob("partial-*"))
+        kill(process)
+        assert not (run_dir / "result.json").exists()
+    errors = finish(processes(train(run_dir, resume=True)))
+    assert f"continuing at step {STEPS} of {STEPS}" in errors
+    assert_same_run(run_dir, references[1])
+    assert_same_files(run_dir, references[1])
+
+
+def test_interrupted_within_a_step(processes, references, tmp_path):
+    """The state is donated by then: what is saved is the state after the step."""
+    run_dir, marker, step = tmp_path / "a run", tmp_path / "there", 6
+    process = processes(train(run_dir), paused("step", step, marker), PAUSE_SECONDS="1")
+    wait_for(process, marker)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    said = errors.splitlines()[-1]
+    assert said.startswith("stopped; continue with: ragjax train ")
+    assert said.endswith("--resume")
+    assert Checkpoints(run_dir / CHECKPOINTS).steps() == [4, step]
+    assert not (run_dir / "result.json").exists()
+    errors = finish(processes(shlex.split(said.partition("ragjax ")[2])))
+    assert f"continuing at step {step} of {STEPS}" in errors
+    assert_same_run(run_dir, references[1])
+    assert_same_files(run_dir, references[1])
+
+
+def test_several_seeds_killed(processes, references, tmp_path):
+    """In the first seed's row; the second one's is not begun."""
+    run_dir, marker, fields = tmp_path / "run", tmp_path / "there", ("--num_seeds", len(SEEDS))
+    process = processes(train(run_dir, *fields), paused("row", 7, marker))
+    wait_for(process, marker)
+    kill(process)
+    first, second = (run_dir / f"seed_{seed}" / "metrics.jsonl" for seed in SEEDS)
+    assert first.read_text().endswith('"loss"')
+    assert json.loads(second.read_text().splitlines()[-1])["step"] == 6
+    errors = finish(processes(train(run_dir, *fields, resume=True)))
+    assert f"continuing at step 4 of {STEPS}" in errors
+    expected = references[len(SEEDS)]
+    assert_same_run(run_dir, expected)
+    for seed in SEEDS:
+        own = f"seed_{seed}"
+        assert_same_run(run_dir / own, expected / own)
+        assert_same_files(run_dir / own, expected / own)
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL within this process: nothing catches it."""
+
+
+def test_the_lagging_actor_is_in_the_checkpoint(tmp_path, monkeypatch):
+    """Checkpoint 4 falls between the refreshes of the actor before updates 3 and 6."""
+    config = dataclasses.replace(
+        get_config(),
+        env=TinyMdp(time_limit=4, horizon=6),
+        algorithm=VTrace(num_envs=2, rollout_length=4, refresh_actor_every=3),
+        policy=ActorCritic(hidden=()),
+        env_steps=7 * 8,
+    )
+    console = Console(quiet=True)
+    policy_commands.train(config, tmp_path / "whole", resume=False, console=console)
+    whole = MetricLog.write
+
+    def write(log, step, row):
+        if step == 6:
+            raise Killed
+        whole(log, step, row)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MetricLog, "write", write)
+        with pytest.raises(Killed):
+            policy_commands.train(config, tmp_path / "run", resume=False, console=console)
+    assert Checkpoints(tmp_path / "run" / CHECKPOINTS).steps() == [4]
+    state, _ = final_state(tmp_path / "run")
+    lags = [
+        not np.array_equal(state[name], state[name.replace(".actor", ".train.params")])
+        for name in state
+        if name.startswith(".actor")
+    ]
+    assert lags
+    assert any(lags)
+    policy_commands.train(config, tmp_path / "run", resume=True, console=console)
+    assert_same_run(tmp_path / "run", tmp_path / "whole", (".actor", ".train.params"))
+    assert_same_files(tmp_path / "run", tmp_path / "whole")
+
+
+def test_resume_with_another_config(references):
+    """Whatever differs is named, and nothing is touched."""
+    run_dir = references[1]
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    config = dataclasses.replace(
+        get_config(),
+        normalise_rewards=False,
+        num_seeds=2,
+        algorithm=dataclasses.replace(get_config().algorithm, clip=0.3),
+    )
+    with pytest.raises(UserError) as raised:
+        policy_commands.train(config, run_dir, resume=True, console=Console(quiet=True))
+    message = str(raised.value)
+    assert f"{run_dir} was made by another config; it differs in " in message
+    assert "differs in algorithm.clip, num_seeds, normalise_rewards; give" in message
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
