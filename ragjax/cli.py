@@ -311,14 +311,27 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
 
 def _table(options: Table, _: list[str], console: Console) -> int:
     from ragjax.evaluation.readme import update_readme
-    from ragjax.evaluation.runs import record_run
-    from ragjax.evaluation.tables import load_table, missing_runs, render
+    from ragjax.evaluation.tables import Table as TableOfRuns
+    from ragjax.evaluation.tables import load_table, render
 
     table = load_table(options.experiment)
-    missing = missing_runs(table) if options.run else []
+    if options.run and isinstance(table, TableOfRuns):
+        _make_missing(table, options.runs, console)
+    print(render(table, options.format), end="")
+    if options.update is not None:
+        update_readme(options.update)
+    return 0
+
+
+def _make_missing(table: Any, runs: Path, console: Console) -> None:
+    """Makes and records the runs that a table lacks."""
+    from ragjax.evaluation.runs import record_run
+    from ragjax.evaluation.tables import missing_runs
+
+    missing = missing_runs(table)
     for row in {row.directory: row for row, _, _ in missing}.values():
         lacking = {seed: place for other, seed, place in missing if other == row}
-        base = options.runs / table.name / row.directory
+        base = runs / table.name / row.directory
         # All seeds of a row in one program, or one after another.
         together = table.side_by_side and len(lacking) == len(table.seeds) > 1
         for seeds in [list(lacking)] if together else [[seed] for seed in lacking]:
@@ -328,10 +341,6 @@ def _table(options: Table, _: list[str], console: Console) -> int:
                 _make_run(row, seeds, run_dir)
         for seed, destination in lacking.items():
             record_run(base / f"seed_{seed}", destination)
-    print(render(table, options.format), end="")
-    if options.update is not None:
-        update_readme(options.update)
-    return 0
 
 
 def _make_run(row: Any, seeds: list[int], run_dir: Path) -> None:

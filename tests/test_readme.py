@@ -20,7 +20,7 @@ def test_readme_embeds_every_table():
     """An experiment whose table is not on the front page is one that nobody checks."""
     files = {
         str(path.relative_to(ROOT))
-        for path in (ROOT / "experiments").glob("*.py")
+        for path in (ROOT / "experiments").rglob("*.py")
         if "def get_table(" in path.read_text()
     }
     assert set(table_blocks(README)) == files

@@ -180,17 +180,30 @@ class Table:
         return runs if seed is None else runs / f"seed_{seed}"
 
 
-def missing_runs(table: Table) -> list[tuple[Row, int, Path]]:
+@dataclass(frozen=True)
+class Written:
+    """A table that its experiment file writes itself, from figures that are no runs: a benchmark's.
+
+    Attributes:
+      markdown: the whole table, ending in a newline.
+    """
+
+    markdown: str
+
+
+def missing_runs(table: Table | Written) -> list[tuple[Row, int, Path]]:
     """Returns (row, seed, destination) of each declared run that isn't recorded yet."""
+    if isinstance(table, Written):
+        return []
     wanted = [(row, seed, table.directory(row, seed)) for row in table.rows for seed in table.seeds]
     return [run for run in wanted if not (run[2] / "result.json").exists()]
 
 
-def load_table(path: Path) -> Table:
+def load_table(path: Path) -> Table | Written:
     """Returns what `get_table()` of an experiment file declares."""
     table = load_function(Path(path), "get_table", "experiment")()
     require(
-        isinstance(table, Table),
+        isinstance(table, Table | Written),
         f"get_table() of {path} returns {type(table).__name__}; return a Table.",
     )
     return table
@@ -205,7 +218,7 @@ class _Line:
     cells: tuple[Interval | None, ...]
 
 
-def render(table: Table, format: str = "markdown") -> str:
+def render(table: Table | Written, format: str = "markdown") -> str:
     """Returns the table as text that ends in a newline.
 
     Args:
@@ -219,6 +232,9 @@ def render(table: Table, format: str = "markdown") -> str:
     formats: Mapping[str, Callable[[Table, Sequence[_Line]], str]]
     formats = {"markdown": _markdown, "latex": _latex, "csv": _csv}
     require(format in formats, f"format is {format!r}; choose one of {', '.join(formats)}.")
+    if isinstance(table, Written):
+        require(format == "markdown", f"This table is written as markdown only, not as {format}.")
+        return table.markdown
     loaded = [load_runs(table.directory(row), table.seeds) for row in table.rows]
     require_same_questions([run for runs in loaded for run in runs])
     lines = [
