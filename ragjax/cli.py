@@ -336,7 +336,8 @@ def _make_missing(table: Any, runs: Path, console: Console) -> None:
         together = table.side_by_side and len(lacking) == len(table.seeds) > 1
         for seeds in [list(lacking)] if together else [[seed] for seed in lacking]:
             run_dir = base if together else base / f"seed_{seeds[0]}"
-            console.print(f"{row.label}, seeds {', '.join(map(str, seeds))}: {run_dir}")
+            which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+            console.print(f"{row.label}, {which}: {run_dir}")
             if not all((base / f"seed_{seed}" / "result.json").exists() for seed in seeds):
                 _make_run(row, seeds, run_dir)
         for seed, destination in lacking.items():
