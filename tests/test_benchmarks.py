@@ -151,7 +151,7 @@ def test_the_log_of_a_run_counts_every_episode():
     np.testing.assert_array_equal(counts, np.round(counts))
     total = np.asarray(returns, np.float64) * np.asarray(counts)
     np.testing.assert_allclose(total, np.round(total), atol=1e-3)
-    assert np.sum(np.round(total)) + np.sum(running) == 1_536
+    assert np.sum(np.round(total)) + int(np.sum(running)) == 1_536
 
 
 def test_single_runs_and_sweep_on_a_small_budget():

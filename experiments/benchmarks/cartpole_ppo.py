@@ -142,9 +142,9 @@ def train(
 
     def update(state: PolicyState, _: None):
         new, metrics = experiment.update(state, hyper)
-        running = [jnp.sum(each.rollout.env_state.length) for each in (state, new)]
+        before, after = (jnp.sum(each.rollout.env_state.length) for each in (state, new))
         # Steps of the episodes that ended, those from before the rollout included, by their mean.
-        ended = (size + running[0] - running[1]) / metrics["episode_length"]
+        ended = jnp.asarray(size + before - after, jnp.float32) / metrics["episode_length"]
         count = jnp.where(jnp.isnan(ended), 0.0, jnp.round(ended))
         return new, (metrics["episode_return"], count)
 
