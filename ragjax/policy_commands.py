@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -70,28 +71,14 @@ def train(
         f"num_seeds is {config.num_seeds}, but environment {config.env.name} lives outside JAX and "
         "can't run several seeds in one program; train them one after another with --seed.",
     )
-    hyper = experiment.hyperparameters
-    if side_by_side:
-        keys = stack_keys([own.seed for own, _ in runs])
-        init = jax.jit(lambda: jax.vmap(experiment.init, (0, None))(keys, hyper))
-    else:
-        init = jax.jit(lambda: experiment.init(jax.random.PRNGKey(config.seed), hyper))
     checkpoints = Checkpoints(run_dir / CHECKPOINTS)
     if resume and checkpoints.steps():
-        begun, state, damaged = checkpoints.restore(jax.eval_shape(init))
-        report_damaged(damaged, begun, console)
-        console.print(f"continuing at step {begun} of {config.steps}")
-        if not config.env.traceable:
-            console.print("its environments lived outside JAX: their episodes start anew")
-            key = jax.random.fold_in(state.train.key, begun)
-            carry = start_episodes(experiment.raw_env, state.rollout, key)
-            # Observations stand in it twice, but what is donated must have a buffer of its own.
-            state = dataclasses.replace(state, rollout=jax.tree.map(jnp.copy, carry))
+        begun, state = continue_run(experiment, checkpoints, console)
     else:
         with host_errors():
-            state, begun = init(), 0
+            begun, state = 0, jax.jit(first_state(experiment))()
         # The whole run's first: with it, a run that is killed between two of them can be resumed.
-        for own, directory in [(config, run_dir), *runs]:
+        for own, directory in [(config, run_dir), *runs] if side_by_side else runs:
             directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / CONFIG, to_json(own))
     program = policy_program(experiment, side_by_side=side_by_side)
@@ -122,6 +109,32 @@ def train(
             Checkpoints(directory / CHECKPOINTS).save(config.steps, mine)
         results.append(write_result(own, directory, mine, Episodes.from_played(episodes), facts))
     return results
+
+
+def first_state(experiment: PolicyExperiment) -> Callable[[], PolicyState]:
+    """A function that makes the state before the first update, of all seeds of the config."""
+    config, hyper = experiment.config, experiment.hyperparameters
+    if config.num_seeds == 1:
+        return lambda: experiment.init(jax.random.PRNGKey(config.seed), hyper)
+    keys = stack_keys(range(config.seed, config.seed + config.num_seeds))
+    return lambda: jax.vmap(experiment.init, (0, None))(keys, hyper)
+
+
+def continue_run(
+    experiment: PolicyExperiment, checkpoints: Checkpoints, console: Console
+) -> tuple[int, PolicyState]:
+    """The step and the state of the newest whole checkpoint, and says so."""
+    config = experiment.config
+    begun, state, damaged = checkpoints.restore(jax.eval_shape(first_state(experiment)))
+    report_damaged(damaged, begun, console)
+    console.print(f"continuing at step {begun} of {config.steps}")
+    if not config.env.traceable:
+        console.print("its environments lived outside JAX: their episodes start anew")
+        key = jax.random.fold_in(state.train.key, begun)
+        carry = start_episodes(experiment.raw_env, state.rollout, key)
+        # Observations stand in it twice, but what is donated must have a buffer of its own.
+        state = dataclasses.replace(state, rollout=jax.tree.map(jnp.copy, carry))
+    return begun, state
 
 
 def seed_runs(config: PolicyConfig, run_dir: Path) -> list[tuple[PolicyConfig, Path]]:
