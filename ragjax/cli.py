@@ -194,7 +194,7 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
     config = override(load_config(options.config), overrides, prog)
     run_dir = options.run_dir
     if run_dir is None:
-        run_dir = Path("runs") / config.subject / options.config.stem / f"seed_{config.seed}"
+        run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
     # SIGTERM, which schedulers send first, ends a run as Ctrl-C does: saved, and with advice.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

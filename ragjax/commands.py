@@ -225,7 +225,7 @@ class TrainedRun:
         encoded = experiment.encode((question,), config.evaluation.k)
         params = evaluation_params(self.state.train.params, self.state.train.opt_state)
         topk, log_prior, decoded = jax.device_get(
-            experiment.answer(
+            experiment.answer_one(
                 params, encoded.arrays, experiment.device_corpus, self.state.index.embeddings
             )
         )

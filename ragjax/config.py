@@ -111,6 +111,11 @@ class RunConfig:
         """Name of what is learned; it names the directory of runs."""
         raise NotImplementedError
 
+    @property
+    def run_name(self) -> str:
+        """Name of the run's own directory, unless another is given."""
+        return f"seed_{self.seed}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RunConfig):

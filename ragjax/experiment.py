@@ -107,11 +107,22 @@ class Experiment:
     @cached_property
     def answer(self):
         """The jitted function that answers a batch."""
+        return self._answer_function()
+
+    @cached_property
+    def answer_one(self):
+        """The same for single questions: compiling takes longer than answering them."""
+        return self._answer_function(quickly_compiled=True)
+
+    def _answer_function(self, *, quickly_compiled: bool = False):
         config = self.config
-        k = config.retriever.passages_per_question(config.evaluation.k)
-        length = config.tokenizer.answer_length
         return make_answer_function(
-            self.model, config.objective, config.retriever, k=k, length=length
+            self.model,
+            config.objective,
+            config.retriever,
+            k=config.retriever.passages_per_question(config.evaluation.k),
+            length=config.tokenizer.answer_length,
+            quickly_compiled=quickly_compiled,
         )
 
     def encode(

@@ -79,3 +79,9 @@ class PolicyConfig(RunConfig):
     def subject(self) -> str:
         """Name of the environment."""
         return self.env.name
+
+    @property
+    def run_name(self) -> str:
+        """Names the seed, or the first and the last of several."""
+        single = super().run_name
+        return single if self.num_seeds == 1 else f"{single}_to_{self.seed + self.num_seeds - 1}"

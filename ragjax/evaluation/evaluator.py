@@ -19,7 +19,13 @@ AnswerFunction = Callable[..., tuple[TopK, jax.Array, Decoded]]
 
 
 def make_answer_function(
-    model: RagModel, objective: Likelihood, retriever: Retriever, *, k: int, length: int
+    model: RagModel,
+    objective: Likelihood,
+    retriever: Retriever,
+    *,
+    k: int,
+    length: int,
+    quickly_compiled: bool = False,
 ) -> AnswerFunction:
     """Builds the jitted function that answers a batch.
 
@@ -29,6 +35,7 @@ def make_answer_function(
       retriever: spec of the retriever.
       k: K.
       length: T.
+      quickly_compiled: leave out XLA's optimisations, for a program that answers few questions.
 
     Returns:
       (params, batch, corpus [N,P], embeddings [N,D]) -> (`TopK`, log_prior [B,K], `Decoded`).
@@ -44,7 +51,8 @@ def make_answer_function(
         )
         return topk, log_prior, decoded
 
-    return jax.jit(answer)
+    options = {"xla_backend_optimization_level": 0} if quickly_compiled else None
+    return jax.jit(answer, compiler_options=options)
 
 
 def evaluate_questions(

@@ -41,11 +41,12 @@ _BLOCK = 1 << 21  # question draws held in memory at a time
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and the bounds of its bootstrap interval."""
+    """A mean and the bounds of its bootstrap interval; `single` if it is of one number alone."""
 
     mean: float
     low: float
     high: float
+    single: bool = False
 
     @property
     def half_width(self) -> float:

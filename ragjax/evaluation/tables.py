@@ -266,6 +266,9 @@ def _cell(column: Column, runs: Sequence[Run]) -> Interval | None:
         "record them again.",
     )
     scaled = [column.scale * values for values in measured]
+    if sum(values.size for values in scaled) == 1:
+        only = float(scaled[0][0])
+        return Interval(only, only, only, single=True)
     if column.statistic == "iqm":
         require(
             all(values.size == 1 for values in scaled),
@@ -281,12 +284,18 @@ def _number(value: float, digits: int) -> str:
     return f"{round(value, 9):.{digits}f}"
 
 
+def _interval_text(cell: Interval, digits: int) -> str:
+    """The mean ± half-width; the mean alone of a single number, which has no interval."""
+    mean = _number(cell.mean, digits)
+    return mean if cell.single else f"{mean} ± {_number(cell.half_width, digits)}"
+
+
 def _text(table: Table, line: _Line) -> list[str]:
     """Returns the cells of a row as "mean ± half-width", with a mark where seeds are missing."""
     found = len(line.runs)
     mark = "" if found == len(table.seeds) else f" ({found} seed{'s' * (found != 1)})"
     return [
-        f"{_number(cell.mean, column.digits)} ± {_number(cell.half_width, column.digits)}{mark}"
+        _interval_text(cell, column.digits) + mark
         if cell
         else line.row.published.get(column.label, MISSING)
         for column, cell in zip(table.columns, line.cells, strict=True)

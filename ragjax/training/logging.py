@@ -20,6 +20,7 @@ from ragjax.errors import UserError
 from ragjax.files import write_atomically
 
 METRICS = "metrics.jsonl"
+LINES = 10  # of progress, into a file or a pipe
 # What the progress bar shows, and how it calls it.
 SHOWN = {
     "loss": "loss",
@@ -120,6 +121,7 @@ class RunProgress:
         )
         self._task = self._progress.add_task("", total=total, completed=done, rate="", figures="")
         self._figures: dict[str, float] = {}
+        self._console, self._total, self._said = console, total, done
 
     def __enter__(self) -> "RunProgress":
         """Starts drawing."""
@@ -141,3 +143,7 @@ class RunProgress:
         rate = f"{task.speed:.1f} steps/s" if task.speed else ""
         figures = " ".join(f"{name} {value:.3f}" for name, value in self._figures.items())
         self._progress.update(self._task, completed=step, rate=rate, figures=figures)
+        # Where no bar can be drawn, a line now and then shows that the run is alive.
+        if not self._console.is_terminal and step - self._said >= self._total / LINES:
+            self._said = step
+            self._console.print(f"step {step}/{self._total} {rate} {figures}")

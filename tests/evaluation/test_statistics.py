@@ -4,8 +4,13 @@ from itertools import product
 
 import numpy as np
 import pytest
+from scipy.stats import trim_mean
 
-from ragjax.evaluation.statistics import bootstrap_interval, paired_difference
+from ragjax.evaluation.statistics import (
+    bootstrap_interval,
+    interquartile_interval,
+    paired_difference,
+)
 
 Z95 = 1.959964
 
@@ -200,3 +205,25 @@ def test_an_arm_without_runs_is_refused():
     for arms in (([np.ones(3)], []), ([], [np.ones(3)])):
         with pytest.raises(ValueError, match="an arm has no runs"):
             paired_difference(*arms)
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
+def test_interquartile_mean_is_that_of_the_middle(count):
+    """As scipy's trimmed mean, which rliable uses; outliers at either end don't count."""
+    scores = np.random.default_rng(count).standard_normal(count)
+    found = interquartile_interval([scores])
+    assert found.mean == pytest.approx(trim_mean(scores, 0.25), abs=1e-12)
+    assert found.low <= found.mean <= found.high
+    if count >= 4:
+        wild = scores.copy()
+        wild[np.argmax(scores)] = 1e6
+        assert interquartile_interval([wild]).mean == found.mean
+
+
+def test_interquartile_resamples_are_drawn_within_each_task():
+    """Between tasks nothing varies: constant scores of two tasks have an interval of no width."""
+    found = interquartile_interval([np.full(4, 1.0), np.full(4, 3.0)])
+    assert (found.low, found.mean, found.high) == (2.0, 2.0, 2.0)
+    again = interquartile_interval([np.arange(8.0)])
+    assert again == interquartile_interval([np.arange(8.0)])
+    assert 1.0 < again.low < 3.5 < again.high < 6.0

@@ -47,7 +47,7 @@ MARKDOWN = """\
 |  | EM | R@5 | s |
 | --- | ---: | ---: | ---: |
 | Closed book | 37.5 ± 37.5 | \u2013 | 10.50 ± 0.50 |
-| RAG\\|50% | 75.0 ± 37.5 (1 seed) | 75.0 ± 37.5 (1 seed) | 11.00 ± 0.00 (1 seed) |
+| RAG\\|50% | 75.0 ± 37.5 (1 seed) | 75.0 ± 37.5 (1 seed) | 11.00 (1 seed) |
 | Peer_1 (published: Doe 2020, table 1) | 44.5 | \u2013 | \u2013 |
 
 Cells: mean ± half the width of the 95% bootstrap interval over seeds 0, 1 and 4 questions \
@@ -70,7 +70,7 @@ LATEX = r"""\begin{table}
  & EM & R@5 & s \\
 \midrule
 Closed book & 37.5 $\pm$ 37.5 & -- & 10.50 $\pm$ 0.50 \\
-RAG|50\% & 75.0 $\pm$ 37.5 (1 seed) & 75.0 $\pm$ 37.5 (1 seed) & 11.00 $\pm$ 0.00 (1 seed) \\
+RAG|50\% & 75.0 $\pm$ 37.5 (1 seed) & 75.0 $\pm$ 37.5 (1 seed) & 11.00 (1 seed) \\
 \midrule
 Peer\_1 (published: Doe 2020, table 1) & 44.5 & -- & -- \\
 \bottomrule
