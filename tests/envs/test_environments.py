@@ -1,8 +1,6 @@
 """What every environment keeps to: found by walking the package, so a new file needs no edit here."""
 
 import dataclasses
-import importlib
-import pkgutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from env_specs import traceable_specs
 
-from ragjax import envs
 from ragjax.envs.base import Environment
 from ragjax.errors import UserError
 from ragjax.types import Env, Timestep
@@ -19,23 +17,6 @@ from ragjax.types import Env, Timestep
 E = 3
 LIMIT = 12
 STEPS = 40
-
-
-def traceable_specs():
-    """Every environment of the package whose functions can be traced."""
-    for module in pkgutil.walk_packages(envs.__path__, "ragjax.envs."):
-        importlib.import_module(module.name)
-
-    def below(kind):
-        return {kind}.union(*(below(child) for child in kind.__subclasses__()))
-
-    found = {
-        kind
-        for kind in below(Environment) - {Environment}
-        # Bases are no specs of their own, and other tests may define environments.
-        if not kind.__subclasses__() and kind.__module__.startswith("ragjax.envs.")
-    }
-    return sorted((kind for kind in found if kind.traceable), key=lambda kind: kind.name)
 
 
 SPECS = traceable_specs()
