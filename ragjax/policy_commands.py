@@ -208,8 +208,7 @@ def evaluate(run_dir: Path, episodes: int, console: Console) -> dict[str, Any]:
         f"{run_dir / f'seed_{config.seed}'}.",
     )
     experiment = PolicyExperiment(config)
-    key, hyper = jax.random.PRNGKey(config.seed), experiment.hyperparameters
-    template = jax.eval_shape(experiment.init, key, hyper)
+    template = jax.eval_shape(first_state(experiment))
     step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
     report_damaged(damaged, step, console)
     with host_errors():

@@ -122,9 +122,9 @@ class PolicyExperiment:
           hyper: traced scalars.
 
         Returns:
-          The new state, and metrics: those of the loss, averaged over its updates; `episode_return` and
-          `episode_length` of the episodes that ended (NaN if none did); `explained_variance` of the
-          value targets; and `env_steps`, made so far.
+          The new state, and metrics: those of the loss, averaged over minibatches, skipped ones
+          included; `episode_return` and `episode_length` of the episodes that ended (NaN if none did);
+          `explained_variance` of the value targets; and `env_steps`, made so far.
         """
         config, algorithm = self.config, self.config.algorithm
         key = jax.random.fold_in(jax.random.fold_in(state.train.key, ROLLOUTS), state.updates)

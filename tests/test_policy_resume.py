@@ -5,17 +5,14 @@ Every run is a process of its own. A killed one gets SIGKILL, which nothing can 
 
 import dataclasses
 import json
-import os
 import shlex
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from processes import PATIENCE, finish, kill, wait_for
 from rich.console import Console
 from tiny_env import TinyMdp
 from tiny_policy_config import get_config
@@ -33,32 +30,8 @@ from ragjax.training.logging import MetricLog
 pytest_plugins = ["tiny_run"]
 
 SUPPORT = Path(__file__).parent / "support"
-PATIENCE = 300  # seconds; compilation on a busy machine
 STEPS = 11
 SEEDS = (0, 1)
-
-
-@pytest.fixture(scope="module")
-def processes(compiled):
-    """(arguments, program, **environment) -> a `ragjax` process."""
-    shared = os.environ | compiled | {"PYTHONPATH": str(SUPPORT)}
-    started = []
-
-    def start(arguments, program=("-m", "ragjax.cli"), **environment):
-        process = subprocess.Popen(
-            [sys.executable, *map(str, program), *map(str, arguments)],
-            env=shared | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def train(run_dir, *fields, resume=False):
@@ -68,26 +41,6 @@ def train(run_dir, *fields, resume=False):
 
 def paused(where, step, marker):
     return SUPPORT / "paused.py", where, step, marker
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
-    return errors
-
-
-def wait_for(process, path):
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.002)
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")

@@ -4,16 +4,13 @@ Every run is a process of its own. A killed one gets SIGKILL, which nothing can 
 """
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from processes import PATIENCE, finish, kill, wait_for
 
 from ragjax.commands import CHECKPOINTS, CONFIG
 from ragjax.config import read_json
@@ -23,58 +20,12 @@ from ragjax.training.checkpoint import Checkpoints
 pytest_plugins = ["tiny_run"]
 
 SUPPORT = Path(__file__).parent / "support"
-PATIENCE = 300  # seconds; compilation on a busy machine
 DOCUMENTS = ("index", "in_batch")  # the second chooses passages from an index that ages
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory, compiled):
-    """(arguments, program, **environment) -> a `ragjax` process."""
-    data = tmp_path_factory.getbasetemp() / "prepared"
-    shared = os.environ | compiled | {"PYTHONPATH": str(SUPPORT), "RAGJAX_DATA_DIR": str(data)}
-    started = []
-
-    def start(arguments, program=("-m", "ragjax.cli"), **environment):
-        command = [sys.executable, *map(str, program), *map(str, arguments)]
-        process = subprocess.Popen(
-            command,
-            env=shared | environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(process)
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def train(run_dir, documents, *, resume=False):
     words = ["train", SUPPORT / "tiny_config.py", "--run-dir", run_dir]
     return [*words, "--objective.documents", documents, *["--resume"] * resume]
-
-
-def finish(process):
-    _, errors = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, errors
-    return errors
-
-
-def wait_for(process, path):
-    deadline = time.monotonic() + PATIENCE
-    while not path.exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.002)
-
-
-def kill(process):
-    process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
-    assert process.returncode == -signal.SIGKILL
 
 
 @pytest.fixture(scope="module")

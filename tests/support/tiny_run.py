@@ -1,6 +1,9 @@
 """The trained tiny run that the tests of commands and evaluation share; a plugin of the test session."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,3 +36,30 @@ def trained(tmp_path_factory):
 def copied(trained, tmp_path):
     """A copy of the run, to be damaged."""
     return Path(shutil.copytree(trained, tmp_path / "copied"))
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory, compiled):
+    """(arguments, program, **environment) -> a `ragjax` process."""
+    data = tmp_path_factory.getbasetemp() / "prepared"
+    shared = (
+        os.environ | compiled | {"PYTHONPATH": str(CONFIG.parent), "RAGJAX_DATA_DIR": str(data)}
+    )
+    started = []
+
+    def start(arguments, program=("-m", "ragjax.cli"), **environment):
+        command = [sys.executable, *map(str, program), *map(str, arguments)]
+        process = subprocess.Popen(
+            command,
+            env=shared | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
