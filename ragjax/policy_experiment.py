@@ -24,6 +24,7 @@ from ragjax.envs.wrappers import (
     normalised,
     observation_moments,
 )
+from ragjax.ops.noise import random_order
 from ragjax.policy_config import PolicyConfig
 from ragjax.training.loop import Program
 from ragjax.training.optimizer import with_learning_rate
@@ -173,7 +174,7 @@ class PolicyExperiment:
         if algorithm.epochs * algorithm.minibatches == 1:
             return update(train, batch, hyper)
         keys = jax.random.split(key, algorithm.epochs)
-        orders = jax.vmap(lambda key: jax.random.permutation(key, algorithm.batch_size))(keys)
+        orders = jax.vmap(lambda key: random_order(key, algorithm.batch_size))(keys)
         rows = orders.reshape(algorithm.epochs * algorithm.minibatches, -1)
 
         def learn(carry, rows):

@@ -48,11 +48,13 @@ def made_up():
             "probe": {"1": 2000.0, "2": 1000.0},
             "threads": 1,
             "runs": [row(0, 0.5, 0.25), row(1, 0.25, 0.125)],
+            "runs_on_all_cores": [],
         },
         "stable-baselines3": {
             "probe": {"1": 20.0, "2": 10.0},
             "threads": 1,
             "runs": [row(0, 60.0, 30.0), row(1, 40.0, 20.0, solved=False)],
+            "runs_on_all_cores": [row(0, 100.0, 30.0), row(1, 60.0, 20.0)],
         },
         "sweep": {
             "devices": 2,
@@ -90,10 +92,11 @@ def test_table_by_hand():
     assert theirs[2:] == ["30.0 (30.0 to 30.0)", "32.0 (32.0 to 32.0)", "1 of 2"]
     assert rows["ratio"][0] == "144.0"  # 3000 / (1000 (1/60 + 1/40) / 2)
     assert rows["ratio"][2] == "160.0"  # 30 / 0.1875
-    # 2 runs: 10 s with the compilation, against 2 x 50 s and half of it.
+    # 2 runs: 10 s with the compilation, against 2 x 80 s, 2 x 50 s and half of it.
     assert rows["ragjax, one program, compiled in 6.0 s"] == ["10", "200", "1.0"]
-    assert rows["stable-baselines3, 2 × 50.0 s"] == ["100", "20", "10.0"]
-    assert rows["stable-baselines3, 2 at a time without loss"] == ["50", "40", "5.0"]
+    assert rows["stable-baselines3, 2 × 80.0 s, 2 threads each"] == ["160", "12", "16.0"]
+    assert rows["stable-baselines3, 2 × 50.0 s, 1 thread each"] == ["100", "20", "10.0"]
+    assert rows["stable-baselines3, the same, 2 at a time without loss"] == ["50", "40", "5.0"]
     assert "1 of 2 runs reached 475 in training; after it 1 solve the task" in table
     assert "commit abc" in table
     assert table.endswith("\n")

@@ -11,8 +11,9 @@ the last 100 training episodes, with drawn actions, return 475 on average. It is
 
 A sweep is 16 seeds times 8 learning rates in one compiled program. Each core, seen by XLA as a device,
 goes through its seeds with `lax.map`, the learning rates of a seed being vmapped. Stable-Baselines3 has
-no such thing: its time is the mean of its measured runs times their number, one after another, and
-divided by the cores as if that many could go side by side without slowing each other.
+no such thing: its time is the mean of its measured runs times their number, one after another; with as
+many threads as the sweep has, with the number that is best for it, and divided by the cores as if that
+many runs could go side by side without slowing each other.
 
 What differs between the two sides: Stable-Baselines3 clips the critic's change without taking the
 larger of the clipped and the plain loss, and its learning rate is one rollout further in its decline.
@@ -337,13 +338,22 @@ def measure(budget: Budget, cores: Sequence[int], console: Console) -> dict[str,
         threads = fastest(rates)
         said = ", ".join(f"{rate:,.0f} with {number}" for number, rate in rates.items())
         console.print(f"{side}: steps/s by threads: {said}")
-        runs = run(budget, threads)
-        result[side] = {"probe": rates, "threads": threads, "runs": runs}
-        for row in runs:
-            console.print(
-                f"{side}, seed {row['seed']}: {row['seconds']:.1f} s, {rate_of(row):,.0f} steps/s, "
-                f"greedy {row['greedy_return']:.0f}, sampled {row['sampled_return']:.0f}"
-            )
+        # The sweep uses every core, so the other side is measured with as many threads, too.
+        wanted = {threads, len(cores)} if side == THEIRS else {threads}
+        by_threads = {number: run(budget, number) for number in sorted(wanted)}
+        result[side] = {
+            "probe": rates,
+            "threads": threads,
+            "runs": by_threads[threads],
+            "runs_on_all_cores": by_threads.get(len(cores), []),
+        }
+        for number, runs in by_threads.items():
+            for row in runs:
+                console.print(
+                    f"{side}, {number} threads, seed {row['seed']}: {row['seconds']:.1f} s, "
+                    f"{rate_of(row):,.0f} steps/s, greedy {row['greedy_return']:.0f}, "
+                    f"sampled {row['sampled_return']:.0f}"
+                )
     devices = most_devices(budget.sweep_seeds, len(cores))
     result["sweep"] = run_ours("sweep", budget, cores, devices)
     seconds = result["sweep"]["seconds"]
@@ -400,22 +410,29 @@ def render(result: Mapping[str, Any] | None = None) -> str:
     ]
     sweep, count = found["sweep"], len(found["sweep"]["runs"])
     ours = sweep["setup_seconds"] + sweep["seconds"]
-    one = float(np.mean([run["seconds"] for run in sides[THEIRS]]))
-    cores = found["cores"]
+    one, equal = (
+        float(np.mean([run["seconds"] for run in found[THEIRS][name]]))
+        for name in ("runs", "runs_on_all_cores")
+    )
+    cores, best = found["cores"], found[THEIRS]["threads"]
     rows = [
         (f"{OURS}, one program, compiled in {sweep['setup_seconds']:.1f} s", ours),
-        (f"{THEIRS}, {count} × {one:.1f} s", count * one),
-        (f"{THEIRS}, {cores} at a time without loss", count * one / cores),
+        (f"{THEIRS}, {count} × {equal:.1f} s, {_counted(cores, 'thread')} each", count * equal),
     ]
+    if best != cores:
+        rows += [
+            (f"{THEIRS}, {count} × {one:.1f} s, {_counted(best, 'thread')} each", count * one),
+            (f"{THEIRS}, the same, {cores} at a time without loss", count * one / cores),
+        ]
     several = [[f"{count} runs", "s", "steps/s", "ratio"]]
     several += [
         [label, f"{seconds:,.0f}", f"{sweep['steps'] / seconds:,.0f}", f"{seconds / ours:.1f}"]
-        for label, seconds in (rows if cores > 1 else rows[:2])
+        for label, seconds in rows
     ]
     reached = sum(run["steps_to_target"] is not None for run in sweep["runs"])
     solved = sum(run["solved"] for run in sweep["runs"])
-    seeds = f"{len(sides[OURS])} seed{'s' * (len(sides[OURS]) != 1)}"
-    best = "; ".join(
+    seeds = _counted(len(sides[OURS]), "seed")
+    probes = "; ".join(
         f"{side}: {', '.join(f'{rate:,.0f} with {n}' for n, rate in found[side]['probe'].items())}"
         for side in sides
     )
@@ -440,8 +457,8 @@ def render(result: Mapping[str, Any] | None = None) -> str:
         f"A run reaches {TARGET:.0f} when its last {WINDOW} training episodes return that on average, "
         f"and is solved if {budget['episodes']} greedy and {budget['episodes']} sampled episodes "
         "after training do. Set-up: compilation, or the making of model and environments. Both sides "
-        f"had the same {_threads(cores)} and took the better number of threads for single runs "
-        f"(steps/s in a short one: {best}).",
+        f"had the same {_counted(cores, 'core')} and took the better number of threads for single runs "
+        f"(steps/s in a short one: {probes}).",
         "",
         f"{found['hardware']['cpu']}, {found['hardware']['cores']} cores, "
         f"{found['hardware']['memory_gib']} GiB; {versions}; recorded on {found['recorded']} at git "
@@ -456,8 +473,8 @@ def get_table() -> Written:
     return Written(render())
 
 
-def _threads(cores: int) -> str:
-    return "core" if cores == 1 else f"{cores} cores"
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _grid(rows: Sequence[Sequence[str]]) -> list[str]:

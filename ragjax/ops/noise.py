@@ -1,4 +1,4 @@
-"""Noise on training tokens: anonymisation, and wordings that vary.
+"""Random orders, and noise on training tokens: anonymisation, and wordings that vary.
 
 Anonymisation is a random, consistent renaming of the tokens that carry names. A small reader learns
 names by heart instead of learning to copy, and a small retriever learns names instead of learning to
@@ -12,6 +12,28 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.types import PAD_ID, UNK_ID
+
+
+def random_order(key: Array, size: int) -> Int[Array, "n"]:
+    """Draws an order of `size` things: the places of sorted random numbers.
+
+    A number and its place share 32 bits, so that one array is sorted and not two: on a CPU a fifth of
+    the time of `jax.random.permutation`, which takes over where fewer than 16 bits are left to chance.
+
+    Args:
+      key: a PRNG key.
+      size: n, static.
+
+    Returns:
+      [n] a permutation of 0 to n-1. Numbers that are equal by chance keep their order.
+    """
+    width = max(size - 1, 1).bit_length()
+    if width > 16:
+        return jax.random.permutation(key, size)
+    place = jnp.arange(size, dtype=jnp.uint32)
+    low = jnp.uint32(2**width - 1)
+    drawn = jax.random.bits(key, (size,), jnp.uint32)
+    return (jnp.sort((drawn & ~low) | place) & low).astype(jnp.int32)
 
 
 def random_renaming(

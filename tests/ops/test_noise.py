@@ -2,8 +2,9 @@
 
 import jax
 import numpy as np
+import pytest
 
-from ragjax.ops.noise import corrupt_words, random_renaming
+from ragjax.ops.noise import corrupt_words, random_order, random_renaming
 
 V = 20
 CONTENT = np.isin(np.arange(V), [5, 7, 8, 9, 13, 14, 19])
@@ -17,6 +18,21 @@ def draw(keys, content, probability):
 
 
 corrupt = jax.jit(corrupt_words)
+
+
+@pytest.mark.parametrize("size", [1, 2, 512, 1000, 2**16 + 1])
+def test_an_order_is_a_permutation(size):
+    order = random_order(jax.random.PRNGKey(1), size)
+    np.testing.assert_array_equal(np.sort(order), np.arange(size))
+    assert order.dtype == np.int32
+
+
+def test_every_order_is_drawn_equally_often():
+    keys = jax.random.split(jax.random.PRNGKey(2), 24_000)
+    orders = np.asarray(jax.vmap(lambda key: random_order(key, 4))(keys))
+    _, counts = np.unique(orders, axis=0, return_counts=True)
+    assert len(counts) == 24
+    assert np.sum((counts - 1000) ** 2 / 1000) < 49.7  # chi-squared with 23 degrees, p = .001
 
 
 def renamings(probability, content=CONTENT):
