@@ -6,6 +6,7 @@ from ragjax.config import RunConfig
 from ragjax.envs.base import Environment
 from ragjax.errors import require
 from ragjax.models.policy import ActorCritic
+from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.actor_critic import PolicyGradient
 from ragjax.training.optimizer import TracedAdam
 
@@ -50,7 +51,7 @@ class PolicyConfig(RunConfig):
 
     env: Environment
     algorithm: PolicyGradient
-    policy: ActorCritic = field(default_factory=ActorCritic)
+    policy: ActorCritic | RetrievalPolicy = field(default_factory=ActorCritic)
     optimizer: TracedAdam = field(default_factory=TracedAdam)
     num_seeds: int = 1
     env_steps: int = 500_000

@@ -48,12 +48,14 @@ class PolicyState:
       train: optimiser steps, parameters, optimiser, key.
       rollout: where the environments stand, their normalisers included.
       actor: parameters of the behaviour policy where they lag behind, else None.
+      index: [N,D] embeddings that a policy searches its passages by, or None.
       updates: [] rollouts made and learned from.
     """
 
     train: TrainState
     rollout: RolloutCarry
     actor: Params
+    index: Leaf
     updates: Leaf
 
 
@@ -110,6 +112,7 @@ class PolicyExperiment:
             init_state(params, self.optimizer, run_key),
             start(self.env(hyper.discount), env_key),
             jax.tree.map(jnp.copy, actor),
+            self.policy.embed(params),
             jnp.zeros((), jnp.int32),
         )
 
@@ -137,15 +140,20 @@ class PolicyExperiment:
             fresh = state.updates % algorithm.refresh_actor_every == 0
             actor = jax.tree.map(lambda new, old: jnp.where(fresh, new, old), params, actor)
         acting = params if actor is None else actor
+        index = state.index
+        if index is not None:
+            old = state.updates % config.policy.refresh_every == 0
+            index = jnp.where(old, self.policy.embed(params), index)
         if algorithm.episodic:
             carry = start_episodes(self.raw_env, carry, reset_key)
         carry, steps = rollout(
             env,
-            lambda observation: self.policy.apply(acting, observation)[0],
+            lambda seen: self.policy.apply(acting, seen)[0],
             carry,
             rollout_key,
             algorithm.rollout_length,
             episodic=algorithm.episodic,
+            look=partial(self.policy.retrieve, acting, index),
         )
         batch = algorithm.targets(self.policy, params, steps, hyper)
         batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
@@ -163,7 +171,7 @@ class PolicyExperiment:
             "explained_variance": explained_variance(batch),
             "env_steps": updates * algorithm.batch_size,
         }
-        return PolicyState(train, carry, actor, updates), metrics
+        return PolicyState(train, carry, actor, index, updates), metrics
 
     def _learn(
         self, train: TrainState, batch: PolicyBatch, key: Array, hyper: Hyperparameters
@@ -201,11 +209,14 @@ class PolicyExperiment:
         config = self.config
         env = self._evaluation_env(2 * episodes)
         moments = observation_moments(state.rollout.env_state)
+        params = state.train.params
+        index = self.policy.embed(params)
 
         def act(observation):
             if moments is not None:
                 observation = normalised(moments, observation)
-            return self.policy.apply(state.train.params, observation)[0]
+            seen = self.policy.retrieve(params, index, None, observation)
+            return self.policy.apply(params, seen)[0]
 
         key = jax.random.fold_in(jax.random.fold_in(state.train.key, EVALUATIONS), state.updates)
         greedy = jnp.arange(2 * episodes) < episodes

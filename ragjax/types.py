@@ -181,6 +181,7 @@ class Env(NamedTuple):
       num_actions: A; actions are the integers 0 <= a < A.
       low: [O...] smallest value of each number of an observation, -inf where there is none.
       high: [O...] largest value.
+      passages: [N,F] features of the passages that a policy may retrieve from, or None.
     """
 
     params: Any
@@ -189,6 +190,7 @@ class Env(NamedTuple):
     num_actions: int
     low: Any
     high: Any
+    passages: Any = None
 
 
 @struct.dataclass
@@ -196,9 +198,9 @@ class Rollout:
     """T steps in each of E environments, as the behaviour policy made them.
 
     Attributes:
-      observation: [T,E,O...] what was acted on.
-      action: [T,E].
-      log_probs: [T,E,A] log probabilities of all actions under the behaviour policy.
+      observation: [T,E,O...] what was acted on; of a policy that retrieves a `Retrieved`.
+      action: [T,E] the choice; what the environment made of it is `distribution.executed(choice)`.
+      log_probs: [T,E,A] log probabilities of all choices under the behaviour policy.
       reward: [T,E].
       terminated: [T,E] bool.
       truncated: [T,E] bool.
@@ -225,7 +227,7 @@ class PolicyBatch:
     """Steps to learn from, in no order: what a policy-gradient loss looks at. B is at most T*E.
 
     Attributes:
-      observation: [B,O...].
+      observation: [B,O...], or a `Retrieved` of them.
       action: [B].
       log_probs: [B,A] log probabilities of all actions under the behaviour policy.
       value: [B] V(s) when the targets were made.
@@ -262,16 +264,39 @@ class Hyperparameters:
     clip: Leaf
 
 
+@struct.dataclass
+class Retrieved:
+    """An observation with the passages that were retrieved for it.
+
+    What is learned from later is scored anew over these very passages, so that the ratio of two policies
+    is that of the same sum even if the index has changed in between.
+
+    Attributes:
+      observation: [...,O...].
+      ids: [...,K] rows of the environment's passages, -1 at a miss.
+      noise: [...,K] Gumbel noise of the estimator that draws passages before actions, else None.
+    """
+
+    observation: Leaf
+    ids: Leaf
+    noise: Leaf
+
+
 class PolicyModel(NamedTuple):
     """A policy and its critic as pure functions of one tree of parameters.
 
     Attributes:
-      init: (key) -> params, with the groups "policy" and "value".
-      apply: (params, observation [...,O...]) -> (action distribution, V [...]).
+      init: (key) -> params, with the groups "policy" and "value" ("retriever" too, where it retrieves).
+      apply: (params, what `retrieve` gives) -> (action distribution, V [...]).
+      embed: (params) -> [N,D] the index, or None of a policy that retrieves nothing.
+      retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; the observation
+        itself if nothing is retrieved.
     """
 
     init: Callable[..., Params]
     apply: Callable[..., tuple[Any, Array]]
+    embed: Callable[..., Any] = lambda params: None
+    retrieve: Callable[..., Any] = lambda params, index, key, observation: observation
 
 
 class RagModel(NamedTuple):

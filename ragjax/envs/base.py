@@ -22,6 +22,8 @@ class Environment:
     Attributes:
       name: unique among environments; it names the directory of runs.
       time_limit: steps after which an episode is truncated.
+      history: whether observations hold the whole episode so far (`wrappers.episode_history`), which
+        policies with a latent passage of the episode need.
       traceable: whether its functions can be vmapped, over seeds for example.
     """
 
@@ -29,6 +31,7 @@ class Environment:
     traceable: ClassVar[bool] = True
 
     time_limit: int = 500
+    history: bool = False
 
     def __post_init__(self):
         """Checks the fields."""
@@ -52,6 +55,8 @@ class Environment:
         Episodes end at the time limit, start anew by themselves, and report their return and length.
         """
         env = wrappers.time_limit(self.build(), self.time_limit)
+        if self.history:
+            env = wrappers.episode_history(env, self.time_limit)
         return wrappers.batch(wrappers.auto_reset(wrappers.episode_statistics(env)), num_envs)
 
 

@@ -50,6 +50,65 @@ def time_limit(env: Env, limit: int) -> Env:
 
 
 @struct.dataclass
+class Remembered:
+    """State of `episode_history`: the inner state, and [L,O+A+1] the episode so far."""
+
+    inner: Leaf
+    history: Leaf
+
+
+def episode_history(env: Env, length: int) -> Env:
+    """Shows the whole episode so far, [L,O+A+1]: a policy of it can depend on all that has happened.
+
+    Row i holds the observation of step i, the action taken there as one-hot, and 1. The action of the
+    current row is zeros, and so are all rows of steps to come.
+
+    Args:
+      env: one episode with flat observations [O].
+      length: L, steps within which it ends.
+
+    Raises:
+      UserError: observations are not flat.
+    """
+    shape = jnp.shape(env.low)
+    require(len(shape) == 1, f"env.history needs flat observations, not those of shape {shape}.")
+    width = shape[0] + env.num_actions + 1
+
+    def add(history, place, observation):
+        row = jnp.concatenate([observation, jnp.zeros((env.num_actions,)), jnp.ones((1,))])
+        return history.at[place].set(row, mode="drop")  # after the last step there is no row left
+
+    def show(inner, history, timestep):
+        timestep = dataclasses.replace(timestep, observation=history, final_observation=history)
+        return Remembered(inner, history), timestep
+
+    def reset(params, key):
+        inner, timestep = env.reset(params, key)
+        return show(inner, add(jnp.zeros((length, width)), 0, timestep.observation), timestep)
+
+    def step(params, key, state, action):
+        inner, timestep = env.step(params, key, state.inner, action)
+        steps = jnp.sum(state.history[:, -1]).astype(jnp.int32)
+        taken = jax.nn.one_hot(action, env.num_actions)
+        history = state.history.at[steps - 1, shape[0] : -1].set(taken)
+        return show(inner, add(history, steps, timestep.observation), timestep)
+
+    def wide(bound, low):
+        edge = 0.0 if low else 1.0
+        return jnp.broadcast_to(
+            jnp.concatenate(
+                [
+                    jnp.where(low, jnp.minimum(bound, 0.0), jnp.maximum(bound, 0.0)),
+                    jnp.full((env.num_actions + 1,), edge),
+                ]
+            ),
+            (length, width),
+        )
+
+    return env._replace(reset=reset, step=step, low=wide(env.low, True), high=wide(env.high, False))
+
+
+@struct.dataclass
 class Counted:
     """State of `episode_statistics`: the inner state, [] return and [] length so far."""
 

@@ -7,7 +7,7 @@ An algorithm is a frozen spec. Once a rollout it turns [T,E] steps into advantag
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -142,9 +142,12 @@ def counted(rollout: Rollout) -> Rollout:
     before, times the discount 0 of an episode's end, and in the gradient of a layer that reads it.
     """
 
-    def kept(leaf: Array, weight: Array) -> Array:
-        weight = weight.reshape(weight.shape + (1,) * (leaf.ndim - weight.ndim))
-        return jnp.where(weight != 0, leaf, jnp.zeros_like(leaf))
+    def kept(tree: Any, weight: Array) -> Any:
+        def zeroed(leaf: Array) -> Array:
+            wide = weight.reshape(weight.shape + (1,) * (leaf.ndim - weight.ndim))
+            return jnp.where(wide != 0, leaf, jnp.zeros_like(leaf))
+
+        return jax.tree.map(zeroed, tree)
 
     rows = {
         name: kept(getattr(rollout, name), rollout.weight)
@@ -163,7 +166,11 @@ def rollout_values(
       [T,E] rewards and [T,E] discounts from `ops.returns.across_resets`, and [T+1,E] values of the
       observations acted on and of the one after the last step.
     """
-    observations = jnp.concatenate([rollout.observation, rollout.last_observation[None]])
+    observations = jax.tree.map(
+        lambda steps, last: jnp.concatenate([steps, last[None]]),
+        rollout.observation,
+        rollout.last_observation,
+    )
     values = policy.apply(params, observations)[1]
     final_values = policy.apply(params, rollout.final_observation)[1]
     reward, discount = across_resets(

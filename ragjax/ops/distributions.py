@@ -11,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.ops.marginal import log_posterior, marginal
+from ragjax.ops.masking import masked_log_softmax
 from ragjax.types import Leaf
 
 
@@ -38,6 +39,10 @@ class ActionDistribution:
     def mode(self) -> Int[Array, "..."]:
         """[...] the likeliest action."""
         return jnp.argmax(self.log_probs, axis=-1).astype(jnp.int32)
+
+    def executed(self, choice: Int[Array, "..."]) -> Int[Array, "..."]:
+        """[...] the action that an environment makes of a choice: the choice itself."""
+        return choice
 
     def sample(self, key: Array) -> Int[Array, "..."]:
         """[...] one action each."""
@@ -99,3 +104,63 @@ class MarginalCategorical(ActionDistribution):
         """[...,K] log p(d_k|s,a), the weight of each passage in the gradient of log π(a|s)."""
         chosen = jnp.take_along_axis(self.component_log_probs, action[..., None, None], axis=-1)
         return log_posterior(self.log_prior, chosen[..., 0])
+
+
+@struct.dataclass
+class JointCategorical(MarginalCategorical):
+    """Passage and action drawn together: p(d_k,a|s) = p(d_k|s) softmax(logits_k)_a.
+
+    A choice is k·A + a. Its score ∇[log p(d_k|s) + log π(a|s,d_k)] is that of the estimator that samples
+    a passage; in the mean over d it is the score of the marginal.
+    """
+
+    @property
+    def log_probs(self) -> Array:
+        """[...,K·A] log p(d_k,a|s)."""
+        # A finite floor, for an entropy multiplies by exp of it: 0 times -inf would be NaN.
+        prior = jnp.maximum(self.log_prior, -1e9)[..., None]
+        joint = prior + self.component_log_probs
+        return joint.reshape(*joint.shape[:-2], -1)
+
+    def mode(self) -> Int[Array, "..."]:
+        """[...] the likeliest action of the marginal, with the first passage."""
+        return MarginalCategorical(self.log_prior, self.logits).mode()
+
+    def executed(self, choice: Int[Array, "..."]) -> Int[Array, "..."]:
+        """[...] the action a of a choice k·A + a."""
+        return choice % self.logits.shape[-1]
+
+
+@struct.dataclass
+class StraightThroughCategorical(MarginalCategorical):
+    """A mixture over drawn passages alone, with the gradient of relaxed weights (arXiv 1611.01144).
+
+    The m passages with the largest log p(d_k|s) + g_k, g Gumbel noise, are a sample without replacement
+    (Kool et al., arXiv 1903.06059). Forward they share the weight as p(d|s) does; backward the weights
+    are softmax((log p(d_k|s) + g_k) / τ), also of those that were not drawn. The gradient is biased.
+
+    Attributes:
+      noise: [...,K] g.
+      drawn: m, static.
+      temperature: τ.
+    """
+
+    noise: Leaf
+    drawn: int = struct.field(pytree_node=False, default=1)
+    temperature: float = struct.field(pytree_node=False, default=1.0)
+
+    @property
+    def log_probs(self) -> Array:
+        """[...,A] log π(a|s) of the drawn passages."""
+        valid = ~jnp.isneginf(self.log_prior)
+        perturbed = jnp.where(valid, jnp.where(valid, self.log_prior, 0.0) + self.noise, -jnp.inf)
+        soft = jnp.exp(masked_log_softmax(perturbed / self.temperature, valid))
+        least = jax.lax.top_k(perturbed, self.drawn)[0][..., -1:]
+        chosen = valid & (perturbed >= least)
+        hard = masked_log_softmax(jax.lax.stop_gradient(self.log_prior), chosen)
+        components = jnp.swapaxes(self.component_log_probs, -1, -2)  # [...,A,K]
+        value = marginal(jnp.broadcast_to(hard[..., None, :], components.shape), components)
+        # ∂ log Σ_k w_k π_k(a) / ∂ w_k = π_k(a) / π(a), for weights of 0 too.
+        slope = jax.lax.stop_gradient(jnp.exp(components - value[..., None]))
+        through = (soft - jax.lax.stop_gradient(soft))[..., None, :]
+        return value + jnp.sum(through * slope, axis=-1)

@@ -59,43 +59,50 @@ def start_episodes(env: Env, carry: RolloutCarry, key: Array) -> RolloutCarry:
 
 def rollout(
     env: Env,
-    act: Callable[[Array], Any],
+    act: Callable[[Any], Any],
     carry: RolloutCarry,
     key: Array,
     length: int,
     *,
     episodic: bool = False,
+    look: Callable[[Array, Array], Any] = lambda key, observation: observation,
 ) -> tuple[RolloutCarry, Rollout]:
     """Makes `length` steps in each of E environments with actions drawn from a policy.
 
     Args:
       env: a batch of environments that start anew by themselves.
-      act: observation [E,O...] -> action distribution.
+      act: what `look` gives -> distribution over choices.
       carry: where the environments stand.
       key: PRNG key of this rollout.
       length: T.
       episodic: give weight 0 to all that follows each environment's first episode.
+      look: (key, observation [...,O...]) -> what is acted on and stored, such as the observation with
+        the passages retrieved for it.
 
     Returns:
       Where the environments stand now, and the [T,E] steps.
     """
     action_key, env_key = jax.random.split(key)
+    look_key = jax.random.fold_in(key, 1)
+    look_keys = jax.random.split(look_key, length)
     action_keys = jax.random.split(action_key, length)
     env_keys = jax.random.split(env_key, length)
     # Drawn at once: random numbers cost less in bulk than one step after another.
-    shape = (*carry.timestep.reward.shape, env.num_actions)
+    first = jax.eval_shape(lambda: act(look(look_key, carry.timestep.observation)).log_probs)
+    shape = first.shape
     noise = jax.vmap(lambda key: jax.random.gumbel(key, shape))(action_keys)
 
     def step(carry: tuple[RolloutCarry, Array], drawn):
         before, weight = carry
-        noise, env_key = drawn
-        observation = before.timestep.observation
+        noise, env_key, look_key = drawn
+        observation = look(look_key, before.timestep.observation)
         distribution = act(observation)
-        action = distribution.perturbed_mode(noise)
+        choice = distribution.perturbed_mode(noise)
+        action = distribution.executed(choice)
         state, timestep = env.step(env.params, env_key, before.env_state, action)
         made = (
             observation,
-            action,
+            choice,
             distribution.log_probs,
             timestep.reward,
             timestep.terminated,
@@ -109,7 +116,7 @@ def rollout(
         return (RolloutCarry(state, timestep), weight), made
 
     weight = jnp.ones_like(carry.timestep.reward)
-    (carry, _), made = jax.lax.scan(step, (carry, weight), (noise, env_keys))
+    (carry, _), made = jax.lax.scan(step, (carry, weight), (noise, env_keys, look_keys))
     observation, action, log_probs, reward, terminated, truncated, final, weight, metrics = made
     return carry, Rollout(
         observation=observation,
@@ -118,8 +125,8 @@ def rollout(
         reward=reward,
         terminated=terminated,
         truncated=truncated,
-        final_observation=final,
-        last_observation=carry.timestep.observation,
+        final_observation=look(jax.random.fold_in(look_key, 1), final),
+        last_observation=look(jax.random.fold_in(look_key, 2), carry.timestep.observation),
         weight=weight,
         metrics=metrics,
     )
@@ -152,7 +159,8 @@ def play_episodes(
         returns, lengths, carry, step = loop
         action_key, env_key = jax.random.split(jax.random.fold_in(key, step))
         distribution = act(carry.timestep.observation)
-        action = jnp.where(greedy, distribution.mode(), distribution.sample(action_key))
+        choice = jnp.where(greedy, distribution.mode(), distribution.sample(action_key))
+        action = distribution.executed(choice)
         state, timestep = env.step(env.params, env_key, carry.env_state, action)
         first = timestep.done & (lengths == 0)
         returns = jnp.where(first, timestep.metrics["episode_return"], returns)

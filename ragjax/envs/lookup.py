@@ -1,0 +1,116 @@
+"""Lookup: what to do is written in one of N passages, and the observation says in which.
+
+The smallest environment in which a policy has to retrieve: the state names a passage by its key, and
+only the passage says which action is right. All of it can be enumerated: exact gradients are at hand.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int
+
+from ragjax.envs.base import Environment, timestep
+from ragjax.errors import require
+from ragjax.types import Env, Leaf, PRNGKey, Timestep
+
+
+@struct.dataclass
+class Book:
+    """The passages.
+
+    Attributes:
+      keys: [N,W] unit vectors.
+      answers: [N] what each passage says.
+      noise: [] deviation of what is observed of a key.
+    """
+
+    keys: Leaf
+    answers: Leaf
+    noise: Leaf
+
+
+@struct.dataclass
+class State:
+    """The passage [] that is named, and the steps [] of the episode so far."""
+
+    passage: Leaf
+    steps: Leaf
+
+
+@dataclass(frozen=True)
+class Lookup(Environment):
+    """Reward 1 for each step with the right action, which is (what the passage says + step) modulo A.
+
+    An episode has `steps` steps and names its passage in the first one alone: later ones show zeros in
+    the key's place. Observation [W + steps]: the key, with Gaussian noise, and the step as one-hot.
+    Passages [N, W + A]: the key, and what the passage says as one-hot.
+
+    Attributes:
+      passages: N.
+      actions: A.
+      key_width: W.
+      steps: of an episode.
+      noise: deviation of the noise on each number of a key.
+      book: seed that the passages are made from.
+    """
+
+    name: ClassVar[str] = "lookup"
+
+    passages: int = 32
+    actions: int = 4
+    key_width: int = 16
+    steps: int = 1
+    noise: float = 0.0
+    book: int = 0
+
+    def __post_init__(self):
+        """Checks the fields."""
+        super().__post_init__()
+        for name in ("passages", "actions", "key_width", "steps"):
+            value = getattr(self, name)
+            require(value >= 1, f"env.{name} is {value}; it must be at least 1.")
+        require(self.noise >= 0, f"env.noise is {self.noise}; it must not be negative.")
+        require(
+            self.steps <= self.time_limit,
+            f"env.steps is {self.steps}, more than env.time_limit {self.time_limit}; an episode has to "
+            "end by itself.",
+        )
+
+    def build(self) -> Env:
+        """Returns one episode's functions, without a time limit and without resets."""
+        random = np.random.default_rng(self.book)
+        keys = random.normal(size=(self.passages, self.key_width)).astype(np.float32)
+        keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
+        answers = random.permutation(np.arange(self.passages) % self.actions).astype(np.int32)
+        said = np.eye(self.actions, dtype=np.float32)[answers]
+
+        def observe(cue: Array, steps: Int[Array, ""]) -> Array:
+            return jnp.concatenate([cue, (jnp.arange(self.steps) == steps).astype(jnp.float32)])
+
+        def reset(book: Book, key: PRNGKey) -> tuple[State, Timestep]:
+            which, blur = jax.random.split(key)
+            passage = jax.random.randint(which, (), 0, self.passages)
+            cue = book.keys[passage] + book.noise * jax.random.normal(blur, (self.key_width,))
+            steps = jnp.zeros((), jnp.int32)
+            return State(passage, steps), timestep(observe(cue, steps))
+
+        def step(
+            book: Book, key: PRNGKey, state: State, action: Int[Array, ""]
+        ) -> tuple[State, Timestep]:
+            del key
+            right = (book.answers[state.passage] + state.steps) % self.actions
+            reward = (action == right).astype(jnp.float32)
+            steps = state.steps + 1
+            shown = observe(jnp.zeros((self.key_width,)), steps)
+            return State(state.passage, steps), timestep(
+                shown, reward, terminated=steps >= self.steps
+            )
+
+        high = np.full((self.key_width + self.steps,), np.inf, np.float32)
+        book = Book(jnp.asarray(keys), jnp.asarray(answers), jnp.float32(self.noise))
+        passages = jnp.asarray(np.concatenate([keys, said], axis=-1))
+        return Env(book, reset, step, self.actions, low=-high, high=high, passages=passages)

@@ -1,0 +1,240 @@
+"""Policies that retrieve: π(a|s) = Σ_d p(d|s) π(a|s,d) over the top-K passages of an environment.
+
+The latent passage is one of a step (as in RAG-Token) or one of an episode (as in RAG-Sequence). Of an
+episode it is retrieved by the first observation, and what was done since says which passage it was:
+
+    π(a_t|h_t) = Σ_d w_t(d) π(a_t|s_t,d),   w_t(d) ∝ p(d|s_0) Π_{i<t} π(a_i|s_i,d)
+
+so that Π_t π(a_t|h_t) = Σ_d p(d|s_0) Π_t π(a_t|s_t,d), the marginal of the whole episode.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from ragjax.errors import require
+from ragjax.models.policy import Perceptron
+from ragjax.ops.distributions import (
+    Categorical,
+    JointCategorical,
+    MarginalCategorical,
+    StraightThroughCategorical,
+)
+from ragjax.ops.marginal import log_posterior
+from ragjax.ops.masking import masked_log_softmax
+from ragjax.retrieval.exact import ExactIndex
+from ragjax.types import Env, PolicyModel, Retrieved
+
+Estimator = Literal["marginal", "sampled", "gumbel", "attention"]
+Latent = Literal["step", "episode"]
+
+
+class TwoTowers(nn.Module):
+    """Embeds observations and passages, by a perceptron and by one matrix, to unit length.
+
+    Attributes:
+      hidden: widths of the observation's hidden layers.
+      width: D.
+      scale: initial inverse temperature.
+    """
+
+    hidden: tuple[int, ...]
+    width: int
+    scale: float
+
+    def setup(self):
+        """Creates the parameters."""
+        self.observed = Perceptron(self.hidden, self.width, "tanh", 1.0, bias=False)
+        self.stored = Perceptron((), self.width, "tanh", 1.0, bias=False)
+        initial = nn.initializers.constant(math.log(self.scale))
+        self.log_scale = self.param("log_scale", initial, ())
+
+    def query(self, observation: Array) -> Array:
+        """[...,O] -> [...,D]."""
+        return _unit(self.observed(observation))
+
+    def passage(self, features: Array) -> Array:
+        """[...,F] -> [...,D]."""
+        return _unit(self.stored(features))
+
+    def scores(self, observation: Array, features: Array) -> Array:
+        """[...,O] and [...,K,F] -> [...,K], scaled."""
+        similarity = jnp.einsum("...d,...kd->...k", self.query(observation), self.passage(features))
+        return jnp.exp(self.log_scale) * similarity
+
+
+def _unit(x: Array) -> Array:
+    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+
+
+@dataclass(frozen=True)
+class RetrievalPolicy:
+    """A policy that reads K passages of its environment, with a critic over the same ones.
+
+    Observation and passages are embedded, the K best are found in an index, and every one of them is
+    read together with the observation by the policy's perceptron. The critic is Σ_d p(d|s) v(s,d); it
+    does not train the retriever.
+
+    Attributes:
+      k: K.
+      width: D of the embeddings.
+      hidden: widths of the hidden layers of policy and critic.
+      query_hidden: widths of the hidden layers of the observation's encoder.
+      scale: initial inverse temperature of p(d|s).
+      latent: whether a passage explains one `step` or a whole `episode`; the latter needs an environment
+        whose observations hold the episode (`history`).
+      estimator: how the policy gradient passes the sum over passages. `marginal`: exactly. `sampled`:
+        a passage is drawn with each action, and both are scored. `gumbel`: passages are drawn first,
+        with a relaxed gradient. `attention`: no sum over passages but one over their features,
+        Σ_d p(d|s) d, which is read in their place.
+      drawn: passages that `gumbel` draws.
+      temperature: of the relaxation of `gumbel`.
+      refresh_every: updates after which the index is embedded anew. It only chooses passages: p(d|s) is
+        always computed from the current parameters.
+    """
+
+    k: int = 4
+    width: int = 32
+    hidden: tuple[int, ...] = (64,)
+    query_hidden: tuple[int, ...] = ()
+    scale: float = 5.0
+    latent: Latent = "step"
+    estimator: Estimator = "marginal"
+    drawn: int = 1
+    temperature: float = 1.0
+    refresh_every: int = 1
+
+    def __post_init__(self):
+        """Checks the fields."""
+        for name in ("k", "width", "drawn", "refresh_every"):
+            value = getattr(self, name)
+            require(value >= 1, f"policy.{name} is {value}; it must be at least 1.")
+        for name in ("scale", "temperature"):
+            value = getattr(self, name)
+            require(value > 0, f"policy.{name} is {value}; it must be positive.")
+        for name, kind in (("latent", Latent), ("estimator", Estimator)):
+            value, options = getattr(self, name), get_args(kind)
+            require(
+                value in options, f"policy.{name} is {value!r}; choose one of {', '.join(options)}."
+            )
+        require(
+            self.drawn <= self.k,
+            f"policy.drawn is {self.drawn}, more than the policy.k {self.k} passages retrieved.",
+        )
+        require(
+            self.latent == "step" or self.estimator == "marginal",
+            f"policy.latent is 'episode' with policy.estimator {self.estimator!r}; the posterior over "
+            "an episode's passages is that of the marginal, so use policy.estimator marginal.",
+        )
+
+    def build(self, env: Env) -> PolicyModel:
+        """Returns the functions for an environment's observations, passages and actions.
+
+        Raises:
+          UserError: the environment has no passages or too few, or its observations do not hold the
+            episode where the latent is one of the episode.
+        """
+        require(
+            env.passages is not None,
+            "policy is a RetrievalPolicy, but the environment has no passages to retrieve; choose one "
+            "that has, or policy ActorCritic.",
+        )
+        stored = jnp.asarray(env.passages)
+        require(
+            self.k <= stored.shape[0],
+            f"policy.k is {self.k}, but the environment has {stored.shape[0]} passages; choose at most "
+            "that many.",
+        )
+        shape = jnp.shape(env.low)
+        whole = self.latent == "episode"
+        require(
+            len(shape) == (2 if whole else 1),
+            f"policy.latent is {self.latent!r}, but observations have shape {shape}; "
+            + ("set env.history." if whole else "unset env.history."),
+        )
+        actions = env.num_actions
+        size = shape[-1] - actions - 1 if whole else shape[-1]
+        towers = TwoTowers(self.query_hidden, self.width, self.scale)
+        policy = Perceptron(self.hidden, actions, "tanh", 0.01)
+        critic = Perceptron(self.hidden, 1, "tanh", 1.0)
+
+        # One run at a time under vmap, see `models.policy.orthogonal`.
+        @jax.custom_batching.sequential_vmap
+        def init(key):
+            keys = jax.random.split(key, 3)
+            both = jnp.zeros((size + stored.shape[-1],))
+            example = (jnp.zeros((size,)), stored[:1])
+            return {
+                "retriever": towers.init(keys[0], *example, method="scores")["params"],
+                "policy": policy.init(keys[1], both)["params"],
+                "value": critic.init(keys[2], both)["params"],
+            }
+
+        def embed(params) -> Any:
+            return towers.apply({"params": params["retriever"]}, stored, method="passage")
+
+        def retrieve(params, index, key, observation):
+            asked = observation[..., 0, :size] if whole else observation
+            query: Any = towers.apply({"params": params["retriever"]}, asked, method="query")
+            ids = ExactIndex(index).search(query, self.k).ids
+            noise = None
+            if self.estimator == "gumbel":
+                noise = jnp.zeros(ids.shape) if key is None else jax.random.gumbel(key, ids.shape)
+            return Retrieved(observation, ids, noise)
+
+        def read(module, params, observation, features) -> Any:
+            """[...,O] and [...,K,F] -> the module's output [...,K,n]."""
+            wide = (*features.shape[:-1], observation.shape[-1])
+            observed = jnp.broadcast_to(observation[..., None, :], wide)
+            return module.apply({"params": params}, jnp.concatenate([observed, features], axis=-1))
+
+        def apply(params, seen: Retrieved):
+            valid = seen.ids >= 0
+            features = jnp.where(valid[..., None], stored[jnp.maximum(seen.ids, 0)], 0.0)
+            asked = seen.observation[..., 0, :size] if whole else seen.observation
+            scores: Any = towers.apply(
+                {"params": params["retriever"]}, asked, features, method="scores"
+            )
+            log_prior = masked_log_softmax(scores, valid)
+            now = asked
+            if whole:
+                log_prior, now = follow(params, seen.observation, features, log_prior)
+            weight = jax.lax.stop_gradient(jnp.exp(log_prior))
+            value = jnp.sum(weight * read(critic, params["value"], now, features)[..., 0], axis=-1)
+            if self.estimator == "attention":
+                mixed = jnp.einsum("...k,...kf->...f", jnp.exp(log_prior), features)
+                logits = read(policy, params["policy"], now, mixed[..., None, :])[..., 0, :]
+                return Categorical(logits), value
+            logits = read(policy, params["policy"], now, features)
+            if self.estimator == "sampled":
+                return JointCategorical(log_prior, logits), value
+            if self.estimator == "gumbel":
+                return (
+                    StraightThroughCategorical(
+                        log_prior, logits, seen.noise, self.drawn, self.temperature
+                    ),
+                    value,
+                )
+            return MarginalCategorical(log_prior, logits), value
+
+        def follow(params, history, features, log_prior):
+            """The weights w_t(d) [...,K] after what was done so far, and the observation now [...,O]."""
+            steps, done = history[..., :size], history[..., size : size + actions]
+            several = jnp.broadcast_to(
+                features[..., None, :, :], (*steps.shape[:-1], *features.shape[-2:])
+            )
+            log_probs = jax.nn.log_softmax(read(policy, params["policy"], steps, several), axis=-1)
+            # Rows of steps that are still to come, and the current one, have no action: all zeros.
+            log_likelihood = jnp.einsum("...la,...lka->...k", done, log_probs)
+            present = history[..., -1]
+            current = jnp.sum(present, axis=-1).astype(jnp.int32) - 1
+            row = jnp.maximum(current, 0)[..., None, None]
+            now = jnp.take_along_axis(steps, row, axis=-2)[..., 0, :]
+            return log_posterior(log_prior, log_likelihood), now
+
+        return PolicyModel(init, apply, embed, retrieve)
