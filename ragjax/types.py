@@ -174,7 +174,7 @@ class Env(NamedTuple):
     """An environment as pure functions of one episode; batching is `vmap`'s work (`envs.wrappers`).
 
     Attributes:
-      params: the constants of its dynamics, a tree of scalars; state and parameters are apart, so that
+      params: the constants of its dynamics, a tree of arrays; state and parameters are apart, so that
         physics can be traced, batched or differentiated like anything else.
       reset: (params, key) -> (state, `Timestep`), the first of an episode.
       step: (params, key, state, action []) -> (state, `Timestep`).

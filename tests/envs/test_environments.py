@@ -142,7 +142,7 @@ def test_functions_can_be_vmapped_over_seeds_and_parameters(kind):
     env = kind().vectorise(E)
     size = 4
     keys = jax.random.split(jax.random.key(0), size)
-    params = jax.tree.map(lambda leaf: jnp.full((size,), leaf, jnp.float32), env.params)
+    params = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * size), env.params)
     state, first = jax.eval_shape(jax.vmap(env.reset), params, keys)
     action = jax.ShapeDtypeStruct((size, E), jnp.int32)
     new, timestep = jax.eval_shape(jax.vmap(env.step), params, keys, state, action)

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.ops.distributions import Categorical, MarginalCategorical
+from ragjax.ops.distributions import (
+    Categorical,
+    JointCategorical,
+    MarginalCategorical,
+    StraightThroughCategorical,
+)
 
 B, K, A = 3, 4, 5
 NEVER = 2  # the action that `impossible` rules out
@@ -315,3 +320,91 @@ def test_leading_axes_are_free():
         (say(single, ACTION[1]), (log_prob[1], posterior[1])),
     ]:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), actual, expected)
+
+
+def test_a_joint_choice_is_a_passage_and_an_action():
+    prior, logits = tables(0)
+    joint = JointCategorical(prior, logits)
+    table = np.exp(np.asarray(prior, np.float64))[..., None] * np.exp(log_softmax(logits))
+    np.testing.assert_allclose(np.exp(joint.log_probs), table.reshape(B, -1), rtol=2e-6)
+    # Summed over passages it is the marginal, whose likeliest action is the mode.
+    marginal = MarginalCategorical(prior, logits)
+    summed = np.exp(joint.log_probs).reshape(B, K, A).sum(axis=1)
+    np.testing.assert_allclose(summed, np.exp(marginal.log_probs), rtol=2e-6)
+    np.testing.assert_array_equal(joint.executed(joint.mode()), marginal.mode())
+    choices = jnp.arange(K * A)
+    np.testing.assert_array_equal(joint.executed(choices), np.tile(np.arange(A), K))
+
+
+def test_a_joint_choice_never_names_a_miss():
+    prior, logits = tables(1)
+    prior[:, 2] = -np.inf
+    joint = JointCategorical(prior, logits)
+    np.testing.assert_array_equal(np.exp(joint.log_probs).reshape(B, K, A)[:, 2], 0)
+    assert np.all(np.isfinite(joint.entropy()))
+    gradient = jax.grad(lambda logits: jnp.sum(JointCategorical(prior, logits).entropy()))(logits)
+    assert np.all(np.isfinite(gradient))
+
+
+def test_the_joint_score_is_on_average_that_of_the_marginal():
+    """Σ_k p(d_k|s,a) ∇log p(d_k,a|s) = ∇log π(a|s), by enumeration."""
+    prior, logits = tables(2)
+    action = 3
+
+    def joint(theta):
+        log_probs = JointCategorical(*theta).log_probs.reshape(B, K, A)
+        return jnp.sum(posterior * log_probs[..., action])
+
+    def marginal(theta):
+        return jnp.sum(MarginalCategorical(*theta).log_probs[:, action])
+
+    theta = (jnp.asarray(prior), jnp.asarray(logits))
+    posterior = jnp.exp(MarginalCategorical(*theta).log_posterior(jnp.full((B,), action)))
+    for one, other in zip(jax.grad(joint)(theta), jax.grad(marginal)(theta), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+@pytest.mark.parametrize("drawn", [1, 2, K])
+def test_straight_through_reads_the_drawn_passages(drawn):
+    prior, logits = tables(3)
+    noise = np.random.default_rng(4).gumbel(size=prior.shape).astype(np.float32)
+    given = (jnp.asarray(table) for table in (prior, logits, noise))
+    found = StraightThroughCategorical(*given, drawn, 0.5).log_probs
+    weights = np.zeros((B, K))
+    for row, best in enumerate(np.argsort(-(prior + noise), axis=-1)[:, :drawn]):
+        weights[row, best] = np.exp(prior[row, best]) / np.exp(prior[row, best]).sum()
+    expected = np.einsum("bk,bka->ba", weights, np.exp(log_softmax(logits)))
+    np.testing.assert_allclose(np.exp(found), expected, rtol=1e-5)
+
+
+def test_straight_through_has_the_gradient_of_the_relaxed_weights():
+    prior, logits = tables(5)
+    noise = np.random.default_rng(6).gumbel(size=prior.shape).astype(np.float32)
+    temperature, action = 0.7, 1
+
+    def hard(prior):
+        found = StraightThroughCategorical(prior, logits, noise, 1, temperature)
+        return jnp.sum(found.log_probs[:, action])
+
+    components = np.exp(log_softmax(logits))[..., action]  # [B,K]
+    chosen = np.argmax(prior + noise, axis=-1)
+    soft = np.exp(log_softmax((prior + noise) / temperature))
+    slope = components / components[np.arange(B), chosen][:, None]
+    expected = soft * (slope - np.sum(soft * slope, axis=-1, keepdims=True)) / temperature
+    np.testing.assert_allclose(jax.grad(hard)(jnp.asarray(prior)), expected, atol=1e-5)
+
+
+def test_straight_through_passes_over_misses():
+    prior, logits = tables(7)
+    prior[:, 0] = -np.inf
+    noise = jnp.zeros(prior.shape).at[:, 0].set(100.0)
+    logits = jnp.asarray(logits)
+
+    def total(prior):
+        return jnp.sum(StraightThroughCategorical(prior, logits, noise, 2, 1.0).log_probs)
+
+    gradient = np.asarray(jax.grad(total)(jnp.asarray(prior)))
+    assert np.all(np.isfinite(gradient))
+    np.testing.assert_array_equal(gradient[:, 0], 0)
+    found = StraightThroughCategorical(jnp.asarray(prior), logits, noise, 2, 1.0).log_probs
+    np.testing.assert_allclose(np.exp(found).sum(axis=-1), 1, rtol=1e-5)

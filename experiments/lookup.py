@@ -1,0 +1,54 @@
+"""Four estimators of the policy gradient through retrieval, on the smallest environment for it."""
+
+from pathlib import Path
+
+from ragjax.evaluation.plots import Plot, learning_curves
+from ragjax.evaluation.runs import load_runs
+from ragjax.evaluation.tables import Column, Row, Table
+
+ROWS = {
+    "marginal, exact": "marginal",
+    "sampled passage": "sampled",
+    "straight-through Gumbel": "gumbel",
+    "attention, for comparison": "attention",
+    "marginal of the episode, of 3": "episode",
+}
+
+
+def get_table() -> Table:
+    """Declares the table; `ragjax table experiments/lookup.py --run` makes what is missing."""
+    return Table(
+        name="lookup",
+        title="Return on Lookup by estimator of the policy gradient",
+        caption="A2C, 38,400 episodes of one step, K = 8 of 32 passages; best is 1. The last row: PPO, "
+        "25,600 episodes of three steps, whose passage is named in the first; best is 3.",
+        rows=tuple(Row(label, f"configs/lookup/{name}.py") for label, name in ROWS.items()),
+        columns=(
+            Column("greedy", "greedy_return", scale=1, digits=3, statistic="iqm"),
+            Column("sampled", "sampled_return", scale=1, digits=3, statistic="iqm"),
+        ),
+        seeds=(0, 1, 2, 3, 4),
+        results=Path(__file__).parent / "results",
+        side_by_side=True,
+    )
+
+
+def get_plots() -> tuple[Plot, ...]:
+    """Learning curves of the one-step rows; `ragjax plot experiments/lookup.py`."""
+    table = get_table()
+    runs = {
+        label: load_runs(table.results / table.name / name, table.seeds)
+        for label, name in ROWS.items()
+        if name != "episode"
+    }
+    return (
+        Plot(
+            name="estimators",
+            title="Lookup: mean return while training",
+            x_label="episodes",
+            y_label="mean return, drawn actions",
+            curves=learning_curves(runs),
+            note="A2C, K = 8 of 32 passages. Interquartile mean of the seeds; the band reaches from "
+            "their lowest to their highest. Each point plays 200 episodes in fresh environments.",
+        ),
+    )
