@@ -13,7 +13,7 @@ PACKAGE = ROOT / "ragjax"
 # A room imports from itself and from the rooms before it.
 ROOMS = (
     *("errors", "types", "files"),
-    *("ops", "models", "retrieval", "decoding", "data", "tasks", "envs"),
+    *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config", "policy_config", "experiment", "policy_experiment", "run_dir"),
     *("commands", "policy_commands", "overrides", "cli"),
