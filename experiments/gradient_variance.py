@@ -36,7 +36,7 @@ def get_config(k: int) -> PolicyConfig:
     return PolicyConfig(
         env=ENV,
         algorithm=A2C(num_envs=64, rollout_length=1),
-        policy=RetrievalPolicy(k=k),
+        policy=RetrievalPolicy(k=k, reads="passage"),
         optimizer=TracedAdam(learning_rate=5e-3),
         env_steps=64 * 40,
         evaluation=EpisodeEvaluation(every=0),

@@ -8,6 +8,7 @@ All three can be jitted and vmapped, over keys (seeds) and hyperparameters at on
 serves them all.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -24,6 +25,8 @@ from ragjax.envs.wrappers import (
     normalised,
     observation_moments,
 )
+from ragjax.ops.distributions import MarginalCategorical
+from ragjax.ops.health import retrieval_health
 from ragjax.ops.noise import random_order
 from ragjax.policy_config import PolicyConfig
 from ragjax.training.loop import Program
@@ -37,7 +40,15 @@ from ragjax.training.rollout import (
     start_episodes,
 )
 from ragjax.training.step import TrainState, init_state, make_update
-from ragjax.types import Env, Hyperparameters, Leaf, Params, PolicyBatch
+from ragjax.types import (
+    Env,
+    Hyperparameters,
+    Leaf,
+    Params,
+    PolicyBatch,
+    Retrieved,
+    Rollout,
+)
 
 
 @struct.dataclass
@@ -128,7 +139,8 @@ class PolicyExperiment:
         Returns:
           The new state, and metrics: those of the loss, averaged over minibatches, skipped ones
           included; `episode_return` and `episode_length` of the episodes that ended (NaN if none did);
-          `explained_variance` of the value targets; and `env_steps`, made so far.
+          `explained_variance` of the value targets; `env_steps`, made so far; and of a policy that
+          retrieves those of `ops.health.retrieval_health`.
         """
         config, algorithm = self.config, self.config.algorithm
         key = jax.random.fold_in(jax.random.fold_in(state.train.key, ROLLOUTS), state.updates)
@@ -170,8 +182,24 @@ class PolicyExperiment:
             "episode_length": episode_mean(steps, "episode_length"),
             "explained_variance": explained_variance(batch),
             "env_steps": updates * algorithm.batch_size,
-        }
+        } | self._health(params, batch, steps)
         return PolicyState(train, carry, actor, index, updates), metrics
+
+    def _health(self, params: Params, batch: PolicyBatch, steps: Rollout) -> dict[str, Array]:
+        """Figures of the retriever that acted, where the policy sums over passages."""
+        if not isinstance(batch.observation, Retrieved):
+            return {}
+        distribution, _ = self.policy.apply(params, batch.observation)
+        if not isinstance(distribution, MarginalCategorical):
+            return {}
+        ids, gold = batch.observation.ids, None
+        if "gold" in steps.metrics:
+            gold = ids == steps.metrics["gold"].reshape(-1, 1)
+        posterior = distribution.log_posterior(distribution.executed(batch.action))
+        passages = len(self.raw_env.passages)
+        return retrieval_health(
+            distribution.log_prior, posterior, ids, batch.weight, passages, gold
+        )
 
     def _learn(
         self, train: TrainState, batch: PolicyBatch, key: Array, hyper: Hyperparameters
@@ -196,12 +224,15 @@ class PolicyExperiment:
         (train, _), metrics = jax.lax.scan(learn, (train, jnp.asarray(True)), rows)
         return train, {name: jnp.mean(values) for name, values in metrics.items()}
 
-    def evaluate(self, state: PolicyState, episodes: int) -> dict[str, tuple[Array, Array]]:
+    def evaluate(
+        self, state: PolicyState, episodes: int, *, blind: bool = False
+    ) -> dict[str, tuple[Array, Array]]:
         """Plays whole episodes in fresh environments, with the normaliser's statistics as they are.
 
         Args:
           state: the run.
           episodes: environments of each kind, one episode each.
+          blind: put random passages in the place of those that the policy retrieves.
 
         Returns:
           "greedy" (likeliest actions) and "sampled" -> ([episodes] returns, [episodes] lengths).
@@ -211,14 +242,19 @@ class PolicyExperiment:
         moments = observation_moments(state.rollout.env_state)
         params = state.train.params
         index = self.policy.embed(params)
+        key = jax.random.fold_in(jax.random.fold_in(state.train.key, EVALUATIONS), state.updates)
 
         def act(observation):
             if moments is not None:
                 observation = normalised(moments, observation)
             seen = self.policy.retrieve(params, index, None, observation)
+            if blind:
+                # Random, but the same wherever the same passages would have been retrieved: those of an
+                # episode stay those of the episode.
+                order = random_order(key, len(env.passages))
+                seen = dataclasses.replace(seen, ids=order[seen.ids])
             return self.policy.apply(params, seen)[0]
 
-        key = jax.random.fold_in(jax.random.fold_in(state.train.key, EVALUATIONS), state.updates)
         greedy = jnp.arange(2 * episodes) < episodes
         returns, lengths = play_episodes(env, act, key, config.env.limit, greedy)
         return {
@@ -242,9 +278,18 @@ class PolicyExperiment:
             return self.config.env.vectorise(num_envs)
 
     def figures(self, state: PolicyState) -> dict[str, Array]:
-        """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`."""
-        played = self.evaluate(state, self.config.evaluation.during)
-        return {f"eval/{name}_return": returns.mean() for name, (returns, _) in played.items()}
+        """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
+
+        Of a policy that retrieves also `eval/retrieval_gain`, by how much the latter is larger than with
+        random passages.
+        """
+        during = self.config.evaluation.during
+        played = self.evaluate(state, during)
+        found = {f"eval/{name}_return": returns.mean() for name, (returns, _) in played.items()}
+        if state.index is not None:
+            blind = self.evaluate(state, during, blind=True)["sampled"][0].mean()
+            found["eval/retrieval_gain"] = found["eval/sampled_return"] - blind
+        return found
 
     def train(self, key: Array, hyper: Hyperparameters) -> tuple[PolicyState, dict[str, Array]]:
         """A whole run as one pure function.

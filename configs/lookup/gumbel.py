@@ -11,7 +11,7 @@ def get_config() -> PolicyConfig:
     return PolicyConfig(
         env=Lookup(),
         algorithm=A2C(num_envs=64, rollout_length=1),
-        policy=RetrievalPolicy(k=8, estimator="gumbel"),
+        policy=RetrievalPolicy(k=8, estimator="gumbel", reads="passage"),
         optimizer=TracedAdam(learning_rate=5e-3),
         env_steps=64 * 600,
         evaluation=EpisodeEvaluation(episodes=400, every=10, during=200),

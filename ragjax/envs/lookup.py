@@ -4,6 +4,7 @@ The smallest environment in which a policy has to retrieve: the state names a pa
 only the passage says which action is right. All of it can be enumerated: exact gradients are at hand.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -46,7 +47,8 @@ class Lookup(Environment):
     """Reward 1 for each step with the right action, which is (what the passage says + step) modulo A.
 
     An episode has `steps` steps and names its passage in the first one alone: later ones show zeros in
-    the key's place. Observation [W + steps]: the key, with Gaussian noise, and the step as one-hot.
+    the key's place. The metric `gold` is the row of the named passage. Observation [W + steps]: the key,
+    with Gaussian noise, and the step as one-hot.
     Passages [N, W + A]: the key, and what the passage says as one-hot.
 
     Attributes:
@@ -91,12 +93,15 @@ class Lookup(Environment):
         def observe(cue: Array, steps: Int[Array, ""]) -> Array:
             return jnp.concatenate([cue, (jnp.arange(self.steps) == steps).astype(jnp.float32)])
 
+        def named(made: Timestep, passage: Array) -> Timestep:
+            return dataclasses.replace(made, metrics={"gold": passage})
+
         def reset(book: Book, key: PRNGKey) -> tuple[State, Timestep]:
             which, blur = jax.random.split(key)
             passage = jax.random.randint(which, (), 0, self.passages)
             cue = book.keys[passage] + book.noise * jax.random.normal(blur, (self.key_width,))
             steps = jnp.zeros((), jnp.int32)
-            return State(passage, steps), timestep(observe(cue, steps))
+            return State(passage, steps), named(timestep(observe(cue, steps)), passage)
 
         def step(
             book: Book, key: PRNGKey, state: State, action: Int[Array, ""]
@@ -106,9 +111,8 @@ class Lookup(Environment):
             reward = (action == right).astype(jnp.float32)
             steps = state.steps + 1
             shown = observe(jnp.zeros((self.key_width,)), steps)
-            return State(state.passage, steps), timestep(
-                shown, reward, terminated=steps >= self.steps
-            )
+            made = timestep(shown, reward, terminated=steps >= self.steps)
+            return State(state.passage, steps), named(made, state.passage)
 
         high = np.full((self.key_width + self.steps,), np.inf, np.float32)
         book = Book(jnp.asarray(keys), jnp.asarray(answers), jnp.float32(self.noise))

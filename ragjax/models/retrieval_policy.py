@@ -32,6 +32,7 @@ from ragjax.types import Env, PolicyModel, Retrieved
 
 Estimator = Literal["marginal", "sampled", "gumbel", "attention"]
 Latent = Literal["step", "episode"]
+Reads = Literal["both", "passage"]
 
 
 class TwoTowers(nn.Module):
@@ -92,6 +93,8 @@ class RetrievalPolicy:
         a passage is drawn with each action, and both are scored. `gumbel`: passages are drawn first,
         with a relaxed gradient. `attention`: no sum over passages but one over their features,
         Σ_d p(d|s) d, which is read in their place.
+      reads: what the policy's heads see: the observation and the passage (`both`), or the `passage`
+        alone, so that the observation acts through retrieval only and can't be learned by heart.
       drawn: passages that `gumbel` draws.
       temperature: of the relaxation of `gumbel`.
       refresh_every: updates after which the index is embedded anew. It only chooses passages: p(d|s) is
@@ -105,6 +108,7 @@ class RetrievalPolicy:
     scale: float = 5.0
     latent: Latent = "step"
     estimator: Estimator = "marginal"
+    reads: Reads = "both"
     drawn: int = 1
     temperature: float = 1.0
     refresh_every: int = 1
@@ -117,7 +121,7 @@ class RetrievalPolicy:
         for name in ("scale", "temperature"):
             value = getattr(self, name)
             require(value > 0, f"policy.{name} is {value}; it must be positive.")
-        for name, kind in (("latent", Latent), ("estimator", Estimator)):
+        for name, kind in (("latent", Latent), ("estimator", Estimator), ("reads", Reads)):
             value, options = getattr(self, name), get_args(kind)
             require(
                 value in options, f"policy.{name} is {value!r}; choose one of {', '.join(options)}."
@@ -168,10 +172,11 @@ class RetrievalPolicy:
         def init(key):
             keys = jax.random.split(key, 3)
             both = jnp.zeros((size + stored.shape[-1],))
+            alone = both[size:] if self.reads == "passage" else both
             example = (jnp.zeros((size,)), stored[:1])
             return {
                 "retriever": towers.init(keys[0], *example, method="scores")["params"],
-                "policy": policy.init(keys[1], both)["params"],
+                "policy": policy.init(keys[1], alone)["params"],
                 "value": critic.init(keys[2], both)["params"],
             }
 
@@ -189,6 +194,8 @@ class RetrievalPolicy:
 
         def read(module, params, observation, features) -> Any:
             """[...,O] and [...,K,F] -> the module's output [...,K,n]."""
+            if module is policy and self.reads == "passage":
+                return module.apply({"params": params}, features)
             wide = (*features.shape[:-1], observation.shape[-1])
             observed = jnp.broadcast_to(observation[..., None, :], wide)
             return module.apply({"params": params}, jnp.concatenate([observed, features], axis=-1))

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import UserError
+from ragjax.ops.health import symptoms
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
 
@@ -99,6 +100,13 @@ def fit(
     """
     step, pending = start, None
 
+    def show(number: int, row: Mapping[str, Any]) -> None:
+        """Logs a row, shows it, and says what it tells of an ailing retriever."""
+        log.write(number, row)
+        progress.advance(number, row)
+        for symptom in symptoms({name: np.mean(value) for name, value in row.items()}):
+            progress.warn(number, symptom)
+
     def settle(entry: tuple[int, Metrics] | None) -> None:
         """Fetches the metrics of a finished step, checks and logs them."""
         if entry is None:
@@ -114,9 +122,7 @@ def fit(
                     "learning rate and train into another --run-dir."
                 )
         if number % program.log_every == 0 or number == program.total:
-            row = {name: np.asarray(value) for name, value in metrics.items()}
-            log.write(number, row)
-            progress.advance(number, row)
+            show(number, {name: np.asarray(value) for name, value in metrics.items()})
 
     with held_interrupts() as interrupted:
         while step < program.total:
@@ -128,9 +134,7 @@ def fit(
             if every and step % every == 0 and step < program.total:
                 settle(pending)
                 pending = None
-                figures = program.evaluate(state, step)
-                log.write(step, figures)
-                progress.advance(step, figures)
+                show(step, program.evaluate(state, step))
             stopping = interrupted()
             if stopping or step % program.checkpoint_every == 0 or step == program.total:
                 settle(pending)
