@@ -14,7 +14,9 @@ from tiny_env import TinyMdp
 
 from ragjax import policy_experiment
 from ragjax.envs import wrappers
+from ragjax.envs.lookup import Lookup
 from ragjax.models.policy import ActorCritic
+from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
@@ -442,3 +444,53 @@ def test_an_update_is_adams_step_along_the_mean_gradient(monkeypatch, clip):
     norm = np.sqrt(sum(np.sum(np.square(leaf)) for leaf in jax.tree.leaves(gradient)))
     np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
     assert 1e-3 < norm < 1e3
+
+
+RETRIEVING = {
+    "env": Lookup(passages=6, actions=3, key_width=4),
+    "policy": RetrievalPolicy(k=3, width=4, hidden=(4,), refresh_every=2),
+}
+
+
+@pytest.fixture(scope="module")
+def retrieving():
+    """The states of four updates of a policy that retrieves, and their metrics."""
+    run = Run(experiment(**RETRIEVING))
+    states, metrics = [run.init(jax.random.PRNGKey(0), run.hyper)], []
+    for _ in range(4):
+        state, figures = run.update(states[-1], run.hyper)
+        states.append(state)
+        metrics.append(figures)
+    return run, states, metrics
+
+
+def test_the_index_is_embedded_anew_every_second_update(retrieving):
+    """By the parameters before the update; in between, what is retrieved is scored by newer ones."""
+    run, states, metrics = retrieving
+    embed = jax.jit(run.experiment.policy.embed)
+    for number, made_of in ((1, 0), (2, 0), (3, 2), (4, 2)):
+        expected = embed(states[made_of].train.params)
+        np.testing.assert_allclose(states[number].index, expected, atol=1e-6)
+    assert np.any(np.asarray(states[3].index) != np.asarray(states[2].index))
+    assert run.traced["update"] == 1
+    # On its first minibatch the policy is the one that acted, whatever the age of the index.
+    assert all(np.isfinite(row["kl"]) for row in metrics)
+
+
+def test_a_retrievers_health_is_reported(retrieving):
+    _, _, metrics = retrieving
+    for row in metrics:
+        assert 0 < row["hub_share"] <= 1
+        assert 1 <= row["effective_passages"] <= 3
+        assert 0 <= row["posterior_entropy"] <= row["prior_entropy"] + 1
+        assert 0 <= row["recall"] <= 1
+
+
+def test_the_retrieval_gain_is_what_random_passages_lose(retrieving):
+    run, states, _ = retrieving
+    found = jax.jit(run.experiment.figures)(states[-1])
+    seeing, blind = (
+        run.experiment.evaluate(states[-1], 3, blind=blind)["sampled"][0].mean()
+        for blind in (False, True)
+    )
+    assert found["eval/retrieval_gain"] == pytest.approx(float(seeing - blind), abs=1e-6)

@@ -177,6 +177,10 @@ class Gymnasium(Environment):
 
     def __post_init__(self):
         """Checks the fields."""
+        require(
+            not self.history,
+            "env.history is on, but a Gymnasium environment keeps no history here; turn it off.",
+        )
         if self.time_limit is not None:
             super().__post_init__()
 

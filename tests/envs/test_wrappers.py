@@ -354,3 +354,35 @@ def test_moments_are_found_below_other_wrappers(normalised_cartpole):
     assert wrappers.observation_moments(states.inner) is states.inner.moments
     assert wrappers.observation_moments(states.inner.inner) is None
     np.testing.assert_allclose(states.inner.moments.count[-1], (STEPS + 1) * E, rtol=1e-5)
+
+
+def test_history_holds_the_episode_so_far():
+    """Rows of (observation, action, 1) from the episode's start; the current row has no action."""
+    length = 4
+    env = wrappers.episode_history(wrappers.time_limit(counting(), length), length)
+    batch = wrappers.batch(wrappers.auto_reset(env), E)
+    _, first, _, steps = play(batch, ACTIONS)
+    plain = wrappers.batch(wrappers.auto_reset(wrappers.time_limit(counting(), length)), E)
+    *_, shown = play(plain, ACTIONS)
+    assert first.observation.shape == (E, length, 2 + 4 + 1) == (E, *batch.low.shape)
+    for time in range(STEPS):
+        at = (time + 1) % length  # steps made in the running episode
+        for place in range(E):
+            history = np.asarray(steps.observation[time, place])
+            np.testing.assert_array_equal(history[:, -1], np.arange(length) <= at)
+            np.testing.assert_array_equal(history[at, :2], shown.observation[time, place])
+            np.testing.assert_array_equal(history[at, 2:-1], 0)
+            np.testing.assert_array_equal(history[at + 1 :], 0)
+            for row in range(at):
+                taken = ACTIONS[time - at + 1 + row, place]
+                np.testing.assert_array_equal(history[row, 2:-1], np.arange(4) == taken)
+                np.testing.assert_array_equal(history[row, 0], row)
+    # Of an episode's last step all rows have an action: nothing is left to do.
+    last = np.asarray(steps.final_observation[length - 1])
+    np.testing.assert_array_equal(last[:, :, 2:-1].sum(axis=-1), 1)
+
+
+def test_history_needs_flat_observations():
+    square = counting()._replace(low=np.zeros((2, 2), np.float32))
+    with pytest.raises(UserError, match=r"env.history needs flat observations, not those of shape"):
+        wrappers.episode_history(square, 3)

@@ -38,12 +38,18 @@ class Rows(MetricLog):
         self.events.append(f"log {step} {' '.join(metrics)}")
 
 
+WARNED = []  # of all runs; a test that looks clears it first
+
+
 class Seen(RunProgress):
     def __init__(self):
         self.rows = []
 
     def advance(self, step, metrics):
         self.rows.append({"step": step} | metrics)
+
+    def warn(self, step, symptom):
+        WARNED.append((step, symptom))
 
 
 class Events(list):
@@ -224,3 +230,10 @@ def test_runs_in_another_thread(events):
 def test_program_is_frozen(events):
     with pytest.raises(dataclasses.FrozenInstanceError):
         events().program.total = 3
+
+
+def test_an_ailing_retriever_is_told_of(events):
+    WARNED.clear()
+    ill = {"loss": 1.0, "hub_share": 0.5}
+    events({4: ill, 5: {"loss": 1.0, "hub_share": 0.1}}).run()
+    assert WARNED == [(4, "hub: one passage takes 50% of the retrieval mass")]
