@@ -1,0 +1,150 @@
+"""Policy gradients on whole answers: G sampled answers to each of B questions, token by token.
+
+Everything is [B,G,...]: a group is a row, so that no group can hold two questions. A source mask says of
+every token where it comes from; only tokens that the policy generated count, in every term.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from ragjax.ops.marginal import marginal
+from ragjax.ops.returns import Scalar
+
+PADDING, GENERATED, RETRIEVED, PROMPT = 0, 1, 2, 3
+
+
+def marginal_token_logprobs(
+    log_prior: Float[Array, "*#batch K"], token_logprobs: Float[Array, "*#batch K T"]
+) -> Float[Array, "*batch T"]:
+    """The marginal log p(y_t|x,y_<t) of RAG-Sequence, whose passage spans the answer.
+
+        log p(y_t|x,y_<t) = log Σ_d p(d|x) p(y_≤t|x,d) - log Σ_d p(d|x) p(y_<t|x,d)
+
+    so that they add up to log p(y|x): the weights of later tokens are the posterior given earlier ones.
+
+    Args:
+      log_prior: [...,K] log p(d|x); -inf at a miss.
+      token_logprobs: [...,K,T] log p(y_t|x,d,y_<t); 0 at tokens that do not count.
+
+    Returns:
+      [...,T].
+    """
+    prefixes = jnp.swapaxes(jnp.cumsum(token_logprobs, axis=-1), -1, -2)  # [...,T,K]
+    upto = marginal(log_prior[..., None, :], prefixes)
+    first = marginal(log_prior, jnp.zeros_like(log_prior))  # 0 where the prior sums to one
+    before = jnp.concatenate(
+        [jnp.broadcast_to(first[..., None], upto[..., :1].shape), upto[..., :-1]], axis=-1
+    )
+    return upto - before
+
+
+def leave_one_out(reward: Float[Array, "B G"]) -> Float[Array, "B G"]:
+    """RLOO's advantages: each reward minus the mean of its group's others (arXiv 2402.14740, section 2).
+
+    Raises:
+      ValueError: groups of one have no others.
+    """
+    size = reward.shape[-1]
+    if size < 2:
+        raise ValueError(f"groups have {size} sample; leave-one-out needs at least 2")
+    others = (jnp.sum(reward, axis=-1, keepdims=True) - reward) / (size - 1)
+    return reward - others
+
+
+def group_normalised(reward: Float[Array, "B G"], epsilon: float = 1e-6) -> Float[Array, "B G"]:
+    """GRPO's advantages: (r - mean) / (deviation + ε) of the group (arXiv 2402.03300, section 4.1.2).
+
+    A group whose rewards are all equal has advantages of exactly 0.
+    """
+    # Equal rewards may differ from their own rounded mean, which a tiny deviation would blow up.
+    varied = jnp.max(reward, axis=-1, keepdims=True) > jnp.min(reward, axis=-1, keepdims=True)
+    centred = reward - jnp.mean(reward, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    deviation = jnp.sqrt(jnp.where(varied, variance, 1.0))
+    return jnp.where(varied, centred / (deviation + epsilon), 0.0)
+
+
+def whitened(values: Float[Array, "B G T"], source: Int[Array, "B G T"]) -> Float[Array, "B G T"]:
+    """Values brought to mean 0 and deviation 1 over the generated tokens; 0 elsewhere."""
+    kept = source == GENERATED
+    count = jnp.maximum(jnp.sum(kept, dtype=jnp.float32), 1.0)
+    values = jnp.where(kept, values, 0.0)
+    centred = jnp.where(kept, values - jnp.sum(values) / count, 0.0)
+    return centred / (jnp.sqrt(jnp.sum(jnp.square(centred)) / count) + 1e-8)
+
+
+class SequenceLoss(NamedTuple):
+    """Sums over generated tokens, and how many there are; all are [].
+
+    Attributes:
+      policy: Σ of the policy loss.
+      kl: Σ of the estimated KL(π || reference), 0 without one.
+      clipped: Σ of tokens whose ratio is clipped.
+      count: generated tokens.
+    """
+
+    policy: Array
+    kl: Array
+    clipped: Array
+    count: Array
+
+
+def sequence_policy_loss(
+    log_probs: Float[Array, "B G T"],
+    behaviour: Float[Array, "B G T"],
+    advantage: Float[Array, "B G"] | Float[Array, "B G T"],
+    source: Int[Array, "B G T"],
+    *,
+    clip: Scalar | None = None,
+    reference: Float[Array, "B G T"] | None = None,
+) -> SequenceLoss:
+    """The policy loss of sampled answers, Σ over the tokens that the policy generated.
+
+    Without `clip` -log π(y_t) A_t, whose gradient is REINFORCE's; with it PPO's clipped surrogate
+    -min(ρ_t A_t, clip(ρ_t, 1-ε, 1+ε) A_t), ρ_t = π(y_t) / μ(y_t) (arXiv 1707.06347, equation 7). The
+    divergence from the reference is estimated by exp(l) - l - 1, l = log ref - log π, which is never
+    negative and unbiased for samples of π (Schulman, "Approximating KL divergence", k3).
+
+    Args:
+      log_probs: [B,G,T] log π(y_t|x,y_<t), differentiated.
+      behaviour: [B,G,T] the same of the policy that sampled.
+      advantage: of each answer or of each token; without gradient.
+      source: [B,G,T] where each token comes from. What the other arrays hold at tokens that are not
+        `GENERATED` changes no bit of the sums or their gradients.
+      clip: ε, or None.
+      reference: [B,G,T] the same of the reference model, or None.
+
+    Returns:
+      The sums.
+    """
+    kept = source == GENERATED
+
+    def counted(values):
+        return jnp.where(kept, values, 0.0)
+
+    log_probs, behaviour = counted(log_probs), counted(jax.lax.stop_gradient(behaviour))
+    if advantage.ndim < source.ndim:
+        advantage = advantage[..., None]
+    advantage = counted(jax.lax.stop_gradient(jnp.broadcast_to(advantage, source.shape)))
+    log_ratio = log_probs - behaviour
+    clipped = jnp.zeros(source.shape, bool)
+    if clip is None:
+        policy = -log_probs * advantage
+    else:
+        ratio = jnp.exp(log_ratio)
+        limited = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
+        policy = -jnp.minimum(ratio * advantage, limited * advantage)
+        clipped = kept & (limited * advantage < ratio * advantage)
+    kl = jnp.zeros(())
+    if reference is not None:
+        gap = counted(jax.lax.stop_gradient(reference)) - log_probs
+        kl = jnp.sum(counted(jnp.exp(gap) - gap - 1.0))
+    return SequenceLoss(
+        jnp.sum(counted(policy)),
+        kl,
+        jnp.sum(clipped, dtype=jnp.float32),
+        jnp.sum(kept, dtype=jnp.float32),
+    )
