@@ -118,7 +118,7 @@ class Likelihood:
             # where, not a product: a filling row may hold anything, and 0 * inf is NaN.
             return jnp.sum(jnp.where(batch.weight > 0, values * batch.weight, 0.0))
 
-        return Loss(
+        likelihood = Loss(
             sum=-total(log_likelihood),
             denom=count,
             metrics={
@@ -126,6 +126,42 @@ class Likelihood:
                 "posterior_mass": (total(jnp.sum(jnp.where(gold, posterior, 0.0), axis=-1)), count),
             },
         )
+        return self.completed(
+            likelihood,
+            model,
+            params,
+            jax.random.fold_in(key, 3),
+            memory,
+            log_prior,
+            rename[batch.target],
+            batch.weight,
+        )
+
+    def completed(
+        self,
+        likelihood: Loss,
+        model: RagModel,
+        params: Params,
+        key: Array,
+        memory: object,
+        log_prior: Array,
+        target: Array,
+        weight: Array,
+    ) -> Loss:
+        """The whole loss, of which an objective may have more than the likelihood.
+
+        Args:
+          likelihood: the loss of the likelihood.
+          model: the model.
+          params: the parameters, differentiated.
+          key: PRNG key.
+          memory: the B*K sources that were read.
+          log_prior: [B,K] log p(d|x).
+          target: [B,T] answers, with the names that the reader was shown.
+          weight: [B].
+        """
+        del model, params, key, memory, log_prior, target, weight
+        return likelihood
 
 
 def is_gold(topk: TopK, positives: Array) -> Array:
