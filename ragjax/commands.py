@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ragjax.experiment import (
     RunState,
     create_experiment,
     load_experiment,
+    start_state,
     training_program,
 )
 from ragjax.files import write_json
@@ -80,7 +82,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
         report_damaged(damaged, start, console)
         console.print(f"continuing at step {start} of {config.steps}")
     else:
-        state, start = experiment.init_state(), 0
+        state, start = start_state(experiment), 0
     report_cuts(experiment, console)
     program = training_program(experiment, data.splits)
     log = MetricLog(run_dir, start)
@@ -107,10 +109,22 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
             "index_built_at_step": int(state.index.built_at_step),
             "peak_memory_mb": peak_memory_mb(),
         }
+        | started_from(config)
         | provenance()
     )
     write_json(run_dir / RESULT, result)
     return result
+
+
+def started_from(config: Config) -> dict[str, Any]:
+    """Which run a run started from, for its result: its directory and commit; nothing if from none."""
+    if not config.start:
+        return {}
+    try:
+        commit = json.loads((config.start_dir / RESULT).read_text()).get("git_commit")
+    except (OSError, ValueError):  # gone since a run that has been resumed
+        commit = None
+    return {"start": {"run": str(config.start_dir), "git_commit": commit}}
 
 
 def check_splits(config: Config, data: QaData) -> None:

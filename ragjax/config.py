@@ -133,6 +133,8 @@ class Config(RunConfig):
       phases: stretches of training, in order.
       evaluation: how the model is measured.
       compute: dtype of the computation; parameters and sums are always float32.
+      start: the directory of a finished run whose parameters training starts from, with "{seed}" in the
+        place of the seed; it has the same task, tokenizer and model. "" starts from new parameters.
     """
 
     task: Task
@@ -146,6 +148,7 @@ class Config(RunConfig):
     phases: tuple[Phase, ...] = (Phase(steps=400),)
     evaluation: Evaluation = field(default_factory=Evaluation)
     compute: Literal["float32", "bfloat16"] = "float32"
+    start: str = ""
 
     def __post_init__(self):
         """Checks what single components can't."""
@@ -180,6 +183,11 @@ class Config(RunConfig):
     def subject(self) -> str:
         """Name of the task."""
         return self.task.name
+
+    @property
+    def start_dir(self) -> Path:
+        """The directory that `start` names for this seed."""
+        return Path(self.start.replace("{seed}", str(self.seed)))
 
     @property
     def dtype(self) -> jnp.dtype:

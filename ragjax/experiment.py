@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array
 
-from ragjax.config import Config, Phase
+from ragjax.config import Config, Phase, differing_fields, read_json, to_json
 from ragjax.data.batching import (
     EncodedCorpus,
     EncodedQuestions,
@@ -36,6 +36,7 @@ from ragjax.models.rag import build_model
 from ragjax.retrieval.base import Retriever
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.corpus import IndexState, embed_corpus
+from ragjax.run_dir import CHECKPOINTS, CONFIG, RESULT
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.loop import Program
 from ragjax.training.optimizer import evaluation_params
@@ -194,6 +195,50 @@ class Experiment:
             self.config.evaluation.batch_size,
             progress,
         )
+
+
+# What decides the shapes and the meaning of parameters.
+MODEL_FIELDS = ("task", "tokenizer", "encoder", "scorer", "generator")
+
+
+def start_state(experiment: Experiment) -> RunState:
+    """The state before the first step: of new parameters, or of those of the run `config.start`.
+
+    Raises:
+      UserError: that run is missing or not finished, or is one of another model.
+    """
+    config, state = experiment.config, experiment.init_state()
+    if not config.start:
+        return state
+    directory = config.start_dir
+    require(
+        (directory / RESULT).is_file(),
+        f"start is {config.start!r}, but {directory} holds no finished run; train it first or name one.",
+    )
+    theirs = read_json(directory / CONFIG)
+    require(
+        isinstance(theirs, Config), f"start is {config.start!r}, which is no run of a generator."
+    )
+    for name in MODEL_FIELDS:
+        differing = differing_fields(
+            to_json(getattr(theirs, name)), to_json(getattr(config, name)), f"{name}."
+        )
+        require(
+            not differing,
+            f"start is {config.start!r}, but that run differs in {', '.join(differing)}; give the same "
+            "values or another start.",
+        )
+    other = load_experiment(theirs, directory)
+    require(
+        other.corpus.passages == experiment.corpus.passages
+        and np.array_equal(other.corpus.tokens, experiment.corpus.tokens),
+        f"start is {config.start!r}, but its passages are not those that task {config.task.name} makes "
+        "now; train it again.",
+    )
+    found, _, _ = other.load_state(Checkpoints(directory / CHECKPOINTS))
+    params = evaluation_params(found.train.params, found.train.opt_state)
+    train = init_state(params, experiment.optimizer, state.train.key)
+    return dataclasses.replace(state, train=train)
 
 
 def training_program(

@@ -15,7 +15,7 @@ ROOMS = (
     *("errors", "types", "files"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
-    *("config", "policy_config", "experiment", "policy_experiment", "run_dir"),
+    *("config", "policy_config", "run_dir", "experiment", "policy_experiment"),
     *("commands", "policy_commands", "overrides", "cli"),
 )
 

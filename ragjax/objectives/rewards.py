@@ -104,6 +104,10 @@ class LengthCost(Reward):
 
     cost: float = 0.01
 
+    def __post_init__(self):
+        """Checks the fields."""
+        require(self.cost >= 0, f"reward.cost is {self.cost}; it must not be negative.")
+
     def score(self, answers: Int[Array, "B G T"], target: Int[Array, "B T"]) -> Float[Array, "B G"]:
         """See the class."""
         del target
@@ -118,7 +122,7 @@ class Total(Reward):
       parts: the rewards.
     """
 
-    parts: tuple[Reward, ...]
+    parts: tuple[Reward, ...] = (ExactMatch(), LengthCost())
 
     def __post_init__(self):
         """Checks the fields."""

@@ -1,0 +1,77 @@
+"""A run that starts from the parameters of another, and joins likelihood and reward."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from tiny_config import get_config
+
+from ragjax.errors import UserError
+from ragjax.experiment import create_experiment, load_experiment, start_state
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.optimizer import evaluation_params
+
+pytest_plugins = ["tiny_run"]
+
+
+@pytest.fixture
+def experiment(tmp_path, monkeypatch, tmp_path_factory):
+    """(config) -> its `Experiment`."""
+    monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
+    return lambda config: create_experiment(config, config.task.load(), tmp_path / "run")
+
+
+def test_training_starts_from_the_parameters_that_the_run_was_evaluated_with(trained, experiment):
+    config = dataclasses.replace(get_config(), start=str(trained))
+    state = start_state(experiment(config))
+    theirs = load_experiment(get_config(), trained)
+    found, _, _ = theirs.load_state(Checkpoints(trained / "checkpoints"))
+    expected = evaluation_params(found.train.params, found.train.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, state.train.params, expected)
+    assert state.train.step == 0
+    assert state.index.built_at_step == -1  # embedded anew before it is searched
+
+
+def test_the_seed_stands_in_the_name(trained, experiment):
+    named = str(trained.parent / "{seed}")
+    config = dataclasses.replace(get_config(), start=named, seed=3)
+    assert config.start_dir == trained.parent / "3"
+    with pytest.raises(UserError, match=r"start is '.*', but .*3 holds no finished run"):
+        start_state(experiment(config))
+
+
+def test_a_run_of_another_model_is_refused(trained, experiment):
+    generator = dataclasses.replace(get_config().generator, width=32)
+    config = dataclasses.replace(get_config(), start=str(trained), generator=generator)
+    with pytest.raises(UserError, match=r"that run differs in generator.width; give the same"):
+        start_state(experiment(config))
+
+
+def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_path_factory):
+    from ragjax.cli import main
+
+    monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
+    file = tmp_path / "joint.py"
+    file.write_text(
+        "import dataclasses, tiny_config\n"
+        "from ragjax.config import Phase\n"
+        "from ragjax.objectives.joint import Joint\n"
+        "from ragjax.objectives.rewards import TokenF1\n"
+        "def get_config():\n"
+        "    return dataclasses.replace(\n"
+        "        tiny_config.get_config(),\n"
+        "        objective=Joint(rename_reader=0.5, samples=3, advantage='grpo', reward=TokenF1()),\n"
+        f"        phases=(Phase(steps=4, batch_size=6, k=3),), start={str(trained)!r})\n"
+    )
+    run_dir = tmp_path / "joint"
+    assert main(["train", str(file), "--run-dir", str(run_dir), "--seed", "1"]) == 0
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["start"]["run"] == str(trained)
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    rewards = [row["reward"] for row in rows if "reward" in row]
+    assert len(rewards) == 4
+    assert all(0 <= reward <= 1 for reward in rewards)
+    objective = json.loads((run_dir / "config.json").read_text())["objective"]
+    assert objective["type"].endswith("Joint")
