@@ -45,11 +45,13 @@ def test_hops_lead_from_the_entity_over_the_country_to_the_answer(data, two_hop)
         for q in rows:
             first, second = (passages[name] for name in q.positives)
             country = second.title.removeprefix("The ")
-            assert q.entity in q.question and q.entity in f"{first.title} {first.text}", q
+            assert q.entity in q.question, q
+            assert q.entity in f"{first.title} {first.text}", q
             assert country in f"{first.title} {first.text}", q
             assert q.answers[0] in second.text, q
             # Else one passage would do, and the question would tell the country.
-            assert q.answers[0] not in first.text.split() and q.entity != country, q
+            assert q.answers[0] not in first.text.split(), q
+            assert q.entity != country, q
 
 
 def test_split_is_that_of_the_country(data, two_hop):
