@@ -154,8 +154,8 @@ class PolicyExperiment:
         acting = params if actor is None else actor
         index = state.index
         if index is not None:
-            old = state.updates % config.policy.refresh_every == 0
-            index = jnp.where(old, self.policy.embed(params), index)
+            due = state.updates % config.policy.refresh_every == 0
+            index = jnp.where(due, self.policy.embed(params), index)
         if algorithm.episodic:
             carry = start_episodes(self.raw_env, carry, reset_key)
         carry, steps = rollout(
@@ -186,7 +186,7 @@ class PolicyExperiment:
         return PolicyState(train, carry, actor, index, updates), metrics
 
     def _health(self, params: Params, batch: PolicyBatch, steps: Rollout) -> dict[str, Array]:
-        """Figures of the retriever that acted, where the policy sums over passages."""
+        """Figures of the retriever before it learns from these steps, where it sums over passages."""
         if not isinstance(batch.observation, Retrieved):
             return {}
         distribution, _ = self.policy.apply(params, batch.observation)
