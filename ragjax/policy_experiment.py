@@ -154,7 +154,7 @@ class PolicyExperiment:
         acting = params if actor is None else actor
         index = state.index
         if index is not None:
-            due = state.updates % config.policy.refresh_every == 0
+            due = state.updates % self.policy.refresh_every == 0
             index = jnp.where(due, self.policy.embed(params), index)
         if algorithm.episodic:
             carry = start_episodes(self.raw_env, carry, reset_key)

@@ -291,12 +291,14 @@ class PolicyModel(NamedTuple):
       embed: (params) -> [N,D] the index, or None of a policy that retrieves nothing.
       retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; the observation
         itself if nothing is retrieved.
+      refresh_every: updates after which the index is embedded anew.
     """
 
     init: Callable[..., Params]
     apply: Callable[..., tuple[Any, Array]]
     embed: Callable[..., Any] = lambda params: None
     retrieve: Callable[..., Any] = lambda params, index, key, observation: observation
+    refresh_every: int = 1
 
 
 class RagModel(NamedTuple):

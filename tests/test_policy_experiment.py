@@ -466,15 +466,13 @@ def retrieving():
 
 def test_the_index_is_embedded_anew_every_second_update(retrieving):
     """By the parameters before the update; in between, what is retrieved is scored by newer ones."""
-    run, states, metrics = retrieving
+    run, states, _ = retrieving
     embed = jax.jit(run.experiment.policy.embed)
     for number, made_of in ((1, 0), (2, 0), (3, 2), (4, 2)):
         expected = embed(states[made_of].train.params)
         np.testing.assert_allclose(states[number].index, expected, atol=1e-6)
     assert np.any(np.asarray(states[3].index) != np.asarray(states[2].index))
     assert run.traced["update"] == 1
-    # On its first minibatch the policy is the one that acted, whatever the age of the index.
-    assert all(np.isfinite(row["kl"]) for row in metrics)
 
 
 def test_a_retrievers_health_is_reported(retrieving):

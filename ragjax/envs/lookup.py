@@ -1,7 +1,8 @@
 """Lookup: what to do is written in one of N passages, and the observation says in which.
 
-The smallest environment in which a policy has to retrieve: the state names a passage by its key, and
-only the passage says which action is right. All of it can be enumerated: exact gradients are at hand.
+A small environment to retrieve in: the state names a passage by its key, and the passage says which
+action is right. All of it can be enumerated, so exact gradients are at hand. Other passages that say the
+same serve as well, and an encoder of enough width can learn by heart which these are.
 """
 
 import dataclasses

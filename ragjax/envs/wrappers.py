@@ -93,19 +93,11 @@ def episode_history(env: Env, length: int) -> Env:
         history = state.history.at[steps - 1, shape[0] : -1].set(taken)
         return show(inner, add(history, steps, timestep.observation), timestep)
 
-    def wide(bound, low):
-        edge = 0.0 if low else 1.0
-        return jnp.broadcast_to(
-            jnp.concatenate(
-                [
-                    jnp.where(low, jnp.minimum(bound, 0.0), jnp.maximum(bound, 0.0)),
-                    jnp.full((env.num_actions + 1,), edge),
-                ]
-            ),
-            (length, width),
-        )
-
-    return env._replace(reset=reset, step=step, low=wide(env.low, True), high=wide(env.high, False))
+    # Rows still to come are zeros, so each bound reaches at least there.
+    low = jnp.concatenate([jnp.minimum(env.low, 0.0), jnp.zeros((env.num_actions + 1,))])
+    high = jnp.concatenate([jnp.maximum(env.high, 0.0), jnp.ones((env.num_actions + 1,))])
+    low, high = (jnp.broadcast_to(bound, (length, width)) for bound in (low, high))
+    return env._replace(reset=reset, step=step, low=low, high=high)
 
 
 @struct.dataclass

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -80,8 +80,6 @@ class ActorCritic:
     bias: bool = True
     policy_scale: float = 0.01
     value_scale: float = 1.0
-
-    refresh_every: ClassVar[int] = 1
 
     def __post_init__(self):
         """Checks the fields."""

@@ -244,4 +244,4 @@ class RetrievalPolicy:
             now = jnp.take_along_axis(steps, row, axis=-2)[..., 0, :]
             return log_posterior(log_prior, log_likelihood), now
 
-        return PolicyModel(init, apply, embed, retrieve)
+        return PolicyModel(init, apply, embed, retrieve, self.refresh_every)

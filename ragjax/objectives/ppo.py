@@ -7,7 +7,12 @@ from jaxtyping import Array
 
 from ragjax.objectives.a2c import A2C
 from ragjax.ops.distributions import Categorical
-from ragjax.ops.policy_gradient import clipped_surrogate_sum, entropy_sum, value_sum
+from ragjax.ops.policy_gradient import (
+    clipped_surrogate_sum,
+    entropy_sum,
+    standardised,
+    value_sum,
+)
 from ragjax.types import Hyperparameters, Loss, Params, PolicyBatch, PolicyModel
 
 
@@ -78,12 +83,3 @@ class PPO(A2C):
             "clip_fraction": jnp.sum(jnp.where(counts & clipped, weight, 0.0)),
         }
         return self.total(parts, weight, hyper)
-
-
-def standardised(values: Array, weight: Array) -> Array:
-    """Values [B] shifted and scaled to weighted mean 0 and standard deviation 1."""
-    values = jnp.where(weight > 0, values, 0.0)
-    count = jnp.maximum(jnp.sum(weight), 1.0)
-    centred = values - jnp.sum(values * weight) / count
-    deviation = jnp.sqrt(jnp.sum(jnp.square(centred) * weight) / count)
-    return centred / (deviation + 1e-8)

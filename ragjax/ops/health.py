@@ -5,16 +5,8 @@ puts everything on one wrong passage so that no other is ever credited, or what 
 what is said, so that the posterior is the prior and no gradient is left.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
-
-HUB = 0.25  # share of all mass on one passage, of a corpus in which none is asked for that often
-DECIDED, MISSING = 1.1, 0.5  # effective passages at most, with a recall below
-IGNORED = 1e-4  # nats between posterior and prior
 
 
 def retrieval_health(
@@ -65,28 +57,4 @@ def retrieval_health(
     }
     if gold is not None:
         figures["recall"] = mean(jnp.any(gold, axis=-1).astype(jnp.float32))
-    return jax.tree.map(jax.lax.stop_gradient, figures)
-
-
-def symptoms(figures: Mapping[str, Any]) -> list[str]:
-    """What is wrong with a retriever whose figures these are, a sentence each; none if all is well.
-
-    Args:
-      figures: numbers by the names of `retrieval_health`, and `eval/retrieval_gain`, the return with the
-        retriever minus that with a random one; those that are missing are passed over.
-    """
-    found = []
-    hub, effective = figures.get("hub_share", 0.0), figures.get("effective_passages")
-    if hub > HUB:
-        found.append(f"hub: one passage takes {hub:.0%} of the retrieval mass")
-    recall = figures.get("recall", 1.0)
-    if effective is not None and effective < DECIDED and recall < MISSING:
-        found.append(f"collapse: p(d|x) is decided, but recall is {recall:.0%}")
-    if figures.get("passage_credit", 1.0) < IGNORED and (effective or 0.0) > DECIDED:
-        found.append(
-            "ignored: what is read does not change what is done, so retrieval learns nothing"
-        )
-    if figures.get("eval/retrieval_gain", 1.0) < 0:
-        gain = figures["eval/retrieval_gain"]
-        found.append(f"useless: retrieved passages do worse than random ones by {-gain:.3g}")
-    return found
+    return figures

@@ -94,3 +94,12 @@ def value_sum(
         old = _kept(old_value, weight)
         loss = jnp.maximum(loss, lib.l2_loss(old + jnp.clip(value - old, -clip, clip) - target))
     return jnp.sum(loss * weight)
+
+
+def standardised(values: Array, weight: Array) -> Array:
+    """Values [B] shifted and scaled to weighted mean 0 and standard deviation 1."""
+    values = jnp.where(weight > 0, values, 0.0)
+    count = jnp.maximum(jnp.sum(weight), 1.0)
+    centred = values - jnp.sum(values * weight) / count
+    deviation = jnp.sqrt(jnp.sum(jnp.square(centred) * weight) / count)
+    return centred / (deviation + 1e-8)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from ragjax.ops.marginal import marginal
+from ragjax.ops.policy_gradient import clipped_surrogate_sum
 from ragjax.ops.returns import Scalar
 
 PADDING, GENERATED, RETRIEVED, PROMPT = 0, 1, 2, 3
@@ -65,15 +66,6 @@ def group_normalised(reward: Float[Array, "B G"], epsilon: float = 1e-6) -> Floa
     variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
     deviation = jnp.sqrt(jnp.where(varied, variance, 1.0))
     return jnp.where(varied, centred / (deviation + epsilon), 0.0)
-
-
-def whitened(values: Float[Array, "B G T"], source: Int[Array, "B G T"]) -> Float[Array, "B G T"]:
-    """Values brought to mean 0 and deviation 1 over the generated tokens; 0 elsewhere."""
-    kept = source == GENERATED
-    count = jnp.maximum(jnp.sum(kept, dtype=jnp.float32), 1.0)
-    values = jnp.where(kept, values, 0.0)
-    centred = jnp.where(kept, values - jnp.sum(values) / count, 0.0)
-    return centred / (jnp.sqrt(jnp.sum(jnp.square(centred)) / count) + 1e-8)
 
 
 class SequenceLoss(NamedTuple):
@@ -132,18 +124,19 @@ def sequence_policy_loss(
     log_ratio = log_probs - behaviour
     clipped = jnp.zeros(source.shape, bool)
     if clip is None:
-        policy = -log_probs * advantage
+        policy = -jnp.sum(log_probs * advantage)
     else:
+        weight = kept.astype(jnp.float32)
+        flat = (log_ratio.ravel(), advantage.ravel(), clip, weight.ravel())
+        policy = clipped_surrogate_sum(*flat)
         ratio = jnp.exp(log_ratio)
-        limited = jnp.clip(ratio, 1.0 - clip, 1.0 + clip)
-        policy = -jnp.minimum(ratio * advantage, limited * advantage)
-        clipped = kept & (limited * advantage < ratio * advantage)
+        clipped = kept & (jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage < ratio * advantage)
     kl = jnp.zeros(())
     if reference is not None:
         gap = counted(jax.lax.stop_gradient(reference)) - log_probs
         kl = jnp.sum(counted(jnp.exp(gap) - gap - 1.0))
     return SequenceLoss(
-        jnp.sum(counted(policy)),
+        policy,
         kl,
         jnp.sum(clipped, dtype=jnp.float32),
         jnp.sum(kept, dtype=jnp.float32),

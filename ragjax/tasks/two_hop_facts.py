@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import ragjax.tasks._sources as sources
-from ragjax.errors import require
 from ragjax.tasks import base, world_facts
 from ragjax.types import QaData, Question
 
@@ -46,22 +45,10 @@ class TwoHopFacts(world_facts.WorldFacts):
     The relation of a two-hop question is that of its hops, such as "capital_currency"; its positives
     are both passages, first hop first; its entity is the capital or city that it names, and its split
     that of the country.
-
-    Attributes:
-      known_share: share of the single-hop training facts that a reader is to know by heart.
     """
 
     name: ClassVar[str] = "two_hop_facts"
     version: ClassVar[str] = "1.0.0"
-
-    known_share: float = 0.3
-
-    def __post_init__(self):
-        """Checks the fields."""
-        require(
-            0 <= self.known_share <= 1,
-            f"task.known_share is {self.known_share}; it is a share, 0 to 1.",
-        )
 
     def generate(self) -> QaData:
         """Returns the passages of `WorldFacts`, its questions and the two-hop questions."""
@@ -69,21 +56,6 @@ class TwoHopFacts(world_facts.WorldFacts):
         questions = [(split, q) for split, rows in single.splits.items() for q in rows]
         questions.extend(_two_hop_questions())
         return QaData(passages=single.passages, splits=base.assemble(questions))
-
-    def is_known(self, question: Question) -> bool:
-        """Whether the fact is one to know by heart: chosen by a hash, whatever its phrasing.
-
-        Facts of the development and test splits are never known, nor are two-hop questions.
-        """
-        if len(question.positives) != 1:
-            return False
-        fact = question.positives[0]
-        # What these two ask about is in the split of what they ask for.
-        inverse = question.relation in ("city_country", "number_element")
-        owner = question.answers[0] if inverse else question.entity
-        return base.split_of(owner) == "train" and base.fraction(f"known/{fact}") < (
-            self.known_share
-        )
 
 
 def _bare(name: str) -> str:
@@ -93,7 +65,7 @@ def _bare(name: str) -> str:
 
 def _two_hop_questions() -> Iterator[tuple[str, Question]]:
     """Yields (split, question) for every capital and city with a fact about its country."""
-    facts = list(world_facts._country_facts())
+    facts = list(world_facts.country_facts())
     about = {(fact.subject, fact.relation): fact for fact in facts}
     capitals = [fact for fact in facts if fact.relation == "capital"]
     names = Counter(_bare(fact.answers[0]) for fact in capitals)
@@ -103,7 +75,7 @@ def _two_hop_questions() -> Iterator[tuple[str, Question]]:
         for fact in capitals
         if names[_bare(fact.answers[0])] == 1  # "Georgetown" and "George Town" tell no country
     ]
-    bridges += [("city", fact.subject, fact.answers[0], fact) for fact in world_facts._city_facts()]
+    bridges += [("city", fact.subject, fact.answers[0], fact) for fact in world_facts.city_facts()]
     for kind, named, country, first in bridges:
         for relation in SECOND_HOPS:
             second = about.get((country, relation))
@@ -111,7 +83,7 @@ def _two_hop_questions() -> Iterator[tuple[str, Question]]:
                 continue
             if any(answer in named for answer in second.answers):  # New Taipei City and Taipei
                 continue
-            positives = tuple(world_facts._passage(fact).id for fact in (first, second))
+            positives = tuple(world_facts.passage_of(fact).id for fact in (first, second))
             asked = world_facts.wordings(relation)[second.split]
             ways = BRIDGES[kind][second.split]
             for number in range(_ASKED):
@@ -124,7 +96,7 @@ def _two_hop_questions() -> Iterator[tuple[str, Question]]:
                     second.split,
                     Question(
                         id=key,
-                        question=wording.format(n=phrase, N=world_facts._capitalised(phrase)),
+                        question=wording.format(n=phrase, N=world_facts.capitalised(phrase)),
                         answers=second.answers,
                         positives=positives,
                         relation=f"{kind}_{relation}",

@@ -125,17 +125,17 @@ class WorldFacts(base.Task):
 
     def generate(self) -> QaData:
         """Returns one passage a fact, and every phrasing of every question about it."""
-        facts = [*_country_facts(), *_city_facts(), *_element_facts()]
+        facts = [*country_facts(), *city_facts(), *_element_facts()]
         passages, questions = [], []
         for fact in facts:
-            passage = _passage(fact)
+            passage = passage_of(fact)
             if fact.relation != "number_element":  # its passage is that of "element_number"
                 passages.append(passage)
             questions.extend((fact.split, q) for q in _questions(fact, passage))
         return QaData(passages=tuple(passages), splits=base.assemble(questions))
 
 
-def _passage(fact: _Fact) -> Passage:
+def passage_of(fact: _Fact) -> Passage:
     """Returns the passage that states a fact."""
     if fact.relation == "number_element":
         name, answer = fact.answers[0], fact.subject
@@ -145,9 +145,9 @@ def _passage(fact: _Fact) -> Passage:
     key = f"{relation}/{sources.slug(name.removeprefix('the '))}"
     options = tuple(t for t in text.PASSAGES[relation] if fact.extra or "{extra}" not in t)
     stated = base.pick(options, f"phrasing/{key}").format(
-        n=name, N=_capitalised(name), a=answer, extra=fact.extra
+        n=name, N=capitalised(name), a=answer, extra=fact.extra
     )
-    title = _capitalised(name.removeprefix("the "))
+    title = capitalised(name.removeprefix("the "))
     return Passage(id=key, title=title, text=f"{stated} {fact.context}".strip())
 
 
@@ -186,7 +186,7 @@ def _questions(fact: _Fact, passage: Passage) -> Iterator[Question]:
                 continue
             yield Question(
                 id=f"{fact.relation}/{sources.slug(fact.subject)}/{kind}-{i + 1}",
-                question=phrasing.format(n=fact.phrase, N=_capitalised(fact.phrase)),
+                question=phrasing.format(n=fact.phrase, N=capitalised(fact.phrase)),
                 answers=fact.answers,
                 positives=(passage.id,),
                 relation=fact.relation,
@@ -194,7 +194,7 @@ def _questions(fact: _Fact, passage: Passage) -> Iterator[Question]:
             )
 
 
-def _country_facts() -> Iterator[_Fact]:
+def country_facts() -> Iterator[_Fact]:
     """Yields what is asked about countries and territories."""
     codes = sources.calling_codes()
     for country in sources.countries():
@@ -224,7 +224,7 @@ def _country_facts() -> Iterator[_Fact]:
                 )
 
 
-def _city_facts() -> Iterator[_Fact]:
+def city_facts() -> Iterator[_Fact]:
     """Yields in which country each large city lies, for cities whose name is unique."""
     countries = sources.countries()
     found = [(city, size, country) for country in countries for city, size in _cities(country)]
@@ -356,6 +356,6 @@ def _rounded(count: int | float) -> str:
     return f"{count / 1e3:.0f} thousand" if count >= 1_000 else f"{count:.0f}"
 
 
-def _capitalised(phrase: str) -> str:
+def capitalised(phrase: str) -> str:
     """Returns `phrase` with a capital first letter."""
     return phrase[:1].upper() + phrase[1:]

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import UserError
-from ragjax.ops.health import symptoms
+from ragjax.training.alarm import symptoms
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
 

@@ -88,8 +88,7 @@ def rollout(
     action_keys = jax.random.split(action_key, length)
     env_keys = jax.random.split(env_key, length)
     # Drawn at once: random numbers cost less in bulk than one step after another.
-    first = jax.eval_shape(lambda: act(look(look_key, carry.timestep.observation)).log_probs)
-    shape = first.shape
+    shape = jax.eval_shape(lambda: act(look(look_key, carry.timestep.observation)).log_probs).shape
     noise = jax.vmap(lambda key: jax.random.gumbel(key, shape))(action_keys)
 
     def step(carry: tuple[RolloutCarry, Array], drawn):

@@ -20,9 +20,10 @@ from ragjax.errors import UserError
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.a2c import A2C
 from ragjax.objectives.actor_critic import PolicyGradient
-from ragjax.objectives.ppo import PPO, standardised
+from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
+from ragjax.ops.policy_gradient import standardised
 from ragjax.policy_config import PolicyConfig
 from ragjax.policy_experiment import PolicyExperiment
 from ragjax.training.optimizer import TracedAdam

@@ -2,7 +2,6 @@
 
 import pytest
 
-from ragjax.errors import UserError
 from ragjax.tasks import base
 from ragjax.tasks.two_hop_facts import BRIDGES, SECOND_HOPS, TwoHopFacts
 from ragjax.tasks.world_facts import WorldFacts
@@ -69,23 +68,3 @@ def test_wordings_of_the_bridge_are_held_out(two_hop):
         for q in rows:
             ways = BRIDGES[q.relation.split("_")[0]][split]
             assert any(way.format(n=q.entity).lower() in q.question.lower() for way in ways), q
-
-
-def test_known_facts_are_a_share_of_single_hop_training_facts(data):
-    task = TwoHopFacts(known_share=0.3)
-    facts = {q.positives[0]: task.is_known(q) for q in data.splits["train"]
-             if q.relation not in RELATIONS}  # fmt: skip
-    assert 0.25 < sum(facts.values()) / len(facts) < 0.35
-    for split, rows in data.splits.items():
-        for q in rows:
-            if split != "train" or q.relation in RELATIONS:
-                assert not task.is_known(q), q
-            else:
-                assert TwoHopFacts(known_share=1.0).is_known(q)
-                assert not TwoHopFacts(known_share=0.0).is_known(q)
-
-
-def test_known_share_is_checked_and_enters_the_fingerprint():
-    with pytest.raises(UserError, match=r"known_share is 1\.5"):
-        TwoHopFacts(known_share=1.5)
-    assert TwoHopFacts(known_share=0.2).fingerprint() != TwoHopFacts().fingerprint()
