@@ -15,7 +15,8 @@ ROOMS = (
     *("errors", "types", "files"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
-    *("config", "policy_config", "run_dir", "experiment", "policy_experiment"),
+    *("config", "policy_config", "run_dir", "experiment"),
+    *("question_rounds", "policy_experiment"),
     *("commands", "policy_commands", "overrides", "cli"),
 )
 

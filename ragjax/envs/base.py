@@ -4,6 +4,7 @@ A new environment is one new file in this package with one frozen dataclass that
 `Environment`; its fields are the constants that a config may change.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -25,10 +26,12 @@ class Environment:
       history: whether observations hold the whole episode so far (`wrappers.episode_history`), which
         policies with a latent passage of the episode need.
       traceable: whether its functions can be vmapped, over seeds for example.
+      stands_alone: whether it can be built as it is; others are bound to a trained reader first.
     """
 
     name: ClassVar[str]
     traceable: ClassVar[bool] = True
+    stands_alone: ClassVar[bool] = True
 
     time_limit: int = 500
     history: bool = False
@@ -44,6 +47,16 @@ class Environment:
     def limit(self) -> int:
         """Steps within which every episode ends."""
         return self.time_limit
+
+    def bind(self, split: str, open_book: Callable[[Any, str], Any]) -> "Environment":
+        """The environment to learn in (split "train") or to be measured in ("dev" and "test").
+
+        Args:
+          split: of the questions, where there are any; other environments know no splits.
+          open_book: (environment, split) -> what a trained reader makes of its questions.
+        """
+        del split, open_book
+        return self
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -23,8 +23,9 @@ def build_model(
     """Builds the model.
 
     The parameters are {"retriever": {"query"[, "passage"], "log_scale"}, "generator"}. `embed_query`,
-    `embed_passage` and `encode` take `rename`, [V] new token ids (see `ops.noise`); idf weights
-    and matches are those of the original tokens, so that a renaming changes names alone.
+    `embed_passage` and `encode` take `rename`, [V] new token ids (see `ops.noise`), `encode` [B,V], of
+    each question its own; idf weights and matches are those of the original tokens, so that a renaming
+    changes names alone.
 
     Args:
       encoder: spec of the retriever's encoder.
@@ -81,7 +82,9 @@ def build_model(
         same = (folded_question == folded_passages) & (folded_question != PAD_ID)
         matches = (jnp.any(same, axis=-1), jnp.any(same, axis=-2))
         if rename is not None:
-            question, passages = rename[question], rename[passages]
+            question, passages = jax.vmap(lambda new, *old: (new[old[0]], new[old[1]]))(
+                rename, question, passages
+            )
         return generator_module.apply(
             {"params": params["generator"]}, question, passages, matches, method="encode"
         )

@@ -34,12 +34,15 @@ class Likelihood:
       corrupt_words: probability that a template word of a question (a token that is no content token)
         is left out or, as often, replaced by a random one, for retriever and reader alike: a stand-in
         for the wordings that training does not have.
+      from_memory: whether training questions that name no gold passage are read without any, and
+        without renaming: a reader that is to know their answers by heart.
     """
 
     documents: Documents = "retrieved"
     rename_reader: float = 0.0
     rename_retriever: float = 0.0
     corrupt_words: float = 0.0
+    from_memory: bool = False
 
     def __post_init__(self):
         """Checks the fields."""
@@ -95,7 +98,8 @@ class Likelihood:
 
         Returns:
           The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold
-          passages, given the gold answer).
+          passages, given the gold answer), of the questions that are not answered from memory, and,
+          where some are, `memory_loss` (the loss of these, in nats).
         """
         reader_key, retriever_key, word_key = jax.random.split(key, 3)
         question = corrupt_words(word_key, batch.question, vocabulary.content, self.corrupt_words)
@@ -104,26 +108,39 @@ class Likelihood:
         topk, log_prior = retrieve(
             self, model, retriever, params, batch, corpus, embeddings, k=k, rename=rename
         )
-        passages = gather_passages(corpus, topk.ids)
         rename = random_renaming(reader_key, vocabulary.content, self.rename_reader)
+        rename = jnp.broadcast_to(rename, (batch.question.shape[0], *rename.shape))
+        closed = jnp.zeros(batch.weight.shape, bool)
+        if self.from_memory:
+            closed = jnp.all(batch.positives < 0, axis=-1)
+            topk, log_prior = _without_passages(closed, topk, log_prior)
+            rename = jnp.where(closed[:, None], jnp.arange(rename.shape[-1]), rename)
+        passages = gather_passages(corpus, topk.ids)
         memory = model.encode(params, batch.question, passages, rename)
-        token_logprobs = model.token_logprobs(params, memory, rename[batch.target])
+        target = jnp.take_along_axis(rename, batch.target, axis=-1)
+        token_logprobs = model.token_logprobs(params, memory, target)
         mask = batch.target != PAD_ID
         log_likelihood = self.log_marginal(log_prior, token_logprobs, mask)
         gold = is_gold(topk, batch.positives)
         posterior = jnp.exp(log_posterior(log_prior, sequence_logprobs(token_logprobs, mask)))
-        count = jnp.sum(batch.weight)
+        open_book = jnp.where(closed, 0.0, batch.weight)
 
-        def total(values):
+        def total(values, weight=batch.weight):
             # where, not a product: a filling row may hold anything, and 0 * inf is NaN.
-            return jnp.sum(jnp.where(batch.weight > 0, values * batch.weight, 0.0))
+            return jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
 
+        figures = {
+            "recall": (jnp.any(gold, axis=-1).astype(jnp.float32), open_book),
+            "posterior_mass": (jnp.sum(jnp.where(gold, posterior, 0.0), axis=-1), open_book),
+        }
+        if self.from_memory:
+            figures["memory_loss"] = (-log_likelihood, batch.weight - open_book)
         likelihood = Loss(
             sum=-total(log_likelihood),
-            denom=count,
+            denom=jnp.sum(batch.weight),
             metrics={
-                "recall": (total(jnp.any(gold, axis=-1).astype(jnp.float32)), count),
-                "posterior_mass": (total(jnp.sum(jnp.where(gold, posterior, 0.0), axis=-1)), count),
+                name: (total(values, weight), jnp.sum(weight))
+                for name, (values, weight) in figures.items()
             },
         )
         return self.completed(
@@ -133,7 +150,7 @@ class Likelihood:
             jax.random.fold_in(key, 3),
             memory,
             log_prior,
-            rename[batch.target],
+            target,
             batch.weight,
         )
 
@@ -162,6 +179,13 @@ class Likelihood:
         """
         del model, params, key, memory, log_prior, target, weight
         return likelihood
+
+
+def _without_passages(closed: Array, topk: TopK, log_prior: Array) -> tuple[TopK, Array]:
+    """Puts one empty passage, of probability one, in the place of the K of each closed [B] question."""
+    only = jnp.where(jnp.arange(log_prior.shape[-1]) == 0, 0.0, -jnp.inf)
+    ids = jnp.where(closed[:, None], -1, topk.ids)
+    return TopK(ids, topk.scores, topk.valid), jnp.where(closed[:, None], only, log_prior)
 
 
 def is_gold(topk: TopK, positives: Array) -> Array:

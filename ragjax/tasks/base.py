@@ -9,11 +9,12 @@ import inspect
 import pathlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from ragjax.errors import UserError
 from ragjax.types import QaData, Question
 
+Option = TypeVar("Option")
 SPLITS = ("train", "dev", "test")
 _TEST_SHARE = 0.24
 _DEV_SHARE = 0.06
@@ -83,7 +84,7 @@ def split_of(entity: str) -> str:
     return "dev" if share < _TEST_SHARE + _DEV_SHARE else "train"
 
 
-def pick(options: tuple[str, ...], key: str) -> str:
+def pick(options: tuple[Option, ...], key: str) -> Option:
     """Returns one of `options`, chosen by a hash of `key`."""
     return options[int(fraction(key) * len(options))]
 

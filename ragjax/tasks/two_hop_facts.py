@@ -7,7 +7,7 @@ about it. The first passage tells the country, the second the answer.
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import ragjax.tasks._sources as sources
 from ragjax.tasks import base, world_facts
@@ -38,6 +38,15 @@ SECOND_HOPS = ("capital", "currency", "highest_point", "anthem", "calling_code")
 _ASKED = 2  # phrasings of each two-hop question
 
 
+class TwoHops(NamedTuple):
+    """A two-hop question, its split, and the two facts that answer it."""
+
+    split: str
+    question: Question
+    first: world_facts.Fact
+    second: world_facts.Fact
+
+
 @dataclass(frozen=True)
 class TwoHopFacts(world_facts.WorldFacts):
     """The passages and questions of `WorldFacts`, and two-hop questions over its countries.
@@ -54,7 +63,7 @@ class TwoHopFacts(world_facts.WorldFacts):
         """Returns the passages of `WorldFacts`, its questions and the two-hop questions."""
         single = super().generate()
         questions = [(split, q) for split, rows in single.splits.items() for q in rows]
-        questions.extend(_two_hop_questions())
+        questions.extend((hops.split, hops.question) for hops in two_hop_questions())
         return QaData(passages=single.passages, splits=base.assemble(questions))
 
 
@@ -63,8 +72,8 @@ def _bare(name: str) -> str:
     return "".join(c for c in name.casefold() if c.isalnum())
 
 
-def _two_hop_questions() -> Iterator[tuple[str, Question]]:
-    """Yields (split, question) for every capital and city with a fact about its country."""
+def two_hop_questions() -> Iterator[TwoHops]:
+    """Yields the questions about every capital and city with a fact about its country."""
     facts = list(world_facts.country_facts())
     about = {(fact.subject, fact.relation): fact for fact in facts}
     capitals = [fact for fact in facts if fact.relation == "capital"]
@@ -92,14 +101,12 @@ def _two_hop_questions() -> Iterator[tuple[str, Question]]:
                 start = int(base.fraction(f"two_hop/{kind}_{relation}/{named}") * len(asked))
                 phrase = base.pick(ways, f"bridge/{key}").format(n=named)
                 wording = asked[(start + number) % len(asked)]
-                yield (
-                    second.split,
-                    Question(
-                        id=key,
-                        question=wording.format(n=phrase, N=world_facts.capitalised(phrase)),
-                        answers=second.answers,
-                        positives=positives,
-                        relation=f"{kind}_{relation}",
-                        entity=named,
-                    ),
+                question = Question(
+                    id=key,
+                    question=wording.format(n=phrase, N=world_facts.capitalised(phrase)),
+                    answers=second.answers,
+                    positives=positives,
+                    relation=f"{kind}_{relation}",
+                    entity=named,
                 )
+                yield TwoHops(second.split, question, first, second)

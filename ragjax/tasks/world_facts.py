@@ -87,7 +87,7 @@ _COUNTRY_ALIASES = {
 }
 
 
-class _Fact(NamedTuple):
+class Fact(NamedTuple):
     """A fact before it is phrased.
 
     Attributes:
@@ -125,17 +125,23 @@ class WorldFacts(base.Task):
 
     def generate(self) -> QaData:
         """Returns one passage a fact, and every phrasing of every question about it."""
-        facts = [*country_facts(), *city_facts(), *_element_facts()]
         passages, questions = [], []
-        for fact in facts:
+        for fact in all_facts():
             passage = passage_of(fact)
             if fact.relation != "number_element":  # its passage is that of "element_number"
                 passages.append(passage)
-            questions.extend((fact.split, q) for q in _questions(fact, passage))
+            questions.extend((fact.split, q) for q in questions_about(fact))
         return QaData(passages=tuple(passages), splits=base.assemble(questions))
 
 
-def passage_of(fact: _Fact) -> Passage:
+def all_facts() -> Iterator[Fact]:
+    """Yields every fact; those of "number_element" share the passages of "element_number"."""
+    yield from country_facts()
+    yield from city_facts()
+    yield from _element_facts()
+
+
+def passage_of(fact: Fact) -> Passage:
     """Returns the passage that states a fact."""
     if fact.relation == "number_element":
         name, answer = fact.answers[0], fact.subject
@@ -175,26 +181,34 @@ def _is_asked(key: str, number: int, phrasings: int) -> bool:
     return (number - start) % phrasings < _ASKED
 
 
-def _questions(fact: _Fact, passage: Passage) -> Iterator[Question]:
-    """Yields the questions about a fact, in the phrasings that its split may see."""
-    phrasings = wordings(fact.relation)
-    kinds = ("train", "dev") if fact.split == "dev" else (fact.split,)
+def questions_about(
+    fact: Fact, kinds: tuple[str, ...] = (), *, thorough: bool = False
+) -> Iterator[Question]:
+    """Yields the questions about a fact.
+
+    Args:
+      fact: the fact.
+      kinds: of phrasings; by default those that its split may see.
+      thorough: ask in all training phrasings, not only in `_ASKED` of them.
+    """
+    phrasings, positive = wordings(fact.relation), passage_of(fact).id
+    kinds = kinds or (("train", "dev") if fact.split == "dev" else (fact.split,))
     for kind in kinds:
         for i, phrasing in enumerate(phrasings[kind]):
             key = f"asked/{fact.relation}/{fact.subject}"
-            if kind == "train" and not _is_asked(key, i, len(phrasings[kind])):
+            if kind == "train" and not thorough and not _is_asked(key, i, len(phrasings[kind])):
                 continue
             yield Question(
                 id=f"{fact.relation}/{sources.slug(fact.subject)}/{kind}-{i + 1}",
                 question=phrasing.format(n=fact.phrase, N=capitalised(fact.phrase)),
                 answers=fact.answers,
-                positives=(passage.id,),
+                positives=(positive,),
                 relation=fact.relation,
                 entity=fact.subject,
             )
 
 
-def country_facts() -> Iterator[_Fact]:
+def country_facts() -> Iterator[Fact]:
     """Yields what is asked about countries and territories."""
     codes = sources.calling_codes()
     for country in sources.countries():
@@ -212,7 +226,7 @@ def country_facts() -> Iterator[_Fact]:
         for relation, answers in found.items():
             if answers:
                 key = f"context/{relation}/{country.name}"
-                yield _Fact(
+                yield Fact(
                     relation,
                     base.split_of(country.name),
                     country.name,
@@ -224,7 +238,7 @@ def country_facts() -> Iterator[_Fact]:
                 )
 
 
-def city_facts() -> Iterator[_Fact]:
+def city_facts() -> Iterator[Fact]:
     """Yields in which country each large city lies, for cities whose name is unique."""
     countries = sources.countries()
     found = [(city, size, country) for country in countries for city, size in _cities(country)]
@@ -237,10 +251,10 @@ def city_facts() -> Iterator[_Fact]:
             if country.phrase != country.name:
                 answers = (*answers, country.phrase)
             split = base.split_of(country.name)
-            yield _Fact("city_country", split, city, city, answers, country.phrase, size)
+            yield Fact("city_country", split, city, city, answers, country.phrase, size)
 
 
-def _element_facts() -> Iterator[_Fact]:
+def _element_facts() -> Iterator[Fact]:
     """Yields the atomic number of each element, and the element of each atomic number."""
     import periodictable
 
@@ -249,8 +263,8 @@ def _element_facts() -> Iterator[_Fact]:
             continue
         names = tuple(filter(None, (element.name, _ELEMENT_ALIASES.get(element.name))))
         split, number = base.split_of(element.name), str(element.number)
-        yield _Fact("element_number", split, names[0], names[0], (number,), number, element.symbol)
-        yield _Fact("number_element", split, number, number, names, names[0], element.symbol)
+        yield Fact("element_number", split, names[0], names[0], (number,), number, element.symbol)
+        yield Fact("number_element", split, number, number, names, names[0], element.symbol)
 
 
 def _capital(country: sources.Country) -> tuple[str, ...]:

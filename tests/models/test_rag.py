@@ -86,7 +86,8 @@ def test_renaming_tokens_is_renaming_their_parameters(toy, corpus, batch):
 
     @jax.jit
     def outputs(params, rename):
-        memory = toy.model.encode(params, batch.question, passages_, rename)
+        each = jnp.broadcast_to(rename, (4, 12))
+        memory = toy.model.encode(params, batch.question, passages_, each)
         return (
             toy.model.embed_query(params, batch.question, rename),
             toy.model.embed_passage(params, passages_, rename),

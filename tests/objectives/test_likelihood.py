@@ -327,6 +327,32 @@ def test_renaming_changes_what_is_read_but_not_what_is_found(towers, corpus, arm
     assert all(np.isfinite(loss.sum) for loss in losses)
 
 
+def test_from_memory_reads_no_passage_and_no_new_names(towers, corpus, arm_batch, brute):
+    """Where a question names no gold passage; the others are read and renamed as ever."""
+    objective = RagSequence(rename_reader=1.0, rename_retriever=1.0, from_memory=True)
+    known = arm_batch("dense_retrieved")
+    known = known.replace(positives=known.positives.at[0].set(-1))
+
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def run(params, weight):
+        arrays = jax.random.PRNGKey(1), known.replace(weight=weight), corpus, STALE_
+        fixed = towers.model, towers.vocabulary, Dense()
+        loss = objective.loss(*fixed, params, *arrays, k=K)
+        return loss.sum, loss
+
+    gradient, alone = run(towers.params, jnp.array([1.0, 0.0, 0.0, 0.0]))
+    log_likelihood = brute("closed_book")[0][0]
+    np.testing.assert_allclose(alone.sum, -log_likelihood, rtol=1e-4)
+    assert alone.metrics["memory_loss"] == (alone.sum, 1.0)
+    assert alone.metrics["recall"] == (0.0, 0.0)
+    assert np.all([np.all(leaf == 0) for leaf in flat(gradient["retriever"]).values()])
+    _, all_ = run(towers.params, known.weight)
+    assert all_.denom == 3
+    assert all_.metrics["recall"][1] == 2
+    np.testing.assert_allclose(all_.metrics["memory_loss"][0], alone.sum, rtol=1e-5)
+
+
 def test_gold_passages():
     ids = jnp.array([[0, 3, -1], [2, 5, 4]])
     topk = TopK(ids, jnp.zeros(ids.shape), ids >= 0)

@@ -1,0 +1,30 @@
+"""The reader of the question-answering agent, which answers with and without passages."""
+
+from ragjax.config import Config, Evaluation, Phase
+from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.models.encoder import BagEncoder
+from ragjax.models.generator import Generator
+from ragjax.objectives.likelihood import RagSequence
+from ragjax.tasks.reader_lessons import ReaderLessons
+from ragjax.training.optimizer import Adam
+
+
+def get_config() -> Config:
+    return Config(
+        task=ReaderLessons(),
+        tokenizer=TokenizerSpec(
+            vocab_size=6000, question_length=28, passage_length=32, answer_length=10
+        ),
+        encoder=BagEncoder(width=512),
+        generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
+        objective=RagSequence(
+            documents="index",
+            rename_reader=0.9,
+            rename_retriever=1.0,
+            corrupt_words=0.2,
+            from_memory=True,
+        ),
+        optimizer=Adam(retriever_rate=1e-2, generator_rate=5e-3, warmup_steps=100),
+        phases=(Phase(steps=100, batch_size=32, k=4), Phase(steps=900, batch_size=64, k=2)),
+        evaluation=Evaluation(k=4),
+    )

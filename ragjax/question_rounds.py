@@ -1,0 +1,247 @@
+"""What a trained reader finds and answers in each round of retrieval: the book of a `QaAgent`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+from ragjax.config import Config, read_json
+from ragjax.envs.qa_agent import ROUNDS, Book, QaAgent
+from ragjax.errors import require
+from ragjax.evaluation.metrics import exact_match, token_f1
+from ragjax.experiment import Experiment, load_experiment
+from ragjax.ops.scoring import log_prior_retrieved
+from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.exact import ExactIndex
+from ragjax.run_dir import CHECKPOINTS, CONFIG, RESULT
+from ragjax.tasks.reader_lessons import REWRITE
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.optimizer import evaluation_params
+from ragjax.types import EOS_ID, PAD_ID, Leaf, Params, Question
+
+BATCH = 64  # questions at once
+COMPONENTS = 8  # of a question's embedding that an agent sees
+
+
+@struct.dataclass
+class Rounds:
+    """B questions in each round; nothing is retrieved in the first.
+
+    Attributes:
+      ids: [B,ROUNDS,K] rows of the passages, -1 for none.
+      log_prior: [B,ROUNDS,K] log p(d|x).
+      answer: [B,ROUNDS,T] what the reader answers greedily.
+      log_prob: [B,ROUNDS] its log p(y|x).
+      similarity: [B,ROUNDS] of the best passage, -1 to 1.
+      query: [B,Q] by which the last round retrieves.
+      embedding: [B,D] of the question.
+    """
+
+    ids: Leaf
+    log_prior: Leaf
+    answer: Leaf
+    log_prob: Leaf
+    similarity: Leaf
+    query: Leaf
+    embedding: Leaf
+
+
+@dataclass(frozen=True)
+class QuestionReader:
+    """A trained reader with its retriever, asked in rounds.
+
+    Attributes:
+      experiment: config, corpus and functions of its run.
+      params: its parameters.
+      embeddings: [N,D] its index.
+    """
+
+    experiment: Experiment
+    params: Params
+    embeddings: Array
+
+    @classmethod
+    def load(cls, run_dir: Path) -> "QuestionReader":
+        """Reads a finished run.
+
+        Raises:
+          UserError: there is none, or its retriever is a fixed one.
+        """
+        require(
+            (run_dir / RESULT).is_file(),
+            f"env.reader names {run_dir}, which holds no finished run; train it first, for example by "
+            "`ragjax train configs/reader_lessons/reader.py`.",
+        )
+        config = read_json(run_dir / CONFIG)
+        require(
+            isinstance(config, Config) and config.retriever.learned,
+            f"env.reader names {run_dir}, which is no run of a generator with a retriever of its own.",
+        )
+        experiment = load_experiment(config, run_dir)
+        state, _, _ = experiment.load_state(Checkpoints(run_dir / CHECKPOINTS))
+        params = evaluation_params(state.train.params, state.train.opt_state)
+        return cls(experiment, params, experiment.fresh_index(state).embeddings)
+
+    def encode(self, texts: Sequence[str]) -> Int[np.ndarray, "B Q"]:
+        """Tokenises questions, in words that the reader knows."""
+        experiment = self.experiment
+        known = [
+            experiment.corpus.lexicon.known_form(experiment.tokenizer, text)[0] for text in texts
+        ]
+        length = experiment.config.tokenizer.question_length
+        return experiment.tokenizer.encode_batch(known, length)[0]
+
+    def read(self, texts: Sequence[str], k: int) -> Rounds:
+        """Asks questions, in batches and on the device.
+
+        Args:
+          texts: B questions.
+          k: K.
+
+        Returns:
+          The rounds, as NumPy arrays.
+
+        Raises:
+          UserError: the corpus has fewer than K passages.
+        """
+        count = len(self.experiment.corpus.passages)
+        require(k <= count, f"env.k is {k}, but the reader's corpus has {count} passages.")
+        asked = self.encode(texts), self.encode([f"{REWRITE} {text}" for text in texts])
+        size = min(BATCH, len(texts))
+        filled = [np.pad(rows, ((0, -len(texts) % size), (0, 0))) for rows in asked]
+        chunks = [rows.reshape(-1, size, rows.shape[-1]) for rows in filled]
+        rounds = self._rounds(k)
+        found = jax.device_get(rounds(self.params, self.embeddings, *chunks))
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(texts)], found)
+
+    def _rounds(self, k: int):
+        """The jitted (parameters, index, [n,B,Q] questions, [n,B,Q] rewritings) -> `Rounds` [n,B]."""
+
+        def several(params, embeddings, *asked):
+            return jax.lax.map(
+                lambda batch: self._round_batch(params, embeddings, batch[0], batch[1], k), asked
+            )
+
+        return jax.jit(several)
+
+    def _round_batch(
+        self,
+        params: Params,
+        embeddings: Float[Array, "N D"],
+        question: Int[Array, "B Q"],
+        rewriting: Int[Array, "B Q"],
+        k: int,
+    ) -> Rounds:
+        """All rounds of B questions; `rewriting` are the questions behind `REWRITE`."""
+        experiment, config = self.experiment, self.experiment.config
+        model = experiment.model
+
+        def search(query):
+            found = ExactIndex(embeddings).search(model.embed_query(params, query), k)
+            scaled = model.scale(params) * found.scores
+            return found.ids, log_prior_retrieved(scaled, found.valid), found.scores[:, 0]
+
+        def decode(asked, ids, log_prior):
+            passages = gather_passages(experiment.device_corpus, ids)
+            length = config.tokenizer.answer_length
+            return config.objective.decode(model, params, asked, passages, log_prior, length)
+
+        none = jnp.full((question.shape[0], k), -1)
+        certain = jnp.broadcast_to(jnp.where(jnp.arange(k) == 0, 0.0, -jnp.inf), none.shape)
+        # One passage suffices where none is read.
+        memory = decode(question, none[:, :1], certain[:, :1])
+        first, first_prior, first_similarity = search(question)
+        read = decode(question, first, first_prior)
+        written = decode(rewriting, first, first_prior).tokens
+        written = jnp.where(written == EOS_ID, PAD_ID, written)
+        room = question.shape[-1] - written.shape[-1]
+        query = jnp.pad(written, ((0, 0), (0, max(room, 0))))[:, : question.shape[-1]]
+        second, second_prior, second_similarity = search(query)
+        read_again = decode(query, second, second_prior)
+
+        def stack(*rounds):
+            return jnp.stack(rounds, axis=1)
+
+        return Rounds(
+            ids=stack(none, first, second),
+            log_prior=stack(certain, first_prior, second_prior),
+            answer=stack(memory.tokens, read.tokens, read_again.tokens),
+            log_prob=stack(memory.log_prob, read.log_prob, read_again.log_prob),
+            similarity=stack(jnp.zeros_like(first_similarity), first_similarity, second_similarity),
+            query=query,
+            embedding=model.embed_query(params, question),
+        )
+
+    def book(self, spec: QaAgent, questions: Sequence[Question], basis: np.ndarray) -> Book:
+        """The book of an environment.
+
+        Args:
+          spec: the environment.
+          questions: M questions, in any order.
+          basis: [COMPONENTS,D] from `principal_components`.
+
+        Returns:
+          The book, its questions in the order of their kinds.
+        """
+        require(len(questions) > 0, f"Task {spec.task.name} has no questions to ask an agent.")
+        kinds = sorted({question.relation for question in questions})
+        questions = sorted(questions, key=lambda question: kinds.index(question.relation))
+        texts = [question.question for question in questions]
+        rounds = self.read(texts, spec.k)
+        score = exact_match if spec.measure == "em" else token_f1
+        scores = [
+            [score(self.text(answer), question.answers) for answer in answers]
+            for question, answers in zip(questions, rounds.answer, strict=True)
+        ]
+        kind = np.array([kinds.index(question.relation) for question in questions])
+        counts = np.bincount(kind, minlength=len(kinds))
+        return jax.tree.map(
+            jnp.asarray,
+            Book(
+                score=np.array(scores, np.float32).reshape(-1, ROUNDS),
+                shown=shown(rounds),
+                question=self.question_figures(texts, rounds, basis),
+                kind=kind.astype(np.int32),
+                starts=(np.cumsum(counts) - counts).astype(np.int32),
+                counts=counts.astype(np.int32),
+                kinds=tuple(kinds),
+            ),
+        )
+
+    def text(self, tokens: np.ndarray) -> str:
+        """Tokens as text."""
+        return self.experiment.tokenizer.decode(tokens)
+
+    def question_figures(
+        self, texts: Sequence[str], rounds: Rounds, basis: np.ndarray
+    ) -> Float[np.ndarray, "M C"]:
+        """What an agent knows of a question: its length, and components of its embedding."""
+        tokens = self.encode(texts)
+        length = np.sum(tokens != PAD_ID, axis=-1, keepdims=True) / tokens.shape[-1]
+        return np.concatenate([length, rounds.embedding @ basis.T], axis=-1).astype(np.float32)
+
+
+def shown(rounds: Rounds) -> Float[np.ndarray, "M R F"]:
+    """What a round shows: log p and p of its answer, p(d|x) and similarity of its best passage."""
+    log_prob = np.maximum(rounds.log_prob, -20.0) / 5.0
+    best = np.exp(np.max(rounds.log_prior, axis=-1))
+    figures = [log_prob, np.exp(rounds.log_prob), best, rounds.similarity]
+    return np.stack(figures, axis=-1).astype(np.float32)
+
+
+def principal_components(embeddings: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "C D"]:
+    """The directions in which embeddings vary most, scaled to unit deviation.
+
+    The sign, which the decomposition leaves open, makes the largest number of each positive.
+    """
+    centred = embeddings - embeddings.mean(axis=0)
+    _, deviations, directions = np.linalg.svd(centred, full_matrices=False)
+    directions, deviations = directions[:COMPONENTS], deviations[:COMPONENTS]
+    largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
+    spread = np.maximum(deviations / np.sqrt(len(embeddings)), 1e-6)
+    return directions * np.sign(largest) / spread[:, None]
