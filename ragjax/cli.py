@@ -224,10 +224,7 @@ def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
     from ragjax.config import Config, read_json
     from ragjax.run_dir import CONFIG
 
-    require(
-        options.run_dir.is_dir(),
-        f"{options.run_dir} is not a directory; name the directory of a run.",
-    )
+    _require_run(options.run_dir)
     if isinstance(read_json(options.run_dir / CONFIG), Config):
         from ragjax import commands
 
@@ -243,6 +240,10 @@ def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
     else:
         show(figures)
     return 0
+
+
+def _require_run(run_dir: Path) -> None:
+    require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
 
 
 def _print_returns(results: Sequence[dict[str, Any]]) -> None:
@@ -277,9 +278,18 @@ def _answer(options: Answer, _: list[str], console: Console) -> int:
         options.question is None or bool(options.question.strip()),
         "The question is empty; ask one in words.",
     )
-    from ragjax import commands
+    from ragjax.config import Config, read_json
+    from ragjax.run_dir import CONFIG
 
-    run = commands.TrainedRun.load(options.run_dir, console)
+    _require_run(options.run_dir)
+    if isinstance(read_json(options.run_dir / CONFIG), Config):
+        from ragjax import commands
+
+        run = commands.TrainedRun.load(options.run_dir, console)
+    else:
+        from ragjax import policy_commands
+
+        run = policy_commands.TrainedAgent.load(options.run_dir, console)
     if options.question is not None:
         _print_answer(run.answer(options.question), options.json)
         return 0
@@ -299,13 +309,26 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer, ensure_ascii=False), flush=True)
         return
-    print(f"{answer['answer']}  (probability {answer['probability']:.3f})")
+    if answer["answer"] is None:
+        print("no answer")
+    else:
+        print(f"{answer['answer']}  (probability {answer['probability']:.3f})")
     for note in answer["notes"]:
         print(f"  note: {note}")
-    table = RichTable("prior", "posterior", "passage", box=None, pad_edge=False)
-    for passage in answer["passages"]:
+    for decision in answer.get("decisions", ()):
+        query = f": {decision['query']}" if "query" in decision else ""
+        print(f"{decision['probability']:.3f}  {decision['action']}{query}")
+        if "passages" in decision:
+            _print_passages(decision["passages"], ("prior",))
+    if "passages" in answer:
+        _print_passages(answer["passages"], ("prior", "posterior"))
+
+
+def _print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -> None:
+    table = RichTable(*figures, "passage", box=None, pad_edge=False)
+    for passage in passages:
         text = f"[{passage['title']}] {passage['text']}".replace("[", r"\[")
-        table.add_row(f"{passage['prior']:.3f}", f"{passage['posterior']:.3f}", text)
+        table.add_row(*(f"{passage[name]:.3f}" for name in figures), text)
     Console(highlight=False).print(table)
 
 

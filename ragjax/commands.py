@@ -197,7 +197,7 @@ class TrainedRun:
         config = read_json(run_dir / CONFIG)
         if not isinstance(config, Config):
             raise UserError(
-                f"{run_dir} holds a policy, which answers no questions; name the run of a generator."
+                f"{run_dir} holds a policy and no generator; name the run of a generator."
             )
         experiment = load_experiment(config, run_dir)
         state, step, damaged = experiment.load_state(Checkpoints(run_dir / CHECKPOINTS))
@@ -218,23 +218,13 @@ class TrainedRun:
           UserError: the question is empty, has no known word, or the retriever needs a gold passage.
         """
         experiment, config = self.experiment, self.experiment.config
-        text = text.strip()
-        require(bool(text), "The question is empty; ask one in words.")
+        text, notes = experiment.understood(text)
         require(
             not isinstance(config.retriever, Oracle),
             "This run reads the gold passage of each question (retriever Oracle), which a question of "
             "your own does not have; ask a run with another retriever.",
         )
         corpus = experiment.corpus
-        known, left_out = corpus.lexicon.known_form(experiment.tokenizer, text)
-        require(
-            bool(known), f"No word of {text!r} is in the corpus; ask about what its passages say."
-        )
-        notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
-        tokens, length = experiment.tokenizer.encode(known), config.tokenizer.question_length
-        if len(tokens) > length:
-            cut = experiment.tokenizer.decode(tokens[length:])
-            notes.append(f"only {length} tokens are read; cut: {cut}")
         question = Question("asked", text, ("",), (), "", "")
         encoded = experiment.encode((question,), config.evaluation.k)
         params = evaluation_params(self.state.train.params, self.state.train.opt_state)

@@ -141,6 +141,31 @@ class Experiment:
             self.tokenizer, self.config.tokenizer, self.corpus, questions, retriever, k
         )
 
+    def understood(self, text: str) -> tuple[str, list[str]]:
+        """Checks a question that is not of the task.
+
+        Args:
+          text: the question.
+
+        Returns:
+          The question without white space around it, and notes on what of it is not read.
+
+        Raises:
+          UserError: it is empty or has no known word.
+        """
+        text = text.strip()
+        require(bool(text), "The question is empty; ask one in words.")
+        known, left_out = self.corpus.lexicon.known_form(self.tokenizer, text)
+        require(
+            bool(known), f"No word of {text!r} is in the corpus; ask about what its passages say."
+        )
+        notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
+        tokens, length = self.tokenizer.encode(known), self.config.tokenizer.question_length
+        if len(tokens) > length:
+            cut = self.tokenizer.decode(tokens[length:])
+            notes.append(f"only {length} tokens are read; cut: {cut}")
+        return text, notes
+
     def init_state(self) -> RunState:
         """The state before the first step."""
         init_key, run_key = jax.random.split(jax.random.PRNGKey(self.config.seed))

@@ -1,10 +1,11 @@
-"""What the commands do with policies: train and evaluate."""
+"""What the commands do with policies: train, evaluate and, if they are for it, answer."""
 
 import contextlib
 import dataclasses
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,23 @@ from rich.console import Console
 
 from ragjax.config import read_json, to_json
 from ragjax.envs.from_gymnasium import host_errors
+from ragjax.envs.qa_agent import (
+    ACTIONS,
+    ANSWER,
+    MEMORY,
+    READ,
+    REFORMULATE,
+    RETRIEVE,
+    ROUNDS,
+    BoundQaAgent,
+    QaAgent,
+)
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes, write_episodes
 from ragjax.files import write_json
 from ragjax.policy_config import PolicyConfig
 from ragjax.policy_experiment import PolicyExperiment, PolicyState, policy_program, stack_keys
+from ragjax.question_rounds import make_book
 from ragjax.run_dir import (
     CHECKPOINTS,
     CONFIG,
@@ -184,6 +197,107 @@ def read_curve(path: Path, batch_size: int) -> dict[str, list[int] | list[float]
     }
 
 
+def load_run(run_dir: Path, console: Console) -> tuple[PolicyExperiment, PolicyState, int]:
+    """The experiment, state and step of the newest whole checkpoint of one seed's run.
+
+    Raises:
+      UserError: the run can't be loaded.
+    """
+    config = read_json(run_dir / CONFIG)
+    if not isinstance(config, PolicyConfig):
+        raise UserError(f"{run_dir} holds no policy; evaluate it with --split instead.")
+    require(
+        config.num_seeds == 1,
+        f"{run_dir} holds {config.num_seeds} seeds; name the directory of one of them, such as "
+        f"{run_dir / f'seed_{config.seed}'}.",
+    )
+    experiment = PolicyExperiment(config)
+    template = jax.eval_shape(first_state(experiment))
+    step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
+    report_damaged(damaged, step, console)
+    return experiment, state, step
+
+
+@dataclass(frozen=True)
+class TrainedAgent:
+    """The run of a question-answering agent, loaded for use.
+
+    Attributes:
+      experiment: config and functions.
+      state: the newest whole checkpoint.
+      spec: its environment.
+    """
+
+    experiment: PolicyExperiment
+    state: PolicyState
+    spec: QaAgent
+
+    @classmethod
+    def load(cls, run_dir: Path, console: Console) -> "TrainedAgent":
+        """Reads a run's directory.
+
+        Raises:
+          UserError: it is no run of such an agent, or has no whole checkpoint.
+        """
+        experiment, state, _ = load_run(run_dir, console)
+        spec = experiment.config.env
+        if not isinstance(spec, QaAgent):
+            raise UserError(
+                f"{run_dir} holds a policy for environment {spec.name}, which answers no questions; "
+                "name the run of a generator or of a qa_agent."
+            )
+        return cls(experiment, state, spec)
+
+    def answer(self, text: str) -> dict[str, Any]:
+        """Lets the agent answer one question, by its likeliest decisions.
+
+        Args:
+          text: the question.
+
+        Returns:
+          {"question", "answer" (None if it abstains), "probability" of the reader's answer, "decisions":
+          [{"action", "probability", "query", "passages": [{"id", "title", "text", "prior"}]}], "notes"},
+          query and passages being what a retrieval used and found.
+
+        Raises:
+          UserError: the question is empty or has no known word.
+        """
+        reader, _, basis = self.experiment.library.reader(self.spec)
+        text, notes = reader.experiment.understood(text)
+        rounds = reader.read([text], self.spec.k)
+        unknown = [0.0] * ROUNDS  # what the answers would score
+        book = make_book(rounds, basis, [unknown], ["asked"])
+        env = BoundQaAgent(self.spec.time_limit, book=book, spec=self.spec).build()
+        act = self.experiment.acting(self.state)
+        key = jax.random.PRNGKey(0)
+        state, shown = env.reset(env.params, key)
+        decisions, action = [], READ
+        for _ in range(self.spec.time_limit):
+            distribution = act(shown.observation[None])
+            action = int(distribution.mode()[0])
+            read_in = int(state.round)  # of an answer, before the step
+            state, shown = env.step(env.params, key, state, jnp.int32(action))
+            decision = {
+                "action": ACTIONS[action],
+                "probability": float(jnp.exp(distribution.log_probs[0, action])),
+            }
+            if action in (RETRIEVE, REFORMULATE):
+                decision |= reader.found(rounds, int(state.round), text)
+            decisions.append(decision)
+            if shown.done:
+                break
+        answered = {ANSWER: MEMORY, READ: read_in}.get(action)
+        return {
+            "question": text,
+            "answer": None if answered is None else reader.text(rounds.answer[0, answered]),
+            "probability": None
+            if answered is None
+            else float(np.exp(rounds.log_prob[0, answered])),
+            "decisions": decisions,
+            "notes": notes,
+        }
+
+
 def evaluate(run_dir: Path, episodes: int, console: Console) -> dict[str, Any]:
     """Plays whole episodes with the newest checkpoint of a run, in fresh environments.
 
@@ -199,18 +313,8 @@ def evaluate(run_dir: Path, episodes: int, console: Console) -> dict[str, Any]:
       UserError: the run can't be loaded.
     """
     require(episodes >= 1, f"--episodes is {episodes}; play at least 1.")
-    config = read_json(run_dir / CONFIG)
-    if not isinstance(config, PolicyConfig):
-        raise UserError(f"{run_dir} holds no policy; evaluate it with --split instead.")
-    require(
-        config.num_seeds == 1,
-        f"{run_dir} holds {config.num_seeds} seeds; name the directory of one of them, such as "
-        f"{run_dir / f'seed_{config.seed}'}.",
-    )
-    experiment = PolicyExperiment(config)
-    template = jax.eval_shape(first_state(experiment))
-    step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
-    report_damaged(damaged, step, console)
+    experiment, state, step = load_run(run_dir, console)
+    config = experiment.config
     with host_errors():
         played = jax.jit(lambda state: experiment.evaluate(state, episodes))(state)
     found = Episodes.from_played(jax.tree.map(np.asarray, played))

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ragjax.config import RunConfig
 from ragjax.envs.base import Environment
+from ragjax.envs.qa_plans import Plan
 from ragjax.errors import require
 from ragjax.models.policy import ActorCritic
 from ragjax.models.retrieval_policy import RetrievalPolicy
@@ -51,7 +52,7 @@ class PolicyConfig(RunConfig):
 
     env: Environment
     algorithm: PolicyGradient
-    policy: ActorCritic | RetrievalPolicy = field(default_factory=ActorCritic)
+    policy: ActorCritic | RetrievalPolicy | Plan = field(default_factory=ActorCritic)
     optimizer: TracedAdam = field(default_factory=TracedAdam)
     num_seeds: int = 1
     env_steps: int = 500_000

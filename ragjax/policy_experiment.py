@@ -9,7 +9,7 @@ serves them all.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -29,11 +29,12 @@ from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.health import retrieval_health
 from ragjax.ops.noise import random_order
 from ragjax.policy_config import PolicyConfig
+from ragjax.question_rounds import Library
 from ragjax.training.loop import Program
 from ragjax.training.optimizer import with_learning_rate
 from ragjax.training.rollout import (
     RolloutCarry,
-    episode_mean,
+    episode_means,
     play_episodes,
     rollout,
     start,
@@ -88,7 +89,7 @@ class PolicyExperiment:
     @cached_property
     def raw_env(self) -> Env:
         """The batch of environments to learn in, without normalisers."""
-        return self._build_env(self.config.algorithm.num_envs)
+        return self._build_env(self.config.algorithm.num_envs, "train")
 
     @cached_property
     def policy(self):
@@ -138,7 +139,8 @@ class PolicyExperiment:
 
         Returns:
           The new state, and metrics: those of the loss, averaged over minibatches, skipped ones
-          included; `episode_return` and `episode_length` of the episodes that ended (NaN if none did);
+          included; `episode_return`, `episode_length` and what else the environment reports of the
+          episodes that ended (NaN if none did);
           `explained_variance` of the value targets; `env_steps`, made so far; and of a policy that
           retrieves those of `ops.health.retrieval_health`.
         """
@@ -178,11 +180,10 @@ class PolicyExperiment:
 
         updates = state.updates + 1
         metrics |= {
-            "episode_return": episode_mean(steps, "episode_return"),
-            "episode_length": episode_mean(steps, "episode_length"),
             "explained_variance": explained_variance(batch),
             "env_steps": updates * algorithm.batch_size,
-        } | self._health(params, batch, steps)
+        }
+        metrics |= episode_means(steps) | self._health(params, batch, steps)
         return PolicyState(train, carry, actor, index, updates), metrics
 
     def _health(self, params: Params, batch: PolicyBatch, steps: Rollout) -> dict[str, Array]:
@@ -225,69 +226,90 @@ class PolicyExperiment:
         return train, {name: jnp.mean(values) for name, values in metrics.items()}
 
     def evaluate(
-        self, state: PolicyState, episodes: int, *, blind: bool = False
-    ) -> dict[str, tuple[Array, Array]]:
+        self, state: PolicyState, episodes: int, *, split: str = "test", blind: bool = False
+    ) -> dict[str, dict[str, Array]]:
         """Plays whole episodes in fresh environments, with the normaliser's statistics as they are.
 
         Args:
           state: the run.
           episodes: environments of each kind, one episode each.
+          split: of the questions, where the environment has any.
           blind: put random passages in the place of those that the policy retrieves.
 
         Returns:
-          "greedy" (likeliest actions) and "sampled" -> ([episodes] returns, [episodes] lengths).
+          "greedy" (likeliest actions) and "sampled" -> `return`, `length` and what else the environment
+          reports of an episode, [episodes] each.
         """
         config = self.config
-        env = self._evaluation_env(2 * episodes)
+        env = self._evaluation_env(2 * episodes, split)
+        key = jax.random.fold_in(jax.random.fold_in(state.train.key, EVALUATIONS), state.updates)
+        order = random_order(key, len(env.passages)) if blind else None
+        greedy = jnp.arange(2 * episodes) < episodes
+        played = play_episodes(env, self.acting(state, order), key, config.env.limit, greedy)
+        return {
+            "greedy": {name: values[:episodes] for name, values in played.items()},
+            "sampled": {name: values[episodes:] for name, values in played.items()},
+        }
+
+    def acting(self, state: PolicyState, order: Array | None = None) -> Callable[[Array], Any]:
+        """The policy that a run has learned: observation [E,O...] -> action distribution.
+
+        Args:
+          state: the run, whose normaliser's statistics are taken as they are.
+          order: [N] passages to put in the place of those that are retrieved, or None. What is retrieved
+            twice is replaced by the same, so that the passages of an episode stay those of the episode.
+        """
         moments = observation_moments(state.rollout.env_state)
         params = state.train.params
         index = self.policy.embed(params)
-        key = jax.random.fold_in(jax.random.fold_in(state.train.key, EVALUATIONS), state.updates)
 
         def act(observation):
             if moments is not None:
                 observation = normalised(moments, observation)
             seen = self.policy.retrieve(params, index, None, observation)
-            if blind:
-                # Random, but the same wherever the same passages would have been retrieved: those of an
-                # episode stay those of the episode.
-                order = random_order(key, len(env.passages))
+            if order is not None:
                 seen = dataclasses.replace(seen, ids=order[seen.ids])
             return self.policy.apply(params, seen)[0]
 
-        greedy = jnp.arange(2 * episodes) < episodes
-        returns, lengths = play_episodes(env, act, key, config.env.limit, greedy)
-        return {
-            "greedy": (returns[:episodes], lengths[:episodes]),
-            "sampled": (returns[episodes:], lengths[episodes:]),
-        }
+        return act
 
     @cached_property
-    def _envs(self) -> dict[int, Env]:
+    def _envs(self) -> dict[tuple[int, str], Env]:
         return {}
 
-    def _evaluation_env(self, episodes: int) -> Env:
+    def _evaluation_env(self, episodes: int, split: str) -> Env:
         """Fresh environments; those of one size are made once, since some live on the host."""
-        if episodes not in self._envs:
-            self._envs[episodes] = self._build_env(episodes)
-        return self._envs[episodes]
+        if (episodes, split) not in self._envs:
+            self._envs[episodes, split] = self._build_env(episodes, split)
+        return self._envs[episodes, split]
 
-    def _build_env(self, num_envs: int) -> Env:
+    def _build_env(self, num_envs: int, split: str) -> Env:
         # The first use may be within a trace, but arrays among an environment's constants outlive it.
         with jax.ensure_compile_time_eval():
-            return self.config.env.vectorise(num_envs)
+            return self.config.env.bind(split, self.library.open).vectorise(num_envs)
+
+    @cached_property
+    def library(self) -> Library:
+        """Opens what trained readers make of the environment's questions."""
+        return Library(self.config.seed)
 
     def figures(self, state: PolicyState) -> dict[str, Array]:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
 
-        Of a policy that retrieves also `eval/retrieval_gain`, by how much the latter is larger than with
-        random passages.
+        Also `eval/greedy_<name>` of what else the environment reports, and of a policy that retrieves
+        `eval/retrieval_gain`, by how much the sampled return is larger than with random passages.
         """
         during = self.config.evaluation.during
-        played = self.evaluate(state, during)
-        found = {f"eval/{name}_return": returns.mean() for name, (returns, _) in played.items()}
+        played = self.evaluate(state, during, split="dev")
+        found = {f"eval/{mode}_return": of["return"].mean() for mode, of in played.items()}
+        found |= {
+            f"eval/greedy_{name}": jnp.nanmean(values)
+            for name, values in played["greedy"].items()
+            if name not in ("return", "length")
+        }
         if state.index is not None:
-            blind = self.evaluate(state, during, blind=True)["sampled"][0].mean()
+            blind = self.evaluate(state, during, split="dev", blind=True)
+            blind = blind["sampled"]["return"].mean()
             found["eval/retrieval_gain"] = found["eval/sampled_return"] - blind
         return found
 

@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +13,17 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.config import Config, read_json
-from ragjax.envs.qa_agent import ROUNDS, Book, QaAgent
+from ragjax.envs.qa_agent import FIRST, Book, QaAgent
 from ragjax.errors import require
 from ragjax.evaluation.metrics import exact_match, token_f1
 from ragjax.experiment import Experiment, load_experiment
-from ragjax.ops.scoring import log_prior_retrieved
+from ragjax.objectives.likelihood import retrieve
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.retrieval.exact import ExactIndex
 from ragjax.run_dir import CHECKPOINTS, CONFIG, RESULT
 from ragjax.tasks.reader_lessons import REWRITE
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.optimizer import evaluation_params
-from ragjax.types import EOS_ID, PAD_ID, Leaf, Params, Question
+from ragjax.types import EOS_ID, PAD_ID, Leaf, Params, QaData, Question, RagBatch
 
 BATCH = 64  # questions at once
 COMPONENTS = 8  # of a question's embedding that an agent sees
@@ -39,7 +40,10 @@ class Rounds:
       log_prob: [B,ROUNDS] its log p(y|x).
       similarity: [B,ROUNDS] of the best passage, -1 to 1.
       query: [B,Q] by which the last round retrieves.
+      asks_on: [B,ROUNDS] share of that query's tokens that the round before already gave as its answer:
+        of a question that one passage does not answer the reader says what to ask next.
       embedding: [B,D] of the question.
+      length: [B] share of the Q tokens that the question has.
     """
 
     ids: Leaf
@@ -48,7 +52,9 @@ class Rounds:
     log_prob: Leaf
     similarity: Leaf
     query: Leaf
+    asks_on: Leaf
     embedding: Leaf
+    length: Leaf
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,12 @@ class QuestionReader:
         model = experiment.model
 
         def search(query):
-            found = ExactIndex(embeddings).search(model.embed_query(params, query), k)
-            scaled = model.scale(params) * found.scores
-            return found.ids, log_prior_retrieved(scaled, found.valid), found.scores[:, 0]
+            asked = RagBatch(query, None, None, None, None)
+            arrays = params, asked, experiment.device_corpus, embeddings
+            topk, log_prior = retrieve(
+                config.objective, model, config.retriever, *arrays, k=k, frozen_index=True
+            )
+            return topk.ids, log_prior, topk.scores[:, 0]
 
         def decode(asked, ids, log_prior):
             passages = gather_passages(experiment.device_corpus, ids)
@@ -161,6 +170,9 @@ class QuestionReader:
         written = jnp.where(written == EOS_ID, PAD_ID, written)
         room = question.shape[-1] - written.shape[-1]
         query = jnp.pad(written, ((0, 0), (0, max(room, 0))))[:, : question.shape[-1]]
+        repeated = jnp.any(query[:, :, None] == read.tokens[:, None, :], axis=-1)
+        words = query != PAD_ID
+        asks_on = jnp.sum(repeated & words, axis=-1) / jnp.maximum(jnp.sum(words, axis=-1), 1)
         second, second_prior, second_similarity = search(query)
         read_again = decode(query, second, second_prior)
 
@@ -174,7 +186,9 @@ class QuestionReader:
             log_prob=stack(memory.log_prob, read.log_prob, read_again.log_prob),
             similarity=stack(jnp.zeros_like(first_similarity), first_similarity, second_similarity),
             query=query,
+            asks_on=stack(jnp.zeros_like(asks_on), asks_on, jnp.zeros_like(asks_on)),
             embedding=model.embed_query(params, question),
+            length=jnp.mean((question != PAD_ID).astype(jnp.float32), axis=-1),
         )
 
     def book(self, spec: QaAgent, questions: Sequence[Question], basis: np.ndarray) -> Book:
@@ -183,7 +197,7 @@ class QuestionReader:
         Args:
           spec: the environment.
           questions: M questions, in any order.
-          basis: [COMPONENTS,D] from `principal_components`.
+          basis: [C-1,D] from `principal_components`.
 
         Returns:
           The book, its questions in the order of their kinds.
@@ -191,51 +205,111 @@ class QuestionReader:
         require(len(questions) > 0, f"Task {spec.task.name} has no questions to ask an agent.")
         kinds = sorted({question.relation for question in questions})
         questions = sorted(questions, key=lambda question: kinds.index(question.relation))
-        texts = [question.question for question in questions]
-        rounds = self.read(texts, spec.k)
-        score = exact_match if spec.measure == "em" else token_f1
+        rounds = self.read([question.question for question in questions], spec.k)
+        measure = exact_match if spec.measure == "em" else token_f1
         scores = [
-            [score(self.text(answer), question.answers) for answer in answers]
+            [float(measure(self.text(answer), question.answers)) for answer in answers]
             for question, answers in zip(questions, rounds.answer, strict=True)
         ]
-        kind = np.array([kinds.index(question.relation) for question in questions])
-        counts = np.bincount(kind, minlength=len(kinds))
-        return jax.tree.map(
-            jnp.asarray,
-            Book(
-                score=np.array(scores, np.float32).reshape(-1, ROUNDS),
-                shown=shown(rounds),
-                question=self.question_figures(texts, rounds, basis),
-                kind=kind.astype(np.int32),
-                starts=(np.cumsum(counts) - counts).astype(np.int32),
-                counts=counts.astype(np.int32),
-                kinds=tuple(kinds),
-            ),
-        )
+        return make_book(rounds, basis, scores, [question.relation for question in questions])
+
+    def embed(self, questions: Sequence[Question]) -> Float[np.ndarray, "M D"]:
+        """Embeddings of questions."""
+        tokens = self.encode([question.question for question in questions])
+        embed = jax.jit(self.experiment.model.embed_query)
+        return np.asarray(embed(self.params, tokens))
 
     def text(self, tokens: np.ndarray) -> str:
         """Tokens as text."""
         return self.experiment.tokenizer.decode(tokens)
 
-    def question_figures(
-        self, texts: Sequence[str], rounds: Rounds, basis: np.ndarray
-    ) -> Float[np.ndarray, "M C"]:
-        """What an agent knows of a question: its length, and components of its embedding."""
-        tokens = self.encode(texts)
-        length = np.sum(tokens != PAD_ID, axis=-1, keepdims=True) / tokens.shape[-1]
-        return np.concatenate([length, rounds.embedding @ basis.T], axis=-1).astype(np.float32)
+    def found(self, rounds: Rounds, reached: int, text: str) -> dict[str, Any]:
+        """What the retrieval that led to a round of the only question `text` used and found."""
+        query = text if reached == FIRST else self.text(rounds.query[0])
+        passages, hits = self.experiment.corpus.passages, rounds.ids[0, reached]
+        priors = np.exp(rounds.log_prior[0, reached])
+        listed = [
+            vars(passages[row]) | {"prior": float(prior)}
+            for row, prior in zip(hits, priors, strict=True)
+        ]
+        return {"query": query, "passages": listed}
 
 
-def shown(rounds: Rounds) -> Float[np.ndarray, "M R F"]:
-    """What a round shows: log p and p of its answer, p(d|x) and similarity of its best passage."""
+@dataclass(frozen=True)
+class Library:
+    """Opens the books of environments, each reader and book once.
+
+    Attributes:
+      seed: stands for "{seed}" in a reader's directory.
+    """
+
+    seed: int
+
+    @cached_property
+    def _readers(self) -> dict[str, tuple[QuestionReader, QaData, np.ndarray]]:
+        return {}
+
+    @cached_property
+    def _books(self) -> dict[tuple[QaAgent, str], Book]:
+        return {}
+
+    def reader(self, spec: QaAgent) -> tuple[QuestionReader, QaData, np.ndarray]:
+        """The environment's reader, its questions, and the basis of what is seen of them."""
+        if spec.reader not in self._readers:
+            reader = QuestionReader.load(Path(spec.reader.replace("{seed}", str(self.seed))))
+            data = spec.task.load()
+            basis = principal_components(reader.embed(data.splits["train"]))
+            self._readers[spec.reader] = reader, data, basis
+        return self._readers[spec.reader]
+
+    def open(self, spec: QaAgent, split: str) -> Book:
+        """The book of a split's questions.
+
+        Raises:
+          UserError: the reader can't be loaded, or there are no questions.
+        """
+        if (spec, split) not in self._books:
+            reader, data, basis = self.reader(spec)
+            self._books[spec, split] = reader.book(spec, data.splits[split], basis)
+        return self._books[spec, split]
+
+
+def make_book(
+    rounds: Rounds, basis: np.ndarray, scores: Sequence[Sequence[float]], kinds: Sequence[str]
+) -> Book:
+    """The book of questions whose kinds stand in order.
+
+    A round shows log p and p of its answer, p(d|x) and similarity of its best passage, and whether the
+    answer asks on. Of a question its length and the components of its embedding are known.
+
+    Args:
+      rounds: of M questions.
+      basis: [C-1,D].
+      scores: [M,ROUNDS] of the answers.
+      kinds: [M] names.
+
+    Returns:
+      The book.
+    """
     log_prob = np.maximum(rounds.log_prob, -20.0) / 5.0
     best = np.exp(np.max(rounds.log_prior, axis=-1))
-    figures = [log_prob, np.exp(rounds.log_prob), best, rounds.similarity]
-    return np.stack(figures, axis=-1).astype(np.float32)
+    figures = [log_prob, np.exp(rounds.log_prob), best, rounds.similarity, rounds.asks_on]
+    shown = np.stack(figures, axis=-1)
+    question = np.concatenate([rounds.length[:, None], rounds.embedding @ basis.T], axis=-1)
+    names, kind, counts = np.unique(kinds, return_inverse=True, return_counts=True)
+    return Book(
+        score=jnp.asarray(scores, jnp.float32),
+        shown=jnp.asarray(shown, jnp.float32),
+        question=jnp.asarray(question, jnp.float32),
+        kind=jnp.asarray(kind, jnp.int32),
+        starts=jnp.asarray(np.cumsum(counts) - counts, jnp.int32),
+        counts=jnp.asarray(counts, jnp.int32),
+        kinds=tuple(names.tolist()),
+    )
 
 
 def principal_components(embeddings: Float[np.ndarray, "M D"]) -> Float[np.ndarray, "C D"]:
-    """The directions in which embeddings vary most, scaled to unit deviation.
+    """The directions in which embeddings vary most, scaled to unit deviation; 0 where nothing varies.
 
     The sign, which the decomposition leaves open, makes the largest number of each positive.
     """
@@ -243,5 +317,6 @@ def principal_components(embeddings: Float[np.ndarray, "M D"]) -> Float[np.ndarr
     _, deviations, directions = np.linalg.svd(centred, full_matrices=False)
     directions, deviations = directions[:COMPONENTS], deviations[:COMPONENTS]
     largest = np.take_along_axis(directions, np.abs(directions).argmax(axis=1)[:, None], axis=1)
-    spread = np.maximum(deviations / np.sqrt(len(embeddings)), 1e-6)
-    return directions * np.sign(largest) / spread[:, None]
+    # Where nothing varies, a direction is made of rounding errors.
+    spread = np.where(deviations > 1e-4 * deviations[0], deviations, np.inf)
+    return directions * np.sign(largest) * np.sqrt(len(embeddings)) / spread[:, None]

@@ -365,7 +365,8 @@ def test_evaluate_without_episodes(refused, trained):
 def test_a_policy_answers_no_questions(refused, trained):
     message = refused("answer", trained, "Where?")
     assert message == (
-        f"{trained} holds a policy, which answers no questions; name the run of a generator."
+        f"{trained} holds a policy for environment cartpole, which answers no questions; name the run "
+        "of a generator or of a qa_agent."
     )
 
 

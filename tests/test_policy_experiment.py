@@ -292,15 +292,16 @@ def evaluated(run):
 def test_evaluation_plays_whole_episodes_by_both_modes(run, evaluated):
     played, evaluate = evaluated
     assert set(played) == {"greedy", "sampled"}
-    for returns, lengths in played.values():
+    for of in played.values():
+        returns, lengths = of["return"], of["length"]
         assert returns.shape == lengths.shape == (16,)
         assert np.all((lengths >= 1) & (lengths <= 4))
         assert len(set(np.asarray(returns).tolist())) > 3
-    assert not np.array_equal(played["greedy"][0], played["sampled"][0])
+    assert not np.array_equal(played["greedy"]["return"], played["sampled"]["return"])
     # The same state gives the same episodes, a later one others.
     same(evaluate(run.history[0][-1]), played)
     later = dataclasses.replace(run.history[0][-1], updates=np.int32(UPDATES + 1))
-    assert not np.array_equal(evaluate(later)["greedy"][0], played["greedy"][0])
+    assert not np.array_equal(evaluate(later)["greedy"]["return"], played["greedy"]["return"])
 
 
 def test_evaluation_does_not_touch_the_run(run):
@@ -318,15 +319,15 @@ def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch)
 
     def play(env, act, key, limit, greedy):
         policies.append((env, act, limit, greedy))
-        return jnp.arange(4.0), jnp.arange(4)
+        return {"return": jnp.arange(4.0), "length": jnp.arange(4)}
 
     with monkeypatch.context() as patch:
         patch.setattr(policy_experiment, "play_episodes", play)
         played = run.experiment.evaluate(state, 2)
     [(env, act, limit, greedy)] = policies
     assert greedy.tolist() == [True, True, False, False]
-    assert played["greedy"][0].tolist() == [0, 1]
-    assert played["sampled"][1].tolist() == [2, 3]
+    assert played["greedy"]["return"].tolist() == [0, 1]
+    assert played["sampled"]["length"].tolist() == [2, 3]
     assert limit == run.experiment.config.env.time_limit
     raw = np.eye(3, dtype=np.float32)
     moments = state.rollout.env_state.moments
@@ -488,7 +489,7 @@ def test_the_retrieval_gain_is_what_random_passages_lose(retrieving):
     run, states, _ = retrieving
     found = jax.jit(run.experiment.figures)(states[-1])
     seeing, blind = (
-        run.experiment.evaluate(states[-1], 3, blind=blind)["sampled"][0].mean()
+        run.experiment.evaluate(states[-1], 3, blind=blind)["sampled"]["return"].mean()
         for blind in (False, True)
     )
     assert found["eval/retrieval_gain"] == pytest.approx(float(seeing - blind), abs=1e-6)

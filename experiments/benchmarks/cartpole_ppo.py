@@ -47,6 +47,7 @@ from ragjax.envs.cartpole import CartPole
 from ragjax.errors import UserError, require
 from ragjax.evaluation.tables import Written
 from ragjax.files import write_json
+from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
 from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
 from ragjax.policy_experiment import PolicyExperiment, PolicyState
@@ -116,6 +117,7 @@ def settings(config: PolicyConfig, seed: int, threads: int, episodes: int) -> di
     """The same run for `cartpole_sb3.py`."""
     algorithm, optimizer = config.algorithm, config.optimizer
     assert isinstance(algorithm, PPO)
+    assert isinstance(config.policy, ActorCritic)
     names = ("num_envs", "rollout_length", "epochs", "minibatches", "discount", "trace", "clip")
     names += ("clip_value", "normalise_advantage", "entropy_cost", "value_cost")
     return {name: getattr(algorithm, name) for name in names} | {
@@ -159,9 +161,9 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..
     return program, time.perf_counter() - began
 
 
-def returns_of(played: Mapping[str, Sequence[Array]]) -> dict[str, Any]:
+def returns_of(played: Mapping[str, Mapping[str, Array]]) -> dict[str, Any]:
     """Mode -> returns, of what `PolicyExperiment.evaluate` gives."""
-    return {mode: np.asarray(played[mode][0]).tolist() for mode in ("greedy", "sampled")}
+    return {mode: np.asarray(played[mode]["return"]).tolist() for mode in ("greedy", "sampled")}
 
 
 def measure_single(budget: Budget) -> dict[str, Any]:
@@ -220,7 +222,7 @@ def measure_sweep(budget: Budget) -> dict[str, Any]:
         for place, rate in enumerate(budget.learning_rates):
             updates = np.arange(1, config.steps + 1)
             reached = seconds_to_target(updates, returns[seed, place], counts[seed, place])
-            own = {mode: [values[seed, place] for values in played[mode]] for mode in played}
+            own = {mode: {"return": of["return"][seed, place]} for mode, of in played.items()}
             steps = None if reached is None else int(reached) * config.algorithm.batch_size
             run_of = {"seed": seed, "learning_rate": rate, "steps_to_target": steps}
             runs.append(run_of | figures(returns_of(own)))

@@ -92,7 +92,7 @@ class QaAgent(Environment):
     time_limit: int = 6
     reader: str = "runs/reader_lessons/reader/seed_{seed}"
     task: Task = field(default_factory=AgentQuestions)
-    k: int = 4
+    k: int = 2
     cost: float = 0.1
     abstain: float = 0.2
     measure: Literal["em", "f1"] = "em"

@@ -1,8 +1,8 @@
 """Episodes that a policy played: their records and the figures made of them."""
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,42 +16,65 @@ MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the p
 
 @dataclass(frozen=True)
 class Episodes:
-    """Returns and lengths of whole episodes, in the order in which they were played.
+    """Whole episodes in figures, in the order in which they were played.
 
     Attributes:
       returns: mode -> undiscounted sums of rewards.
       lengths: mode -> steps.
+      metrics: mode -> name -> what else the environment reported, None of episodes that it is not about.
     """
 
     returns: Mapping[str, Sequence[float]]
     lengths: Mapping[str, Sequence[int]]
+    metrics: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
 
     @classmethod
-    def from_played(cls, played: Mapping[str, Any]) -> "Episodes":
-        """From mode -> ([n] returns, [n] lengths)."""
-        return cls(
-            {mode: [float(value) for value in np.asarray(played[mode][0])] for mode in MODES},
-            {mode: [int(value) for value in np.asarray(played[mode][1])] for mode in MODES},
-        )
+    def from_played(cls, played: Mapping[str, Mapping[str, Any]]) -> "Episodes":
+        """From mode -> name -> [n] values, of which `return` and `length` are of every environment."""
+        columns = {
+            mode: {
+                name: [None if value != value else value for value in np.asarray(values).tolist()]
+                for name, values in played[mode].items()
+            }
+            for mode in MODES
+        }
+        return cls._from_columns(columns)
+
+    @classmethod
+    def _from_columns(cls, columns: Mapping[str, dict[str, list[Any]]]) -> "Episodes":
+        returns = {mode: [float(value) for value in columns[mode].pop("return")] for mode in MODES}
+        lengths = {mode: [int(value) for value in columns[mode].pop("length")] for mode in MODES}
+        return cls(returns, lengths, {mode: columns[mode] for mode in MODES if columns[mode]})
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Each episode: mode, return, length, and what else there is."""
+        for mode in MODES:
+            metrics = self.metrics.get(mode, {})
+            names = ("mode", "return", "length", *metrics)
+            columns = (self.returns[mode], self.lengths[mode], *metrics.values())
+            for values in zip(*columns, strict=True):
+                yield dict(zip(names, (mode, *values), strict=True))
 
     def summary(self) -> dict[str, Any]:
-        """Mean return and length of each mode, the deviation of returns, and the episodes' number."""
+        """Means of each mode, the deviation of returns, and the episodes' number.
+
+        The mean of a metric is that of the episodes that it is about, None if there are none.
+        """
         figures: dict[str, Any] = {"episodes": len(self.returns[MODES[0]])}
         for mode in MODES:
             figures[f"{mode}_return"] = float(np.mean(self.returns[mode]))
             figures[f"{mode}_deviation"] = float(np.std(self.returns[mode]))
             figures[f"{mode}_length"] = float(np.mean(self.lengths[mode]))
+            for name, values in self.metrics.get(mode, {}).items():
+                known = [value for value in values if value is not None]
+                figures[f"{mode}_{name}"] = float(np.mean(known)) if known else None
         return figures
 
 
 def write_episodes(path: Path, episodes: Episodes) -> None:
-    """Writes one JSON line an episode: mode, return, length."""
-    lines = [
-        json.dumps({"mode": mode, "return": total, "length": length})
-        for mode in MODES
-        for total, length in zip(episodes.returns[mode], episodes.lengths[mode], strict=True)
-    ]
-    write_atomically(path, "".join(line + "\n" for line in lines).encode())
+    """Writes one JSON line an episode."""
+    text = "".join(json.dumps(row) + "\n" for row in episodes.rows())
+    write_atomically(path, text.encode())
 
 
 def read_episodes(path: Path) -> Episodes:
@@ -62,9 +85,11 @@ def read_episodes(path: Path) -> Episodes:
     """
     try:
         rows = [json.loads(line) for line in path.read_text().splitlines()]
-        return Episodes(
-            {mode: [float(row["return"]) for row in rows if row["mode"] == mode] for mode in MODES},
-            {mode: [int(row["length"]) for row in rows if row["mode"] == mode] for mode in MODES},
-        )
+        names = [name for name in rows[0] if name != "mode"] if rows else ["return", "length"]
+        columns = {
+            mode: {name: [row[name] for row in rows if row["mode"] == mode] for name in names}
+            for mode in MODES
+        }
+        return Episodes._from_columns(columns)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read ({error}); evaluate the run again.") from error

@@ -163,7 +163,7 @@ def _unpack(path: Path) -> Outcomes | Episodes:
     try:
         columns = json.loads(gzip.decompress(path.read_bytes()))
         if "returns" in columns:
-            return Episodes(columns["returns"], columns["lengths"])
+            return Episodes(**columns)
         outcomes = Outcomes(
             ids=tuple(columns["id"]),
             relations=tuple(columns["relation"]),

@@ -1,7 +1,7 @@
 """Rollouts: environments and policy stepped together inside `lax.scan`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,8 @@ from jaxtyping import Array
 
 from ragjax.envs.wrappers import NormalisedObservations, NormalisedRewards, normalised
 from ragjax.types import Env, Leaf, Rollout, Timestep
+
+PREFIX = "episode_"  # of metrics that tell of an episode so far: at its end they are its own
 
 
 @struct.dataclass
@@ -133,7 +135,7 @@ def rollout(
 
 def play_episodes(
     env: Env, act: Callable[[Array], Any], key: Array, limit: int, greedy: Array
-) -> tuple[Array, Array]:
+) -> dict[str, Array]:
     """Plays one whole episode in each of E environments.
 
     Args:
@@ -144,35 +146,51 @@ def play_episodes(
       greedy: [E] bool, where to take the likeliest action instead of drawing one.
 
     Returns:
-      [E] returns and [E] lengths.
+      `return` [E], `length` [E], and all else that the environment reports of an episode, [E] each.
     """
     reset_key, key = jax.random.split(key)
     carry = start(env, reset_key)
-    zeros = jnp.zeros_like(carry.timestep.reward)
+    names = episode_metrics(carry.timestep.metrics)
 
     def unfinished(loop):
-        _, lengths, _, step = loop
-        return jnp.any(lengths == 0) & (step < limit)
+        figures, _, step = loop
+        return jnp.any(figures["length"] == 0) & (step < limit)
 
     def advance(loop):
-        returns, lengths, carry, step = loop
+        figures, carry, step = loop
         action_key, env_key = jax.random.split(jax.random.fold_in(key, step))
         distribution = act(carry.timestep.observation)
         choice = jnp.where(greedy, distribution.mode(), distribution.sample(action_key))
         action = distribution.executed(choice)
         state, timestep = env.step(env.params, env_key, carry.env_state, action)
-        first = timestep.done & (lengths == 0)
-        returns = jnp.where(first, timestep.metrics["episode_return"], returns)
-        lengths = jnp.where(first, timestep.metrics["episode_length"], lengths)
-        return returns, lengths, RolloutCarry(state, timestep), step + 1
+        first = timestep.done & (figures["length"] == 0)
+        figures = {
+            name: jnp.where(first, timestep.metrics[PREFIX + name], value)
+            for name, value in figures.items()
+        }
+        return figures, RolloutCarry(state, timestep), step + 1
 
-    loop = (zeros, jnp.zeros(zeros.shape, jnp.int32), carry, 0)
-    returns, lengths, _, _ = jax.lax.while_loop(unfinished, advance, loop)
-    return returns, lengths
+    figures = {name: jnp.zeros_like(carry.timestep.metrics[PREFIX + name]) for name in names}
+    return jax.lax.while_loop(unfinished, advance, (figures, carry, 0))[0]
 
 
-def episode_mean(rollout: Rollout, name: str) -> Array:
-    """Mean of a metric over the episodes that ended within a rollout and count; NaN if none did."""
+def episode_metrics(metrics: Mapping[str, Array]) -> list[str]:
+    """Names, without their prefix, of the metrics that tell of an episode so far."""
+    return [name.removeprefix(PREFIX) for name in metrics if name.startswith(PREFIX)]
+
+
+def episode_means(rollout: Rollout) -> dict[str, Array]:
+    """Means over the episodes that ended within a rollout and count; NaN if there are none.
+
+    Returns:
+      Each metric of an episode. What an environment reports of some episodes only is NaN in the others,
+      which its mean leaves out; return and length are of all.
+    """
     ended = (rollout.terminated | rollout.truncated) & (rollout.weight > 0)
-    total = jnp.sum(jnp.where(ended, rollout.metrics[name], 0), dtype=jnp.float32)
-    return total / jnp.sum(ended, dtype=jnp.float32)
+    found = {}
+    for name in episode_metrics(rollout.metrics):
+        values = rollout.metrics[PREFIX + name]
+        counted = ended if name in ("return", "length") else ended & ~jnp.isnan(values)
+        total = jnp.sum(jnp.where(counted, values, 0), dtype=jnp.float32)
+        found[PREFIX + name] = total / jnp.sum(counted, dtype=jnp.float32)
+    return found

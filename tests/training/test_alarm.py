@@ -72,7 +72,7 @@ def test_the_alarm_comes_before_the_reward_falls():
     def measure(amount):
         sick = spoilt(amount)
         _, metrics = experiment.update(sick, experiment.hyperparameters)
-        return metrics, experiment.evaluate(sick, 200)["greedy"][0].mean()
+        return metrics, experiment.evaluate(sick, 200)["greedy"]["return"].mean()
 
     alarms, rewards = [], []
     for amount in np.linspace(0.0, 4.0, 33, dtype=np.float32):

@@ -17,7 +17,7 @@ from ragjax.envs.wrappers import normalise_observations, normalise_rewards, obse
 from ragjax.ops.distributions import Categorical
 from ragjax.training.rollout import (
     RolloutCarry,
-    episode_mean,
+    episode_means,
     play_episodes,
     rollout,
     start,
@@ -192,7 +192,8 @@ def fuses():
     def play(key, limit):
         reset_key, _ = jax.random.split(key)
         born = start(env, reset_key).timestep.observation[:, 1]
-        return *play_episodes(env, flat, key, limit, jnp.asarray(GREEDY)), born
+        played = play_episodes(env, flat, key, limit, jnp.asarray(GREEDY))
+        return played["return"], played["length"], born
 
     return lambda key, limit: map(np.asarray, play(key, limit))
 
@@ -296,10 +297,15 @@ def test_the_mean_of_the_episodes_that_ended_and_count():
         metrics={
             "episode_return": np.array([[100, 3], [5, 100], [100, 100]], np.float32),
             "episode_length": np.array([[9, 1], [2, 9], [9, 9]], np.int32),
+            "episode_retrievals": np.array([[9, np.nan], [2, 9], [9, 9]], np.float32),
+            "gold": np.zeros((3, 2), np.int32),
         },
     )
     steps = jax.tree.map(jnp.asarray, steps)
-    assert episode_mean(steps, "episode_return") == 4.0
-    assert episode_mean(steps, "episode_length") == 1.5
+    means = episode_means(steps)
+    assert means["episode_return"] == 4.0
+    assert means["episode_length"] == 1.5
+    assert means["episode_retrievals"] == 2.0  # of the one episode that it is about
+    assert set(means) == {"episode_return", "episode_length", "episode_retrievals"}
     none = dataclasses.replace(steps, weight=jnp.zeros((3, 2)))
-    assert np.isnan(episode_mean(none, "episode_return"))
+    assert np.isnan(episode_means(none)["episode_return"])
