@@ -41,7 +41,7 @@ from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.loop import Program
 from ragjax.training.optimizer import evaluation_params
 from ragjax.training.step import TrainState, init_state, make_train_step
-from ragjax.types import Leaf, Passage, QaData, Question, RagBatch, Vocabulary
+from ragjax.types import Leaf, Params, Passage, QaData, Question, RagBatch, Vocabulary
 
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
 PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
@@ -57,11 +57,13 @@ class RunState:
       train: step, parameters, optimiser, key.
       index: the retrieval index and its age.
       position: [] training examples drawn so far, the position in the shuffled stream.
+      reference: the parameters that the run began with, where the objective needs them, else None.
     """
 
     train: TrainState
     index: IndexState
     position: Leaf
+    reference: Params = None
 
 
 @dataclass
@@ -98,7 +100,7 @@ class Experiment:
     @cached_property
     def optimizer(self):
         """The optax transformation."""
-        return self.config.optimizer.build(self.config.steps)
+        return self.config.optimizer.build(self.config.steps * self.config.objective.updates)
 
     @cached_property
     def refresh(self) -> Callable[..., Array]:
@@ -174,7 +176,12 @@ class Experiment:
         count = len(self.corpus.passages)
         index = IndexState(jnp.zeros((count, width)), jnp.full((), -1, jnp.int32))
         train = init_state(params, self.optimizer, run_key)
-        return RunState(train, index, jnp.zeros((), jnp.int32))
+        return RunState(train, index, jnp.zeros((), jnp.int32), self.reference(params))
+
+    def reference(self, params: Params) -> Params:
+        """What the run keeps of the parameters that it begins with."""
+        # A copy, for those that are trained are donated.
+        return jax.tree.map(jnp.copy, params) if self.config.objective.anchored else None
 
     @property
     def searches_index(self) -> bool:
@@ -263,7 +270,7 @@ def start_state(experiment: Experiment) -> RunState:
     found, _, _ = other.load_state(Checkpoints(directory / CHECKPOINTS))
     params = evaluation_params(found.train.params, found.train.opt_state)
     train = init_state(params, experiment.optimizer, state.train.key)
-    return dataclasses.replace(state, train=train)
+    return dataclasses.replace(state, train=train, reference=experiment.reference(params))
 
 
 def training_program(
@@ -284,20 +291,25 @@ def training_program(
     def build_step(phase: Phase):
         k = config.retriever.passages_per_question(phase.k)
 
-        def loss(params, key, batch: RagBatch, corpus, embeddings):
-            return config.objective.loss(
-                experiment.model,
-                experiment.vocabulary,
-                config.retriever,
-                params,
-                key,
-                batch,
-                corpus,
-                embeddings,
-                k=k,
-            )
+        objective = config.objective
+        fixed = experiment.model, experiment.vocabulary, config.retriever
 
-        return make_train_step(loss, experiment.optimizer, config.optimizer.accumulate)
+        def prepare(params, key, batch: RagBatch, corpus, embeddings, reference):
+            del reference
+            return objective.sample(*fixed, params, key, batch, corpus, embeddings, k=k)
+
+        def loss(params, key, prepared, corpus, embeddings, reference):
+            batch, samples = prepared if objective.updates > 1 else (prepared, None)
+            arrays = params, key, batch, corpus, embeddings
+            return objective.loss(*fixed, *arrays, k=k, samples=samples, reference=reference)
+
+        return make_train_step(
+            loss,
+            experiment.optimizer,
+            config.optimizer.accumulate,
+            prepare=prepare if objective.updates > 1 else None,
+            times=objective.updates,
+        )
 
     steps = {phase: build_step(phase) for phase in config.phases}
 
@@ -313,13 +325,16 @@ def training_program(
         encoded = train[phase.candidates]
         rows = stream_rows(config.seed, position, phase.batch_size, len(encoded.questions))
         trained, metrics = steps[phase](
-            state.train, encoded.rows(rows), experiment.device_corpus, index.embeddings
+            state.train,
+            encoded.rows(rows),
+            experiment.device_corpus,
+            index.embeddings,
+            state.reference,
         )
         if searches:
             metrics["index_age"] = step - index.built_at_step
-        return RunState(
-            trained, index, jnp.asarray(position + phase.batch_size, jnp.int32)
-        ), metrics
+        position = jnp.asarray(position + phase.batch_size, jnp.int32)
+        return RunState(trained, index, position, state.reference), metrics
 
     def evaluate(state: RunState, step: int) -> dict[str, float]:
         summary = summarise(experiment.evaluate(state, measured))

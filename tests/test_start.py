@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -62,7 +63,8 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_p
         "def get_config():\n"
         "    return dataclasses.replace(\n"
         "        tiny_config.get_config(),\n"
-        "        objective=Joint(rename_reader=0.5, samples=3, advantage='grpo', reward=TokenF1()),\n"
+        "        objective=Joint(rename_reader=0.5, samples=3, advantage='grpo', reward=TokenF1(),\n"
+        "                        updates=2, kl_weight=0.1), checkpoint_every=2,\n"
         f"        phases=(Phase(steps=4, batch_size=6, k=3),), start={str(trained)!r})\n"
     )
     run_dir = tmp_path / "joint"
@@ -73,5 +75,15 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_p
     rewards = [row["reward"] for row in rows if "reward" in row]
     assert len(rewards) == 4
     assert all(0 <= reward <= 1 for reward in rewards)
+    assert all(row["kl"] >= 0 for row in rows if "kl" in row)
     objective = json.loads((run_dir / "config.json").read_text())["objective"]
     assert objective["type"].endswith("Joint")
+
+    # From its first checkpoint on it is the same run, its reference included.
+    before = {
+        name: (run_dir / name).read_bytes() for name in ("metrics.jsonl", "predictions.jsonl")
+    }
+    shutil.rmtree(run_dir / "checkpoints" / "4")
+    assert main(["train", str(file), "--run-dir", str(run_dir), "--seed", "1", "--resume"]) == 0
+    for name, content in before.items():
+        assert (run_dir / name).read_bytes() == content

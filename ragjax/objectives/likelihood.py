@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +27,8 @@ class Likelihood:
     """Base of the marginal-likelihood objectives: -log p(y|x), summed over the batch.
 
     Attributes:
+      updates: of the parameters in one step, on the same batch and what `sample` draws before them.
+      anchored: whether the loss needs the parameters that the run began with.
       documents: what p(d|x) is normalised over: the K `retrieved` passages, the distinct passages of
         the batch (`in_batch`), or the whole `index`; `ops.scoring` says what each bounds.
       rename_reader: probability that a step shows the reader renamed content tokens.
@@ -37,6 +39,9 @@ class Likelihood:
       from_memory: whether training questions that name no gold passage are read without any, and
         without renaming: a reader that is to know their answers by heart.
     """
+
+    updates: ClassVar[int] = 1
+    anchored: ClassVar[bool] = False
 
     documents: Documents = "retrieved"
     rename_reader: float = 0.0
@@ -82,6 +87,8 @@ class Likelihood:
         embeddings: Array,
         *,
         k: int,
+        samples: Any = None,
+        reference: Params = None,
     ) -> Loss:
         """Computes Σ_b -log p(y_b|x_b) and the batch's retrieval metrics.
 
@@ -95,30 +102,19 @@ class Likelihood:
           corpus: [N,P] passage tokens.
           embeddings: [N,D] the index; it chooses passages and carries no gradient.
           k: K.
+          samples: what `sample` drew before the updates of this step, or None.
+          reference: parameters of a model to stay near, or None; without gradient.
 
         Returns:
           The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold
           passages, given the gold answer), of the questions that are not answered from memory, and,
           where some are, `memory_loss` (the loss of these, in nats).
         """
-        reader_key, retriever_key, word_key = jax.random.split(key, 3)
-        question = corrupt_words(word_key, batch.question, vocabulary.content, self.corrupt_words)
-        batch = dataclasses.replace(batch, question=question)  # pyright: ignore[reportArgumentType]
-        rename = random_renaming(retriever_key, vocabulary.content, self.rename_retriever)
-        topk, log_prior = retrieve(
-            self, model, retriever, params, batch, corpus, embeddings, k=k, rename=rename
+        reading = self.read(
+            model, vocabulary, retriever, params, key, batch, corpus, embeddings, k=k
         )
-        rename = random_renaming(reader_key, vocabulary.content, self.rename_reader)
-        rename = jnp.broadcast_to(rename, (batch.question.shape[0], *rename.shape))
-        closed = jnp.zeros(batch.weight.shape, bool)
-        if self.from_memory:
-            closed = jnp.all(batch.positives < 0, axis=-1)
-            topk, log_prior = _without_passages(closed, topk, log_prior)
-            rename = jnp.where(closed[:, None], jnp.arange(rename.shape[-1]), rename)
-        passages = gather_passages(corpus, topk.ids)
-        memory = model.encode(params, batch.question, passages, rename)
-        target = jnp.take_along_axis(rename, batch.target, axis=-1)
-        token_logprobs = model.token_logprobs(params, memory, target)
+        topk, log_prior, closed = reading.topk, reading.log_prior, reading.closed
+        token_logprobs = model.token_logprobs(params, reading.memory, reading.target)
         mask = batch.target != PAD_ID
         log_likelihood = self.log_marginal(log_prior, token_logprobs, mask)
         gold = is_gold(topk, batch.positives)
@@ -143,16 +139,69 @@ class Likelihood:
                 for name, (values, weight) in figures.items()
             },
         )
+        anchor = None
+        if reference is not None:
+            same = dataclasses.replace(batch, retrieved=topk)  # pyright: ignore[reportArgumentType]
+            read = self.read(
+                model, vocabulary, retriever, reference, key, same, corpus, embeddings, k=k
+            )
+            anchor = reference, read
         return self.completed(
-            likelihood,
-            model,
-            params,
-            jax.random.fold_in(key, 3),
-            memory,
-            log_prior,
-            target,
-            batch.weight,
+            likelihood, model, params, key, reading, batch.weight, samples, anchor
         )
+
+    def read(
+        self,
+        model: RagModel,
+        vocabulary: Vocabulary,
+        retriever: Retriever,
+        params: Params,
+        key: Array,
+        batch: RagBatch,
+        corpus: Array,
+        embeddings: Array,
+        *,
+        k: int,
+    ) -> "Reading":
+        """Retrieves and reads, with the noise of a step's key; see `loss`."""
+        reader_key, retriever_key, word_key = jax.random.split(key, 3)
+        question = corrupt_words(word_key, batch.question, vocabulary.content, self.corrupt_words)
+        batch = dataclasses.replace(batch, question=question)  # pyright: ignore[reportArgumentType]
+        rename = random_renaming(retriever_key, vocabulary.content, self.rename_retriever)
+        topk, log_prior = retrieve(
+            self, model, retriever, params, batch, corpus, embeddings, k=k, rename=rename
+        )
+        rename = random_renaming(reader_key, vocabulary.content, self.rename_reader)
+        rename = jnp.broadcast_to(rename, (batch.question.shape[0], *rename.shape))
+        closed = jnp.zeros(batch.weight.shape, bool)
+        if self.from_memory:
+            closed = jnp.all(batch.positives < 0, axis=-1)
+            topk, log_prior = _without_passages(closed, topk, log_prior)
+            rename = jnp.where(closed[:, None], jnp.arange(rename.shape[-1]), rename)
+        passages = gather_passages(corpus, topk.ids)
+        memory = model.encode(params, batch.question, passages, rename)
+        target = jnp.take_along_axis(rename, batch.target, axis=-1)
+        return Reading(topk, log_prior, memory, target, closed)
+
+    def sample(
+        self,
+        model: RagModel,
+        vocabulary: Vocabulary,
+        retriever: Retriever,
+        params: Params,
+        key: Array,
+        batch: RagBatch,
+        corpus: Array,
+        embeddings: Array,
+        *,
+        k: int,
+    ) -> tuple[RagBatch, Any]:
+        """What an objective with several `updates` draws before them; for the arguments see `loss`.
+
+        Returns:
+          The batch with the passages that were retrieved, and a tree of arrays that lead with B.
+        """
+        raise NotImplementedError
 
     def completed(
         self,
@@ -160,10 +209,10 @@ class Likelihood:
         model: RagModel,
         params: Params,
         key: Array,
-        memory: object,
-        log_prior: Array,
-        target: Array,
+        reading: "Reading",
         weight: Array,
+        samples: Any,
+        anchor: tuple[Params, "Reading"] | None,
     ) -> Loss:
         """The whole loss, of which an objective may have more than the likelihood.
 
@@ -171,14 +220,32 @@ class Likelihood:
           likelihood: the loss of the likelihood.
           model: the model.
           params: the parameters, differentiated.
-          key: PRNG key.
-          memory: the B*K sources that were read.
-          log_prior: [B,K] log p(d|x).
-          target: [B,T] answers, with the names that the reader was shown.
+          key: PRNG key of the step.
+          reading: what was retrieved and read.
           weight: [B].
+          samples: what `sample` drew before, or None.
+          anchor: the reference's parameters and what it reads of the same passages, or None.
         """
-        del model, params, key, memory, log_prior, target, weight
+        del model, params, key, reading, weight, samples, anchor
         return likelihood
+
+
+class Reading(NamedTuple):
+    """What was retrieved for B questions and read.
+
+    Attributes:
+      topk: the K passages.
+      log_prior: [B,K] log p(d|x).
+      memory: the reader's, of the B*K sources.
+      target: [B,T] answers, with the names that the reader was shown.
+      closed: [B] whether a question was read without any passage.
+    """
+
+    topk: TopK
+    log_prior: Array
+    memory: Any
+    target: Array
+    closed: Array
 
 
 def _without_passages(closed: Array, topk: TopK, log_prior: Array) -> tuple[TopK, Array]:

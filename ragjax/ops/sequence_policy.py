@@ -55,6 +55,25 @@ def leave_one_out(reward: Float[Array, "B G"]) -> Float[Array, "B G"]:
     return reward - others
 
 
+def minus_other_questions(
+    reward: Float[Array, "B G"], weight: Float[Array, "B"]
+) -> Float[Array, "B G"]:
+    """REINFORCE's advantages: each reward minus the mean of those of the other questions.
+
+    Args:
+      reward: [B,G]; rewards of rows that weigh nothing may be anything.
+      weight: [B] of the questions.
+
+    Returns:
+      [B,G]; of an only question the rewards themselves.
+    """
+    real = weight > 0
+    mean = jnp.where(real, jnp.mean(reward, axis=-1) * weight, 0.0)
+    others = jnp.sum(weight) - weight
+    baseline = (jnp.sum(mean) - mean) / jnp.where(others > 0, others, 1.0)
+    return reward - baseline[:, None]
+
+
 def group_normalised(reward: Float[Array, "B G"], epsilon: float = 1e-6) -> Float[Array, "B G"]:
     """GRPO's advantages: (r - mean) / (deviation + ε) of the group (arXiv 2402.03300, section 4.1.2).
 

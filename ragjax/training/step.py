@@ -113,8 +113,55 @@ def make_update(
     return update
 
 
+def repeat_update(update: TrainStep, prepare: Callable[..., Any], times: int) -> TrainStep:
+    """Builds a step of several updates on what is made of its batch before the first.
+
+    Args:
+      update: from `make_update`; its batch is what `prepare` gives. All updates have the step's key.
+      prepare: (params, key, batch, *constants) -> the batch that `update` is given.
+      times: updates.
+
+    Returns:
+      (state, batch, *constants) -> (state, metrics), the metrics averaged over the updates.
+    """
+
+    def step(state: TrainState, batch: Any, *constants: Any):
+        prepared = prepare(
+            state.params, jax.random.fold_in(state.key, state.step), batch, *constants
+        )
+
+        def once(state, _):
+            new, metrics = update(state, prepared, *constants)
+            return TrainState(state.step, new.params, new.opt_state, new.key), metrics
+
+        state, metrics = jax.lax.scan(once, state, length=times)
+        done = TrainState(state.step + 1, state.params, state.opt_state, state.key)
+        return done, jax.tree.map(jnp.mean, metrics)
+
+    return step
+
+
 def make_train_step(
-    loss: LossFunction, optimizer: optax.GradientTransformation, accumulate: int = 1
+    loss: LossFunction,
+    optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
+    *,
+    prepare: Callable[..., Any] | None = None,
+    times: int = 1,
 ) -> TrainStep:
-    """The step of `make_update` as a program, compiled once a batch shape; the state is donated."""
-    return jax.jit(make_update(loss, optimizer, accumulate), donate_argnums=0)
+    """The step as a program, compiled once a batch shape; the state is donated.
+
+    Args:
+      loss: (params, key, batch, *constants) -> Loss.
+      optimizer: optax transformation.
+      accumulate: micro-batches per update.
+      prepare: where a step has several updates, what makes their batch; see `repeat_update`.
+      times: updates of a step.
+
+    Returns:
+      (state, batch, *constants) -> (state, metrics).
+    """
+    step = make_update(loss, optimizer, accumulate)
+    if prepare is not None:
+        step = repeat_update(step, prepare, times)
+    return jax.jit(step, donate_argnums=0)

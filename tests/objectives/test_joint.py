@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -12,9 +13,10 @@ from ragjax.errors import UserError
 from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence, retrieve
 from ragjax.objectives.rewards import Reward
-from ragjax.ops.marginal import log_posterior, marginal
+from ragjax.ops.marginal import log_posterior, marginal, rag_sequence
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.retrieval.dense import Dense
+from ragjax.training.step import init_state, make_train_step
 from ragjax.types import BOS_ID
 
 K = 3
@@ -143,6 +145,152 @@ def test_rows_that_fill_up_a_batch_change_nothing(problem, corpus):
     assert total(filled) == total(other)
 
 
+@pytest.fixture(scope="module")
+def anchored(problem, corpus):
+    """((reference, kl_weight, keys) -> gradients [M,P] and `kl` [M], the batch) with short answers."""
+    _, toy, given, embeddings = problem
+    short = given.replace(target=given.target[:, :2])
+
+    @jax.jit
+    def run(reference, kl_weight, keys):
+        def one(key):
+            def total(params):
+                objective = Joint(
+                    likelihood_weight=0.0, samples=8, reward=FirstToken(), kl_weight=1.0
+                )
+                object.__setattr__(objective, "kl_weight", kl_weight)  # traced
+                arrays = params, key, short, corpus, embeddings
+                fixed = toy.model, toy.vocabulary, Dense()
+                found = objective.loss(*fixed, *arrays, k=K, reference=reference)
+                return found.sum, found.metrics["kl"]
+
+            gradient, (kl, count) = jax.grad(total, has_aux=True)(toy.params)
+            return ravel_pytree(gradient)[0], kl / count
+
+        return jax.lax.map(one, keys)
+
+    return run, short
+
+
+KEYS = jax.random.split(jax.random.PRNGKey(3), 300)
+
+
+def test_nothing_is_paid_for_staying_at_the_reference(problem, anchored):
+    _, toy, *_ = problem
+    run, _ = anchored
+    free, _ = run(toy.params, jnp.float32(0), KEYS[:4])
+    paid, kl = run(toy.params, jnp.float32(1), KEYS[:4])
+    np.testing.assert_allclose(kl, 0.0, atol=1e-5)
+    np.testing.assert_allclose(paid, free, rtol=1e-3, atol=1e-4)
+
+
+def test_the_divergence_is_that_of_all_answers(problem, anchored, corpus, all_answers):
+    """Estimated from samples, against Σ_y p(y|x) log p(y|x)/q(y|x), q over the passages of p."""
+    _, toy, _, embeddings = problem
+    run, short = anchored
+    other = jax.tree.map(lambda leaf: leaf * 1.3, toy.params)
+    _, kl = run(other, jnp.float32(1), KEYS)
+    answers = jnp.asarray(all_answers(12, 2))
+    model, batch = toy.model, short
+    topk, _ = retrieve(RagSequence(), model, Dense(), toy.params, batch, corpus, embeddings, k=K)
+    batch = batch.replace(retrieved=topk)
+
+    @jax.jit
+    def log_probs(params):
+        _, log_prior = retrieve(
+            RagSequence(), model, Dense(), params, batch, corpus, embeddings, k=K
+        )
+        memory = model.encode(
+            params, batch.question, gather_passages(corpus, topk.ids), identity(4)
+        )
+
+        def score(answer):
+            each = jnp.broadcast_to(answer, (4, 2))
+            return rag_sequence(log_prior, model.token_logprobs(params, memory, each), each != 0)
+
+        return jax.vmap(score)(answers)  # [M,B]
+
+    mine, theirs = log_probs(toy.params), log_probs(other)
+    np.testing.assert_allclose(jnp.sum(jnp.exp(mine), axis=0), 1.0, rtol=1e-3)
+    expected = jnp.sum(jnp.exp(mine) * (mine - theirs), axis=0)
+    weight = np.asarray(batch.weight)
+    expected = float(np.sum(weight * np.asarray(expected)) / weight.sum())
+    error = np.std(kl, ddof=1) / np.sqrt(len(kl))
+    assert expected > 10 * error
+    assert abs(np.mean(kl) - expected) < 4 * error
+
+
+def identity(rows):
+    return jnp.broadcast_to(jnp.arange(12), (rows, 12))
+
+
+@pytest.fixture(scope="module")
+def repeated(problem, corpus):
+    """Three updates a step: (jitted step, state, objective's functions)."""
+    _, toy, given, embeddings = problem
+    objective = Joint(updates=3, samples=4, reward=FirstToken(), rename_reader=1.0)
+    fixed = toy.model, toy.vocabulary, Dense()
+
+    def prepare(params, key, batch):
+        return objective.sample(*fixed, params, key, batch, corpus, embeddings, k=K)
+
+    def loss(params, key, prepared):
+        batch, samples = prepared
+        arrays = params, key, batch, corpus, embeddings
+        return objective.loss(*fixed, *arrays, k=K, samples=samples)
+
+    optimizer = optax.sgd(0.05)
+    step = make_train_step(loss, optimizer, prepare=prepare, times=3)
+    state = init_state(jax.tree.map(jnp.copy, toy.params), optimizer, jax.random.PRNGKey(9))
+    return step, state, prepare, loss, given
+
+
+def test_several_updates_are_one_step_and_one_compilation(repeated):
+    step, state, prepare, loss, given = repeated
+    # By hand: drawn once with the first parameters, then three descents on the same answers.
+    params = jax.tree.map(jnp.copy, state.params)
+    key = jax.random.fold_in(state.key, 0)
+    prepared = jax.jit(prepare)(params, key, given)
+
+    @jax.jit
+    def descend(params):
+        def total(params):
+            found = loss(params, key, prepared)
+            return found.sum / found.denom, found.metrics["clipped"][0]
+
+        gradient, clipped = jax.grad(total, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - 0.05 * g, params, gradient), clipped
+
+    for number in range(3):
+        params, clipped = descend(params)
+        if number == 0:
+            assert clipped == 0  # the first ratio is 1
+    state, metrics = step(jax.tree.map(jnp.copy, state), given)
+    assert state.step == 1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), state.params, params
+    )
+    assert np.isfinite(metrics["loss"])
+    step(state, given)
+    assert step._cache_size() == 1
+
+
+def test_the_first_of_several_updates_is_that_of_one(problem, repeated):
+    loss_of, toy, *_ = problem
+    _, _, prepare, loss, given = repeated
+    key = jax.random.PRNGKey(5)
+    single = loss_of(Joint(samples=4, reward=FirstToken(), rename_reader=1.0))
+
+    @jax.jit
+    def both(params):
+        prepared = prepare(params, key, given)
+        first = jax.grad(lambda params: loss(params, key, prepared).sum)(params)
+        return first, jax.grad(lambda params: single(params, key).sum)(params)
+
+    first, alone = both(toy.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), first, alone)
+
+
 def test_steps_on_the_reward_raise_it(problem):
     loss_of, toy, *_ = problem
     loss = loss_of(Joint(likelihood_weight=0.0, samples=8, reward=FirstToken()))
@@ -166,7 +314,15 @@ def test_steps_on_the_reward_raise_it(problem):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"samples": 1}, r"objective.samples is 1; a baseline from other answers needs at least 2"),
+        ({"samples": 1}, r"objective.samples is 1; objective.advantage rloo needs at least 2"),
+        ({"samples": 0, "advantage": "reinforce"}, r"objective.samples is 0; .* at least 1"),
+        ({"updates": 0}, r"objective.updates is 0; it must be at least 1"),
+        ({"clip": 0.0}, r"objective.clip is 0.0; it must be positive"),
+        ({"kl_weight": -0.1}, r"objective.kl_weight is -0.1; it must not be negative"),
+        (
+            {"reward_weight": 0.0, "kl_weight": 0.1},
+            r"objective.reward_weight is 0, so there are no",
+        ),
         ({"reward_weight": -1.0}, r"objective.reward_weight is -1.0; it must not be negative"),
         (
             {"likelihood_weight": 0.0, "reward_weight": 0.0},

@@ -18,6 +18,7 @@ from ragjax.ops.sequence_policy import (
     group_normalised,
     leave_one_out,
     marginal_token_logprobs,
+    minus_other_questions,
     sequence_policy_loss,
 )
 
@@ -227,3 +228,13 @@ def test_whitening_is_over_generated_tokens_alone():
         jnp.where(SOURCE == GENERATED, values, 1e6), jnp.asarray(kept, jnp.float32)
     )
     np.testing.assert_array_equal(np.asarray(other)[kept], found[kept])
+
+
+def test_the_other_questions_are_the_baseline():
+    reward = jnp.array([[1.0, 0.0], [1.0, 1.0], [jnp.nan, 5.0], [0.0, 0.0]])
+    advantage = minus_other_questions(reward, jnp.array([1.0, 1.0, 0.0, 1.0]))
+    np.testing.assert_allclose(advantage[0], [0.5, -0.5])  # others: 1 and 0
+    np.testing.assert_allclose(advantage[1], [0.75, 0.75])  # others: .5 and 0
+    np.testing.assert_allclose(advantage[3], [-0.75, -0.75])
+    alone = minus_other_questions(reward[:1], jnp.ones(1))
+    np.testing.assert_allclose(alone, reward[:1])

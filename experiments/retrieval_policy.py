@@ -1,0 +1,85 @@
+"""When to retrieve: a learned policy of the question-answering agent against fixed ones."""
+
+from pathlib import Path
+
+from ragjax.evaluation.plots import Plot, learning_curves
+from ragjax.evaluation.runs import load_runs
+from ragjax.evaluation.tables import Column, Row, Table
+
+FIXED = "configs/qa_agent/fixed.py"
+KINDS = ("known", "unseen", "two_hop")
+
+
+def get_table() -> Table:
+    """Declares the table; `ragjax table experiments/retrieval_policy.py --run` makes what is missing.
+
+    The readers are those of `experiments/reader_lessons.py`, whose runs have to be made first.
+    """
+
+    def plan(label: str, key: str, retrievals: int, *more: str) -> Row:
+        return Row(label, FIXED, ("--policy.retrievals", str(retrievals), *more), key)
+
+    thresholds = {1: 0.7, 2: 0.6}  # the best of 0.2, 0.3 ... 0.9 on development questions, seed 0
+    return Table(
+        name="qa_agent",
+        title="When to retrieve: facts known by heart, facts never taught, and two-hop questions",
+        caption="Reward: exact match - 0.1 for each retrieval, or 0.2 for no answer, over the three "
+        "kinds of test questions equally; actions drawn from the policy. Each seed has a reader of its "
+        "own, which was shown what the first of two hops has to find.",
+        rows=(
+            plan("never", "never", 0),
+            plan("always once", "once", 1),
+            plan("always twice", "twice", 2),
+            plan("random", "random", 0, "--policy.random"),
+            *(
+                plan(
+                    f"from memory if p > {threshold}, else {count}",
+                    f"threshold_{number}",
+                    number,
+                    "--policy.threshold",
+                    str(threshold),
+                )
+                for (number, threshold), count in zip(
+                    thresholds.items(), ("once", "twice"), strict=True
+                )
+            ),
+            Row("learned (PPO)", "configs/qa_agent/ppo.py"),
+        ),
+        columns=(
+            Column("reward", "sampled_return", scale=1, digits=3, statistic="iqm"),
+            *(
+                Column(
+                    f"{name}, {kind.replace('_', '-')}",
+                    f"sampled_{metric}_{kind}",
+                    scale=scale,
+                    digits=digits,
+                    statistic="iqm",
+                )
+                for name, metric, scale, digits in (
+                    ("retrievals", "retrievals", 1, 2),
+                    ("EM", "score", 100, 1),
+                )
+                for kind in KINDS
+            ),
+        ),
+        seeds=(0, 1, 2),
+        results=Path(__file__).parent / "results",
+    )
+
+
+def get_plots() -> tuple[Plot, ...]:
+    """The learned policy's reward while it learns; `ragjax plot experiments/retrieval_policy.py`."""
+    table = get_table()
+    row = table.rows[-1]
+    runs = {row.label: load_runs(table.results / table.name / row.directory, table.seeds)}
+    return (
+        Plot(
+            name="qa_agent",
+            title="qa_agent: mean reward while training",
+            x_label="decisions",
+            y_label="mean reward, drawn actions",
+            curves=learning_curves(runs),
+            note="Development questions, 1,000 episodes a point. Interquartile mean of the seeds; the "
+            "band reaches from their lowest to their highest.",
+        ),
+    )
