@@ -30,7 +30,7 @@ def get_table() -> Table:
             plan("never", "never", 0),
             plan("always once", "once", 1),
             plan("always twice", "twice", 2),
-            plan("random", "random", 0, "--policy.random"),
+            plan("random", "random", 0, "--policy.random", "True"),
             *(
                 plan(
                     f"from memory if p > {threshold}, else {count}",

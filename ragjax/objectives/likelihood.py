@@ -11,6 +11,7 @@ from jaxtyping import Array
 
 from ragjax.decoding.marginal import Decoded, decode_rag_sequence, decode_rag_token
 from ragjax.errors import require
+from ragjax.ops.health import retrieval_health
 from ragjax.ops.marginal import log_posterior, rag_sequence, rag_token, sequence_logprobs
 from ragjax.ops.noise import corrupt_words, random_renaming
 from ragjax.ops.scoring import log_prior_in_batch, log_prior_index, log_prior_retrieved
@@ -19,6 +20,7 @@ from ragjax.retrieval.corpus import gather_passages
 from ragjax.retrieval.exact import ExactIndex
 from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK, Vocabulary
 
+HUB_QUESTIONS = 16  # of fewer each is a large share itself
 Documents = Literal["retrieved", "in_batch", "index"]
 
 
@@ -108,7 +110,8 @@ class Likelihood:
         Returns:
           The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold
           passages, given the gold answer), of the questions that are not answered from memory, and,
-          where some are, `memory_loss` (the loss of these, in nats).
+          where some are, `memory_loss` (the loss of these, in nats). Of a learned retriever also the
+          figures of `ops.health.retrieval_health`, of the prior over the K passages.
         """
         reading = self.read(
             model, vocabulary, retriever, params, key, batch, corpus, embeddings, k=k
@@ -118,7 +121,7 @@ class Likelihood:
         mask = batch.target != PAD_ID
         log_likelihood = self.log_marginal(log_prior, token_logprobs, mask)
         gold = is_gold(topk, batch.positives)
-        posterior = jnp.exp(log_posterior(log_prior, sequence_logprobs(token_logprobs, mask)))
+        posterior = log_posterior(log_prior, sequence_logprobs(token_logprobs, mask))
         open_book = jnp.where(closed, 0.0, batch.weight)
 
         def total(values, weight=batch.weight):
@@ -127,18 +130,27 @@ class Likelihood:
 
         figures = {
             "recall": (jnp.any(gold, axis=-1).astype(jnp.float32), open_book),
-            "posterior_mass": (jnp.sum(jnp.where(gold, posterior, 0.0), axis=-1), open_book),
+            "posterior_mass": (
+                jnp.sum(jnp.where(gold, jnp.exp(posterior), 0.0), axis=-1),
+                open_book,
+            ),
         }
         if self.from_memory:
             figures["memory_loss"] = (-log_likelihood, batch.weight - open_book)
-        likelihood = Loss(
-            sum=-total(log_likelihood),
-            denom=jnp.sum(batch.weight),
-            metrics={
-                name: (total(values, weight), jnp.sum(weight))
-                for name, (values, weight) in figures.items()
-            },
-        )
+        metrics = {
+            name: (total(values, weight), jnp.sum(weight))
+            for name, (values, weight) in figures.items()
+        }
+        if retriever.learned:
+            # Over the K passages, whatever p(d|x) is normalised over.
+            among = log_posterior(log_prior, jnp.zeros_like(log_prior))
+            seen = among, posterior, topk.ids, open_book, corpus.shape[0]
+            count = jnp.sum(open_book)
+            health = jax.lax.stop_gradient(retrieval_health(*seen))
+            if batch.weight.shape[0] < HUB_QUESTIONS:
+                del health["hub_share"]
+            metrics |= {name: (count * value, count) for name, value in health.items()}
+        likelihood = Loss(sum=-total(log_likelihood), denom=jnp.sum(batch.weight), metrics=metrics)
         anchor = None
         if reference is not None:
             same = dataclasses.replace(batch, retrieved=topk)  # pyright: ignore[reportArgumentType]

@@ -152,6 +152,35 @@ def test_loss_and_metrics_by_brute_force(run_arm, brute, batch, arm):
     assert all(denominator == 3 for _, denominator in loss.metrics.values())
 
 
+@pytest.mark.parametrize("arm", ["dense_retrieved", "dense_in_batch", "dense_index"])
+def test_health_of_a_learned_retriever_by_brute_force(
+    run_arm, brute, arm_batch, towers, corpus, arm
+):
+    """Of prior and posterior over the K passages, whatever the prior is normalised over."""
+    loss, _ = run_arm(arm)
+    *_, ids, posterior = brute(arm)
+    model, params, rows = towers.model, towers.params, np.array([0, 1, 3])
+    passages = jax.jit(model.embed_passage)(params, corpus)
+    query = jax.jit(model.embed_query)(params, arm_batch(arm).question)
+    scores = np.take_along_axis(np.asarray(query @ passages.T), ids, -1) * model.scale(params)
+    prior = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    entropy = -(prior * np.log(prior)).sum(-1)
+    expected = {
+        "prior_entropy": entropy,
+        "effective_passages": np.exp(entropy),
+        "posterior_entropy": -(posterior * np.log(posterior)).sum(-1),
+        "passage_credit": (posterior * np.log(posterior / prior)).sum(-1),
+    }
+    for name, values in expected.items():
+        total, count = loss.metrics[name]
+        np.testing.assert_allclose(total / count, values[rows].mean(), rtol=1e-3, atol=1e-4)
+    assert "hub_share" not in loss.metrics  # of four questions
+
+
+def test_a_fixed_retriever_has_no_health(run_arm):
+    assert set(run_arm("bm25")[0].metrics) == {"recall", "posterior_mass"}
+
+
 @pytest.mark.parametrize("arm", ["bm25", "dense_index"])
 def test_rag_token_by_brute_force(towers, corpus, arm_batch, brute, arm):
     retriever, documents = ARMS[arm]
