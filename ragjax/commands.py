@@ -16,7 +16,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ragjax.config import Config, read_json, to_json
 from ragjax.errors import UserError, require
-from ragjax.evaluation.metrics import summarise, write_predictions
+from ragjax.evaluation.metrics import drawn_exact_match, summarise, write_predictions
 from ragjax.experiment import (
     Experiment,
     RunState,
@@ -38,7 +38,7 @@ from ragjax.run_dir import (
     report_damaged,
 )
 from ragjax.training.checkpoint import Checkpoints
-from ragjax.training.logging import MetricLog, RunProgress
+from ragjax.training.logging import METRICS, MetricLog, RunProgress
 from ragjax.training.loop import fit
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import QaData, Question
@@ -99,6 +99,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     result = (
         summarise(records)
         | {
+            "drawn_em": drawn_exact_match(records),
             "split": "test",
             "steps": config.steps,
             "seed": config.seed,
@@ -110,10 +111,19 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
             "peak_memory_mb": peak_memory_mb(),
         }
         | started_from(config)
+        | reward_curve(run_dir / METRICS)
         | provenance()
     )
     write_json(run_dir / RESULT, result)
     return result
+
+
+def reward_curve(path: Path) -> dict[str, Any]:
+    """The reward of drawn answers within a run's metrics, for its result; nothing if none was drawn."""
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows = [row for row in rows if "reward" in row]
+    curve = {name: [row[name] for row in rows] for name in ("step", "reward")}
+    return {"curve": curve} if rows else {}
 
 
 def started_from(config: Config) -> dict[str, Any]:
@@ -275,4 +285,5 @@ def evaluate(run_dir: Path, split: str, output: Path | None, console: Console) -
         records = experiment.evaluate(run.state, encoded, progress)
     if output is not None:
         write_predictions(output, records)
-    return {"split": split, "step": int(run.state.train.step)} | summarise(records)
+    facts = {"split": split, "step": int(run.state.train.step)}
+    return facts | summarise(records) | {"drawn_em": drawn_exact_match(records)}

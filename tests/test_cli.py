@@ -90,7 +90,10 @@ def test_every_figure_follows_from_the_predictions(trained):
     for name, value in figures.items():
         assert result[name] == value, name
     known = {"split", "steps", "seed", "train_seconds", "total_seconds", "resumed_at", "parameters"}
-    known |= {"index_built_at_step", "peak_memory_mb", "versions", "git_commit"}
+    known |= {"index_built_at_step", "peak_memory_mb", "versions", "git_commit", "drawn_em"}
+    rows = read_predictions(trained / "predictions.jsonl")
+    drawn = [row["probability"] for row in rows if row["em"]]
+    assert result["drawn_em"] == pytest.approx(sum(drawn) / len(rows))
     assert result.keys() - figures.keys() == known
 
 

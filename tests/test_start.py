@@ -74,6 +74,8 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_p
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     rewards = [row["reward"] for row in rows if "reward" in row]
     assert len(rewards) == 4
+    assert result["curve"] == {"step": [1, 2, 3, 4], "reward": rewards}
+    assert 0 <= result["drawn_em"] <= result["em"]
     assert all(0 <= reward <= 1 for reward in rewards)
     assert all(row["kl"] >= 0 for row in rows if "kl" in row)
     objective = json.loads((run_dir / "config.json").read_text())["objective"]

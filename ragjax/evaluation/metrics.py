@@ -234,6 +234,15 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     return summarise_outcomes(Outcomes.from_records(records))
 
 
+def drawn_exact_match(records: Iterable[Mapping[str, Any]]) -> float:
+    """Returns how often an answer drawn from the model is right, at the least.
+
+    It is the mean of exact match times the probability of the predicted answer: drawn answers that are
+    right in another form are not counted. An expected reward where greedy answers are all alike.
+    """
+    return float(np.mean([record["em"] * record["probability"] for record in records]))
+
+
 def write_predictions(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Writes records as JSON lines, whole or not at all; a NaN or infinity raises `ValueError`."""
     lines = [json.dumps(record, ensure_ascii=False, allow_nan=False) for record in records]

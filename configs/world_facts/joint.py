@@ -1,0 +1,32 @@
+"""Likelihood and reward together, from a finished run of rag_sequence.py (`start`)."""
+
+from ragjax.config import Config, Evaluation, Phase
+from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.models.encoder import BagEncoder
+from ragjax.models.generator import Generator
+from ragjax.objectives.joint import Joint
+from ragjax.tasks.world_facts import WorldFacts
+from ragjax.training.optimizer import Adam
+
+
+def get_config() -> Config:
+    return Config(
+        task=WorldFacts(),
+        tokenizer=TokenizerSpec(
+            vocab_size=6000, question_length=16, passage_length=32, answer_length=8
+        ),
+        encoder=BagEncoder(width=512),
+        generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
+        objective=Joint(
+            documents="index",
+            rename_reader=0.9,
+            rename_retriever=1.0,
+            corrupt_words=0.2,
+            samples=4,
+            reward_weight=5.0,
+        ),
+        optimizer=Adam(retriever_rate=1e-3, generator_rate=1e-3, warmup_steps=10),
+        phases=(Phase(steps=100, batch_size=64, k=2),),
+        evaluation=Evaluation(k=8, every=50, questions=500),
+        start="runs/joint_objective/rag_sequence/seed_{seed}",
+    )

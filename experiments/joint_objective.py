@@ -1,0 +1,75 @@
+"""Likelihood and reward on one retriever and generator: what each adds to a finished run."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ragjax.evaluation.plots import Curve, Plot
+from ragjax.evaluation.runs import load_runs
+from ragjax.evaluation.tables import Column, Row, Table
+
+JOINT = "configs/world_facts/joint.py"
+REWARDED = ("reward", "joint", "frozen")  # rows that learn from sampled answers
+
+
+def get_table() -> Table:
+    """Declares the table; `ragjax table experiments/joint_objective.py --run` makes what is missing."""
+    return Table(
+        name="joint_objective",
+        title="Likelihood and reward, from the parameters of the first row",
+        caption="Exact match and recall on the test questions of world_facts, in per cent. Drawn EM: "
+        "how often an answer drawn from the model is the greedy one and right. Joint: reward weighs "
+        "five times the likelihood. Likelihood alone makes three times the steps, so that all rows "
+        "below the first take about as long.",
+        rows=(
+            Row("likelihood, the start", "configs/world_facts/rag_sequence.py"),
+            Row(
+                "likelihood, 300 steps more",
+                JOINT,
+                ("--objective.reward_weight", "0", "--phases.0.steps", "300"),
+                "likelihood",
+            ),
+            Row("reward, 100 steps", JOINT, ("--objective.likelihood_weight", "0"), "reward"),
+            Row("joint, 100 steps", JOINT),
+            Row("joint, retriever frozen", JOINT, ("--optimizer.retriever_rate", "0"), "frozen"),
+        ),
+        columns=(
+            Column("EM", "em"),
+            Column("drawn EM", "drawn_em"),
+            Column("R@1", "recall@1"),
+            Column("R@5", "recall@5"),
+            Column("training, s", "train_seconds", scale=1, digits=0),
+        ),
+        seeds=(0, 1, 2),
+        results=Path(__file__).parent / "results",
+    )
+
+
+def get_plots() -> tuple[Plot, ...]:
+    """Reward of drawn training answers over the run; `ragjax plot experiments/joint_objective.py`."""
+    table, curves = get_table(), []
+    for row in table.rows:
+        if row.directory in REWARDED:
+            runs = load_runs(table.results / table.name / row.directory, table.seeds)
+            rewards = np.array([run.result["curve"]["reward"] for run in runs])
+            curves.append(
+                Curve(
+                    row.label,
+                    runs[0].result["curve"]["step"],
+                    rewards.mean(axis=0).tolist(),
+                    rewards.min(axis=0).tolist(),
+                    rewards.max(axis=0).tolist(),
+                )
+            )
+    return (
+        Plot(
+            name="joint_objective",
+            title="world_facts: reward of drawn answers while training",
+            x_label="steps",
+            y_label="exact match of drawn answers",
+            curves=tuple(curves),
+            note="Training questions, with renamed entities and corrupted wordings; each point is one "
+            "batch of 64 questions, four answers each. Mean of the seeds; the band reaches from their "
+            "lowest to their highest.",
+        ),
+    )
