@@ -253,7 +253,7 @@ def _print_returns(results: Sequence[dict[str, Any]]) -> None:
     table = RichTable("seed", "greedy", "sampled", title=title)
     for result in results:
         cells = [
-            f"{result[f'{mode}_return']:.1f} ± {result[f'{mode}_deviation']:.1f}"
+            f"{result[f'{mode}_return']:.4g} ± {result[f'{mode}_deviation']:.3g}"
             for mode in ("greedy", "sampled")
         ]
         table.add_row(str(result.get("seed", "")), *cells)

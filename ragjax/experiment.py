@@ -57,13 +57,22 @@ class RunState:
       train: step, parameters, optimiser, key.
       index: the retrieval index and its age.
       position: [] training examples drawn so far, the position in the shuffled stream.
-      reference: the parameters that the run began with, where the objective needs them, else None.
     """
 
     train: TrainState
     index: IndexState
     position: Leaf
-    reference: Params = None
+
+
+@struct.dataclass
+class AnchoredState(RunState):
+    """The state of a run whose objective needs the parameters that it began with.
+
+    Attributes:
+      reference: those parameters.
+    """
+
+    reference: Params
 
 
 @dataclass
@@ -175,13 +184,16 @@ class Experiment:
         width = jax.eval_shape(self.model.embed_passage, params, self.device_corpus[:1]).shape[-1]
         count = len(self.corpus.passages)
         index = IndexState(jnp.zeros((count, width)), jnp.full((), -1, jnp.int32))
-        train = init_state(params, self.optimizer, run_key)
-        return RunState(train, index, jnp.zeros((), jnp.int32), self.reference(params))
+        zero = jnp.zeros((), jnp.int32)
+        return self.begin(RunState(init_state(params, self.optimizer, run_key), index, zero))
 
-    def reference(self, params: Params) -> Params:
-        """What the run keeps of the parameters that it begins with."""
-        # A copy, for those that are trained are donated.
-        return jax.tree.map(jnp.copy, params) if self.config.objective.anchored else None
+    def begin(self, state: RunState) -> RunState:
+        """A state before the first step, with its reference where the objective needs one."""
+        if not self.config.objective.anchored:
+            return state
+        # A copy, for the parameters that are trained are donated.
+        reference = jax.tree.map(jnp.copy, state.train.params)
+        return AnchoredState(state.train, state.index, state.position, reference)
 
     @property
     def searches_index(self) -> bool:
@@ -270,7 +282,7 @@ def start_state(experiment: Experiment) -> RunState:
     found, _, _ = other.load_state(Checkpoints(directory / CHECKPOINTS))
     params = evaluation_params(found.train.params, found.train.opt_state)
     train = init_state(params, experiment.optimizer, state.train.key)
-    return dataclasses.replace(state, train=train, reference=experiment.reference(params))
+    return experiment.begin(dataclasses.replace(state, train=train))
 
 
 def training_program(
@@ -329,12 +341,12 @@ def training_program(
             encoded.rows(rows),
             experiment.device_corpus,
             index.embeddings,
-            state.reference,
+            state.reference if isinstance(state, AnchoredState) else None,
         )
         if searches:
             metrics["index_age"] = step - index.built_at_step
         position = jnp.asarray(position + phase.batch_size, jnp.int32)
-        return RunState(trained, index, position, state.reference), metrics
+        return dataclasses.replace(state, train=trained, index=index, position=position), metrics
 
     def evaluate(state: RunState, step: int) -> dict[str, float]:
         summary = summarise(experiment.evaluate(state, measured))

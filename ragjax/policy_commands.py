@@ -274,12 +274,17 @@ class TrainedAgent:
         decisions, action = [], READ
         for _ in range(self.spec.time_limit):
             distribution = act(shown.observation[None])
-            action = int(distribution.mode()[0])
-            read_in = int(state.round)  # of an answer, before the step
+            action, read_in = int(distribution.mode()[0]), int(state.round)
+            probabilities = np.exp(distribution.log_probs[0])
+            if read_in == MEMORY:
+                # Before anything was retrieved, two actions each do the same as another one.
+                probabilities[RETRIEVE] += probabilities[REFORMULATE]
+                probabilities[ANSWER] += probabilities[READ]
+                action = {REFORMULATE: RETRIEVE, READ: ANSWER}.get(action, action)
             state, shown = env.step(env.params, key, state, jnp.int32(action))
-            decision = {
+            decision: dict[str, Any] = {
                 "action": ACTIONS[action],
-                "probability": float(jnp.exp(distribution.log_probs[0, action])),
+                "probability": float(probabilities[action]),
             }
             if action in (RETRIEVE, REFORMULATE):
                 decision |= reader.found(rounds, int(state.round), text)

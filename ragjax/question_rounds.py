@@ -40,8 +40,8 @@ class Rounds:
       log_prob: [B,ROUNDS] its log p(y|x).
       similarity: [B,ROUNDS] of the best passage, -1 to 1.
       query: [B,Q] by which the last round retrieves.
-      asks_on: [B,ROUNDS] share of that query's tokens that the round before already gave as its answer:
-        of a question that one passage does not answer the reader says what to ask next.
+      leads_on: [B,ROUNDS] share of the names (content tokens) in that query that the question does not
+        hold, in the round before: a question that one passage does not answer leads on to another name.
       embedding: [B,D] of the question.
       length: [B] share of the Q tokens that the question has.
     """
@@ -52,7 +52,7 @@ class Rounds:
     log_prob: Leaf
     similarity: Leaf
     query: Leaf
-    asks_on: Leaf
+    leads_on: Leaf
     embedding: Leaf
     length: Leaf
 
@@ -170,9 +170,10 @@ class QuestionReader:
         written = jnp.where(written == EOS_ID, PAD_ID, written)
         room = question.shape[-1] - written.shape[-1]
         query = jnp.pad(written, ((0, 0), (0, max(room, 0))))[:, : question.shape[-1]]
-        repeated = jnp.any(query[:, :, None] == read.tokens[:, None, :], axis=-1)
-        words = query != PAD_ID
-        asks_on = jnp.sum(repeated & words, axis=-1) / jnp.maximum(jnp.sum(words, axis=-1), 1)
+        fold, names = experiment.vocabulary.fold, experiment.vocabulary.content[query]
+        asked = jnp.any(fold[query][:, :, None] == fold[question][:, None, :], axis=-1)
+        count = jnp.maximum(jnp.sum(names, axis=-1), 1)
+        leads_on = jnp.sum(names & ~asked, axis=-1) / count
         second, second_prior, second_similarity = search(query)
         read_again = decode(query, second, second_prior)
 
@@ -186,7 +187,7 @@ class QuestionReader:
             log_prob=stack(memory.log_prob, read.log_prob, read_again.log_prob),
             similarity=stack(jnp.zeros_like(first_similarity), first_similarity, second_similarity),
             query=query,
-            asks_on=stack(jnp.zeros_like(asks_on), asks_on, jnp.zeros_like(asks_on)),
+            leads_on=stack(jnp.zeros_like(leads_on), leads_on, jnp.zeros_like(leads_on)),
             embedding=model.embed_query(params, question),
             length=jnp.mean((question != PAD_ID).astype(jnp.float32), axis=-1),
         )
@@ -280,7 +281,7 @@ def make_book(
     """The book of questions whose kinds stand in order.
 
     A round shows log p and p of its answer, p(d|x) and similarity of its best passage, and whether the
-    answer asks on. Of a question its length and the components of its embedding are known.
+    query that follows leads on. Of a question its length and the components of its embedding are known.
 
     Args:
       rounds: of M questions.
@@ -293,7 +294,7 @@ def make_book(
     """
     log_prob = np.maximum(rounds.log_prob, -20.0) / 5.0
     best = np.exp(np.max(rounds.log_prior, axis=-1))
-    figures = [log_prob, np.exp(rounds.log_prob), best, rounds.similarity, rounds.asks_on]
+    figures = [log_prob, np.exp(rounds.log_prob), best, rounds.similarity, rounds.leads_on]
     shown = np.stack(figures, axis=-1)
     question = np.concatenate([rounds.length[:, None], rounds.embedding @ basis.T], axis=-1)
     names, kind, counts = np.unique(kinds, return_inverse=True, return_counts=True)

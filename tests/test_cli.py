@@ -112,7 +112,9 @@ def test_metrics_rows(trained):
     assert [row["step"] for row in rows if "dev/em" in row] == [4, 8]
     for row in rows:
         assert all(np.isfinite(value) for value in row.values())
-    assert rows[0].keys() == {"step", "loss", "grad_norm", "recall", "posterior_mass"}
+    health = {"prior_entropy", "posterior_entropy", "effective_passages", "passage_credit"}
+    expected = {"step", "loss", "grad_norm", "recall", "posterior_mass"}
+    assert rows[0].keys() == expected | health
 
 
 def test_training_says_what_it_does(ragjax, copied, trained):

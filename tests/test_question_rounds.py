@@ -75,10 +75,15 @@ def test_the_reader_writes_the_query_of_question_and_passages(reader, rounds):
     words = np.where(written == EOS_ID, 0, written)
     np.testing.assert_array_equal(rounds.query[:, : words.shape[1]], words)
     assert not rounds.query[:, words.shape[1] :].any()
-    shared = [[token in answer for token in query if token] for query, answer in
-              zip(words.tolist(), rounds.answer[:, 1].tolist(), strict=True)]  # fmt: skip
-    expected = [np.mean(found) if found else 0.0 for found in shared]
-    np.testing.assert_allclose(rounds.asks_on[:, 1], expected, rtol=1e-5)
+    vocabulary, questions = reader.experiment.vocabulary, reader.encode(TEXTS)
+    expected = []
+    for query, question in zip(words.tolist(), questions.tolist(), strict=True):
+        names = [token for token in query if vocabulary.content[token]]
+        held = {int(vocabulary.fold[token]) for token in question}
+        new = [int(vocabulary.fold[token]) not in held for token in names]
+        expected.append(np.mean(new) if new else 0.0)
+    np.testing.assert_allclose(rounds.leads_on[:, 1], expected, rtol=1e-5)
+    assert not rounds.leads_on[:, [0, 2]].any()
 
 
 def test_the_round_of_memory_reads_an_empty_passage(reader, rounds):

@@ -1,0 +1,113 @@
+"""Episodes a second of the question-answering agent: in one program, and stepped from Python.
+
+`ragjax plot experiments/agent_speed.py --run` measures; it needs the run that
+`ragjax train configs/reader_lessons/reader.py` leaves.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ragjax.config import load_config
+from ragjax.envs.qa_agent import QaAgent
+from ragjax.envs.to_gymnasium import as_gymnasium
+from ragjax.evaluation.plots import Plot, read_figures, results_of
+from ragjax.evaluation.tables import Written
+from ragjax.policy_experiment import PolicyExperiment
+
+CONFIG = Path(__file__).parents[1] / "configs" / "qa_agent" / "ppo.py"
+UPDATES, EPISODES, QUESTIONS, REPEATS = 30, 300, 256, 5
+
+
+def median_rate(count: int, work: Callable[[], Any]) -> float:
+    """Median over repetitions of `count` / the seconds that `work` takes, after a first time."""
+    work()
+    rates = []
+    for _ in range(REPEATS):
+        began = time.perf_counter()
+        work()
+        rates.append(count / (time.perf_counter() - began))
+    return float(np.median(rates))
+
+
+def measure() -> dict[str, Any]:
+    """Episodes a second both ways, and questions read a second in batches and one by one."""
+    experiment = PolicyExperiment(load_config(CONFIG))
+    hyper, algorithm = experiment.hyperparameters, experiment.config.algorithm
+    state = jax.jit(experiment.init)(jax.random.PRNGKey(0), hyper)
+
+    @jax.jit
+    def learn(state):
+        update = lambda state, _: experiment.update(state, hyper)  # noqa: E731
+        return jax.lax.scan(update, state, length=UPDATES)
+
+    _, metrics = learn(state)
+    episodes = float(np.sum(algorithm.batch_size / metrics["episode_length"]))
+    together = median_rate(1, lambda: jax.block_until_ready(learn(state))) * episodes
+
+    spec = experiment.config.env
+    assert isinstance(spec, QaAgent)
+    env = as_gymnasium(spec.bind("train", experiment.library.open))
+    act = experiment.acting(state)
+    decide = jax.jit(lambda key, seen: act(seen[None]).sample(key)[0])
+    keys = list(jax.random.split(jax.random.PRNGKey(1), 64))
+
+    def step_from_python():
+        for number in range(EPISODES):
+            seen, _ = env.reset(seed=number)
+            done, step = False, 0
+            while not done:
+                action = int(decide(keys[(number + step) % len(keys)], seen))
+                seen, _, terminated, truncated, _ = env.step(action)
+                done, step = terminated or truncated, step + 1
+
+    one_by_one = median_rate(EPISODES, step_from_python)
+
+    reader, data, _ = experiment.library.reader(spec)
+    texts = [question.question for question in data.splits["train"][:QUESTIONS]]
+    single = texts[:16]
+    return {
+        "episodes": {"one program, learning included": together, "stepped from Python": one_by_one},
+        "questions": {
+            "in batches": median_rate(QUESTIONS, lambda: reader.read(texts, spec.k)),
+            "one by one": median_rate(
+                len(single), lambda: [reader.read([text], spec.k) for text in single]
+            ),
+        },
+    }
+
+
+def get_table() -> Written:
+    """The recorded figures as a table of the README."""
+    numbers = read_figures(results_of(Path(__file__)))
+    lines = [
+        "**The question-answering agent: how much is done in a second.** Medians of "
+        f"{REPEATS} measurements on one machine; what counts is the ratio.",
+        "",
+        "| | a second | ratio |",
+        "| --- | ---: | ---: |",
+    ]
+    for kind in ("episodes", "questions"):
+        slowest = min(numbers[kind].values())
+        for name, rate in numbers[kind].items():
+            label = (
+                f"{kind} read in all rounds, {name}" if kind == "questions" else f"{kind}, {name}"
+            )
+            lines.append(f"| {label} | {rate:,.0f} | {rate / slowest:,.1f} |")
+    lines += [
+        "",
+        "Stepped from Python, the same policy acts in the same environment through its Gymnasium "
+        "adapter, with jitted functions, and learns nothing. Recorded at git commit "
+        f"{numbers['git_commit'] or 'none recorded'} by `ragjax plot experiments/agent_speed.py --run`.",
+        "",
+    ]
+    return Written("\n".join(lines))
+
+
+def get_plots() -> tuple[Plot, ...]:
+    """None: the figures are a table's."""
+    return ()
