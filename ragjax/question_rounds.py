@@ -121,19 +121,21 @@ class QuestionReader:
         size = min(BATCH, len(texts))
         filled = [np.pad(rows, ((0, -len(texts) % size), (0, 0))) for rows in asked]
         chunks = [rows.reshape(-1, size, rows.shape[-1]) for rows in filled]
-        rounds = self._rounds(k)
-        found = jax.device_get(rounds(self.params, self.embeddings, *chunks))
+        rounds = self._rounds(self.params, self.embeddings, chunks[0], chunks[1], k)
+        found = jax.device_get(rounds)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(texts)], found)
 
-    def _rounds(self, k: int):
-        """The jitted (parameters, index, [n,B,Q] questions, [n,B,Q] rewritings) -> `Rounds` [n,B]."""
+    @cached_property
+    def _rounds(self):
+        """The jitted (parameters, index, [n,B,Q] questions, [n,B,Q] rewritings, K) -> `Rounds` [n,B]."""
 
-        def several(params, embeddings, *asked):
+        def several(params, embeddings, questions, rewritings, k):
             return jax.lax.map(
-                lambda batch: self._round_batch(params, embeddings, batch[0], batch[1], k), asked
+                lambda asked: self._round_batch(params, embeddings, asked[0], asked[1], k),
+                (questions, rewritings),
             )
 
-        return jax.jit(several)
+        return jax.jit(several, static_argnums=4)
 
     def _round_batch(
         self,

@@ -101,6 +101,13 @@ def test_questions_are_read_by_themselves(reader, rounds):
         np.testing.assert_allclose(one, many[4:7], rtol=1e-3, atol=1e-4)
 
 
+def test_asking_again_compiles_nothing(reader):
+    reader.read(TEXTS[:3], 5)
+    before = reader._rounds._cache_size()
+    reader.read(TEXTS[3:6], 5)
+    assert reader._rounds._cache_size() == before
+
+
 def test_books_hold_the_score_of_every_round(trained, reader):
     spec = QaAgent(reader=str(trained), task=TinyTask(), k=3)
     library = Library(0)

@@ -4,10 +4,12 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ragjax.config import load_config
 from ragjax.evaluation.readme import replace_block, table_blocks
+from ragjax.evaluation.runs import load_runs
 from ragjax.evaluation.tables import load_table, missing_runs, render
 from ragjax.tasks.factbook import Factbook
 from ragjax.tasks.world_facts import WorldFacts
@@ -62,3 +64,48 @@ def test_commands_are_single_lines_that_parse():
         block = README.split(f"<!-- command:{name} -->\n```sh\n")[1].split("\n```")[0]
         assert "\n" not in block
         assert shlex.split(block)[:3] == ["python", "-m", "venv"]
+
+
+def figures(experiment, name):
+    """Row directory -> [seeds] of a figure of the recorded runs of a table."""
+    table = load_table(ROOT / experiment)
+    return {
+        row.directory: np.array([
+            run.result[name] for run in load_runs(table.directory(row), table.seeds)
+        ])
+        for row in table.rows
+    }  # fmt: skip
+
+
+def test_the_exact_sum_needs_fewer_episodes_than_drawn_passages():
+    """To a return of 0.8 on Lookup: each of its seeds fewer than any of the other's."""
+
+    def episodes(name):
+        runs = load_runs(ROOT / "experiments/results/lookup" / name, range(5))
+        return [
+            next(
+                steps
+                for steps, mean in zip(curve["env_steps"], curve["sampled"], strict=True)
+                if mean >= 0.8
+            )
+            for curve in (run.result["curve"] for run in runs)
+        ]
+
+    assert max(episodes("marginal")) < min(episodes("sampled"))
+
+
+def test_the_learned_agent_earns_more_than_every_fixed_policy():
+    """With each reader, by more than chance over the episodes; it retrieves where it has to."""
+    experiment = "experiments/retrieval_policy.py"
+    reward, deviation = (figures(experiment, f"sampled_{name}") for name in ("return", "deviation"))
+    learned = reward.pop("ppo")
+    for name, fixed in reward.items():
+        error = np.sqrt((deviation[name] ** 2 + deviation["ppo"] ** 2) / 3000)
+        assert np.all(learned - fixed > 3 * error), name
+    kinds = {kind: figures(experiment, f"sampled_retrievals_{kind}")["ppo"]
+             for kind in ("known", "unseen", "two_hop")}  # fmt: skip
+    assert max(kinds["known"]) < 0.5
+    assert min(kinds["unseen"]) > 0.9
+    assert min(kinds["two_hop"]) > 1.8
+    answered = figures(experiment, "sampled_score_two_hop")
+    assert np.all(answered["ppo"] > 2 * answered["once"])
