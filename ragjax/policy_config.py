@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from ragjax.config import RunConfig
 from ragjax.envs.base import Environment
+from ragjax.envs.qa_agent import QaAgent
 from ragjax.envs.qa_plans import Plan
 from ragjax.errors import require
 from ragjax.models.policy import ActorCritic
@@ -65,6 +66,13 @@ class PolicyConfig(RunConfig):
         super().__post_init__()
         require(
             self.num_seeds >= 1, f"num_seeds is {self.num_seeds}; at least one seed has to run."
+        )
+        require(
+            self.num_seeds == 1
+            or not isinstance(self.env, QaAgent)
+            or "{seed}" not in self.env.reader,
+            f"num_seeds is {self.num_seeds}, but env.reader names a reader for each seed; train them "
+            "one after another with --seed, or name one reader for all.",
         )
         require(
             self.env_steps >= self.algorithm.batch_size,

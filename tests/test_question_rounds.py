@@ -17,6 +17,8 @@ from ragjax.errors import UserError
 from ragjax.evaluation.metrics import exact_match
 from ragjax.experiment import load_experiment
 from ragjax.objectives.likelihood import RagSequence
+from ragjax.objectives.ppo import PPO
+from ragjax.policy_config import PolicyConfig
 from ragjax.question_rounds import Library, QuestionReader, principal_components
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.tasks.reader_lessons import REWRITE
@@ -201,6 +203,13 @@ def test_a_missing_reader_is_named(tmp_path, capsys):
     arguments = [str(tmp_path / "agent.py"), "--run-dir", str(tmp_path / "run"), "--seed", "4"]
     assert main(["train", *arguments]) == 2
     assert "env.reader names nowhere/seed_4, which holds no finished run" in capsys.readouterr().err
+
+
+def test_seeds_side_by_side_share_one_reader():
+    fields = {"algorithm": PPO(), "num_seeds": 2}
+    PolicyConfig(env=QaAgent(reader="runs/one"), **fields)
+    with pytest.raises(UserError, match=r"num_seeds is 2, but env\.reader names a reader for each"):
+        PolicyConfig(env=QaAgent(), **fields)
 
 
 def test_a_reader_without_a_retriever_of_its_own_is_refused(trained, copied):

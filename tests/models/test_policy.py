@@ -11,7 +11,7 @@ import pytest
 from ragjax.errors import UserError
 from ragjax.models.policy import ActorCritic
 from ragjax.ops.distributions import Categorical
-from ragjax.types import Env, PolicyModel
+from ragjax.types import Env
 
 
 def env(shape=(4,), actions=3):
@@ -24,7 +24,8 @@ def env(shape=(4,), actions=3):
 @functools.cache
 def built(spec=None, seed=0, **kwargs):
     """(policy, params), its functions compiled as a whole."""
-    policy = PolicyModel(*map(jax.jit, (spec or ActorCritic(hidden=(8, 6))).build(env(**kwargs))))
+    policy = (spec or ActorCritic(hidden=(8, 6))).build(env(**kwargs))
+    policy = policy._replace(init=jax.jit(policy.init), apply=jax.jit(policy.apply))
     return policy, policy.init(jax.random.PRNGKey(seed))
 
 
