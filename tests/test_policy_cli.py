@@ -205,8 +205,8 @@ def test_a_table_of_seeds_is_printed(ragjax, two_seeds):
     for seed, (number, greedy, sampled) in enumerate(cells):
         result = read_result(two_seeds / f"seed_{seed}")
         assert int(number) == seed
-        assert greedy.split()[0] == f"{result['greedy_return']:.1f}"
-        assert sampled.split()[0] == f"{result['sampled_return']:.1f}"
+        assert greedy.split()[0] == f"{result['greedy_return']:.4g}"
+        assert sampled.split()[0] == f"{result['sampled_return']:.4g}"
 
 
 def test_a_seeds_directory_that_holds_a_run(refused, tmp_path):
