@@ -103,13 +103,17 @@ class Experiment:
             self.vocabulary,
             siamese=config.scorer.siamese,
             initial_scale=config.scorer.initial_scale,
+            critic=config.objective.critic,
             dtype=config.dtype,
         )
 
     @cached_property
     def optimizer(self):
         """The optax transformation."""
-        return self.config.optimizer.build(self.config.steps * self.config.objective.updates)
+        objective = self.config.objective
+        return self.config.optimizer.build(
+            self.config.steps * objective.updates, critic=objective.critic
+        )
 
     @cached_property
     def refresh(self) -> Callable[..., Array]:
@@ -280,7 +284,9 @@ def start_state(experiment: Experiment) -> RunState:
         "now; train it again.",
     )
     found, _, _ = other.load_state(Checkpoints(directory / CHECKPOINTS))
-    params = evaluation_params(found.train.params, found.train.opt_state)
+    trained = evaluation_params(found.train.params, found.train.opt_state)
+    # A critic starts anew: theirs may be of another reward, or there may be none.
+    params = state.train.params | {name: trained[name] for name in ("retriever", "generator")}
     train = init_state(params, experiment.optimizer, state.train.key)
     return experiment.begin(dataclasses.replace(state, train=train))
 

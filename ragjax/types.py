@@ -311,6 +311,8 @@ class RagModel(NamedTuple):
       scale: (params) -> [] the inverse temperature that multiplies scores before the softmax.
       encode: (params, question [B,Q], passages [B,K,P]) -> the reader's memory of B*K sources.
       token_logprobs: (params, memory, target [B,T]) -> [B,K,T] log p(y_t | x, d_k, y_<t).
+      logprobs: (params, memory, target [B,T]) -> [B,K,T,V] log p(· | x, d_k, y_<t).
+      values: (params, memory, target [B,T]) -> [B,K,T] a critic's V(x, d_k, y_<t), for its parameters.
       init_cache: (params, memory, length) -> an empty cache for `length` decoding steps.
       decode_step: (params, memory, cache, token [B,K], t) -> ([B,K,V] log-probabilities, cache).
     """
@@ -321,6 +323,8 @@ class RagModel(NamedTuple):
     scale: Callable[..., Array]
     encode: Callable[..., Any]
     token_logprobs: Callable[..., Array]
+    logprobs: Callable[..., Array]
+    values: Callable[..., Array]
     init_cache: Callable[..., Any]
     decode_step: Callable[..., tuple[Array, Any]]
 

@@ -11,6 +11,7 @@ from tiny_config import get_config
 
 from ragjax.errors import UserError
 from ragjax.experiment import create_experiment, load_experiment, start_state
+from ragjax.objectives.joint import Joint
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.optimizer import evaluation_params
 
@@ -32,6 +33,10 @@ def test_training_starts_from_the_parameters_that_the_run_was_evaluated_with(tra
     expected = evaluation_params(found.train.params, found.train.opt_state)
     jax.tree.map(np.testing.assert_array_equal, state.train.params, expected)
     assert state.train.step == 0
+    valued = dataclasses.replace(config, objective=Joint(advantage="gae"))
+    params = dict(start_state(experiment(valued)).train.params)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(params.pop("critic")))
+    jax.tree.map(np.testing.assert_array_equal, params, expected)
     assert state.index.built_at_step == -1  # embedded anew before it is searched
 
 
@@ -63,8 +68,9 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_p
         "def get_config():\n"
         "    return dataclasses.replace(\n"
         "        tiny_config.get_config(),\n"
-        "        objective=Joint(rename_reader=0.5, samples=3, advantage='grpo', reward=TokenF1(),\n"
-        "                        updates=2, kl_weight=0.1), checkpoint_every=2,\n"
+        "        objective=Joint(rename_reader=0.5, samples=3, advantage='gae', whiten=True,\n"
+        "                        reward=TokenF1(), updates=2, kl_weight=0.1, entropy_weight=0.01),\n"
+        "        checkpoint_every=2,\n"
         f"        phases=(Phase(steps=4, batch_size=6, k=3),), start={str(trained)!r})\n"
     )
     run_dir = tmp_path / "joint"
@@ -77,7 +83,10 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_p
     assert result["curve"] == {"step": [1, 2, 3, 4], "reward": rewards}
     assert 0 <= result["drawn_em"] <= result["em"]
     assert all(0 <= reward <= 1 for reward in rewards)
-    assert all(row["kl"] >= 0 for row in rows if "kl" in row)
+    for name in ("kl", "entropy", "value_loss"):
+        figures = [row[name] for row in rows if name in row]
+        assert len(figures) == 4
+        assert all(np.isfinite(figure) and figure >= 0 for figure in figures), name
     objective = json.loads((run_dir / "config.json").read_text())["objective"]
     assert objective["type"].endswith("Joint")
 

@@ -186,8 +186,8 @@ class GeneratorModule(nn.Module):
             source_mask=mask,
         )
 
-    def token_logprobs(self, memory: Memory, target: Array) -> Float[Array, "B K T"]:
-        """Teacher forcing: log p(y_t | x, d_k, y_<t) of [B,T] targets as [B,K,T]."""
+    def _written(self, memory: Memory, target: Array) -> tuple[Array, Array]:
+        """Decoder states [B,K,T,H] before each token of [B,T] targets, and `align` there."""
         start = jnp.full_like(target[:, :1], BOS_ID)
         previous = jnp.concatenate([start, target[:, :-1]], axis=-1)
         length = target.shape[-1]
@@ -198,6 +198,20 @@ class GeneratorModule(nn.Module):
         x = x[:, None] + self._selective_read(memory, alignment)
         for layer, cross in zip(self.decoder, memory.cross, strict=True):
             x = layer(x, cross, memory.source_mask)
+        return x, alignment
+
+    def states(self, memory: Memory, target: Array) -> Float[Array, "B K T H"]:
+        """The decoder's normalised states before each token of [B,T] targets."""
+        return self.decoder_norm(self._written(memory, target)[0]).astype(jnp.float32)
+
+    def logprobs(self, memory: Memory, target: Array) -> Float[Array, "B K T V"]:
+        """Teacher forcing: log p(· | x, d_k, y_<t) before each token of [B,T] targets."""
+        vocab, copy, gate, _ = self._distributions(memory, *self._written(memory, target))
+        return self._mixed(memory, vocab, copy, gate)
+
+    def token_logprobs(self, memory: Memory, target: Array) -> Float[Array, "B K T"]:
+        """Teacher forcing: log p(y_t | x, d_k, y_<t) of [B,T] targets as [B,K,T]."""
+        x, alignment = self._written(memory, target)
         vocab, copy, gate, copyable = self._distributions(memory, x, alignment)
         own = jnp.broadcast_to(target[:, None, :, None], (*vocab.shape[:-1], 1))
         generated = jnp.take_along_axis(vocab, own, axis=-1)[..., 0]
@@ -231,12 +245,17 @@ class GeneratorModule(nn.Module):
             x, kv = layer.step(x, kv, cross, memory.source_mask, position)
             layers.append(kv)
         vocab, copy, gate, _ = self._distributions(memory, x, alignment)
-        chosen = jnp.exp(jax.nn.log_sigmoid(-gate)[..., None] + copy)[..., 0, :]
-        batch, count = previous.shape
-        rows, columns = jnp.ogrid[:batch, :count]
-        mixed = jnp.exp(jax.nn.log_sigmoid(gate)[..., None] + vocab)[..., 0, :]
-        mixed = mixed.at[rows[..., None], columns[..., None], memory.passage].add(chosen)
-        return jnp.log(jnp.maximum(mixed, 1e-30)), Cache(tuple(layers), written[..., 1:])
+        mixed = self._mixed(memory, vocab, copy, gate)[..., 0, :]
+        return mixed, Cache(tuple(layers), written[..., 1:])
+
+    def _mixed(self, memory: Memory, vocab: Array, copy: Array, gate: Array) -> Array:
+        """[B,K,m,V] log-probabilities, from what `_distributions` gives."""
+        mixed = jnp.exp(jax.nn.log_sigmoid(gate)[..., None] + vocab)
+        copied = jnp.exp(jax.nn.log_sigmoid(-gate)[..., None] + copy)
+        rows, columns, places = jnp.ogrid[tuple(map(slice, mixed.shape[:3]))]
+        tokens = memory.passage[:, :, None, :]
+        mixed = mixed.at[rows[..., None], columns[..., None], places[..., None], tokens].add(copied)
+        return jnp.log(jnp.maximum(mixed, 1e-30))
 
     def _distributions(
         self, memory: Memory, x: Array, alignment: Array

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -18,14 +19,16 @@ def build_model(
     *,
     siamese: bool = True,
     initial_scale: float = 20.0,
+    critic: bool = False,
     dtype: DTypeLike = jnp.float32,
 ) -> RagModel:
     """Builds the model.
 
-    The parameters are {"retriever": {"query"[, "passage"], "log_scale"}, "generator"}. `embed_query`,
-    `embed_passage` and `encode` take `rename`, [V] new token ids (see `ops.noise`), `encode` [B,V], of
-    each question its own; idf weights and matches are those of the original tokens, so that a renaming
-    changes names alone.
+    The parameters are {"retriever": {"query"[, "passage"], "log_scale"}, "generator"[, "critic"]}. The
+    critic is a linear head on the reader's states; it starts at 0 and sends them no gradient.
+    `embed_query`, `embed_passage` and `encode` take `rename`, [V] new token ids (see `ops.noise`),
+    `encode` [B,V], of each question its own; idf weights and matches are those of the original tokens,
+    so that a renaming changes names alone.
 
     Args:
       encoder: spec of the retriever's encoder.
@@ -33,6 +36,7 @@ def build_model(
       vocabulary: token statistics; V entries.
       siamese: whether questions and passages share one encoder.
       initial_scale: initial inverse temperature of p(d|x).
+      critic: whether `values` has its parameters.
       dtype: of the computation (float32 or bfloat16); parameters, softmaxes and sums are float32.
 
     Returns:
@@ -42,6 +46,7 @@ def build_model(
     encoder_module = encoder.build(size, dtype)
     generator_module = generator.build(size, dtype)
     passage_tower = "query" if siamese else "passage"
+    head = nn.Dense(1, kernel_init=nn.initializers.zeros)
 
     def init(key):
         query_key, passage_key, generator_key = jax.random.split(key, 3)
@@ -58,7 +63,11 @@ def build_model(
             return module.token_logprobs(memory, tokens)
 
         reader = generator_module.init(generator_key, method=everything)["params"]
-        return {"retriever": retriever, "generator": reader}
+        params = {"retriever": retriever, "generator": reader}
+        if critic:
+            states = jnp.zeros((1, generator.width))
+            params["critic"] = head.init(generator_key, states)["params"]
+        return params
 
     def embed(params, tokens, rename, tower, side) -> Any:
         folded = vocabulary.fold[tokens]
@@ -94,6 +103,18 @@ def build_model(
             {"params": params["generator"]}, memory, target, method="token_logprobs"
         )
 
+    def logprobs(params, memory, target) -> Any:
+        return generator_module.apply(
+            {"params": params["generator"]}, memory, target, method="logprobs"
+        )
+
+    def values(params, memory, target) -> Any:
+        states: Any = generator_module.apply(
+            {"params": params["generator"]}, memory, target, method="states"
+        )
+        worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
+        return worth[..., 0]
+
     def init_cache(params, memory, length):
         return generator_module.apply(
             {"params": params["generator"]}, memory, length, method="init_cache"
@@ -105,5 +126,14 @@ def build_model(
         )
 
     return RagModel(
-        init, embed_query, embed_passage, scale, encode, token_logprobs, init_cache, decode_step
+        init=init,
+        embed_query=embed_query,
+        embed_passage=embed_passage,
+        scale=scale,
+        encode=encode,
+        token_logprobs=token_logprobs,
+        logprobs=logprobs,
+        values=values,
+        init_cache=init_cache,
+        decode_step=decode_step,
     )

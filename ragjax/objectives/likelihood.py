@@ -31,6 +31,7 @@ class Likelihood:
     Attributes:
       updates: of the parameters in one step, on the same batch and what `sample` draws before them.
       anchored: whether the loss needs the parameters that the run began with.
+      critic: whether the loss needs the model's `values`.
       documents: what p(d|x) is normalised over: the K `retrieved` passages, the distinct passages of
         the batch (`in_batch`), or the whole `index`; `ops.scoring` says what each bounds.
       rename_reader: probability that a step shows the reader renamed content tokens.
@@ -44,6 +45,7 @@ class Likelihood:
 
     updates: ClassVar[int] = 1
     anchored: ClassVar[bool] = False
+    critic: ClassVar[bool] = False
 
     documents: Documents = "retrieved"
     rename_reader: float = 0.0

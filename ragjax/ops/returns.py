@@ -55,28 +55,29 @@ def generalised_advantages(
     reward: Float[Array, "T E"],
     discount: Float[Array, "T E"],
     values: Float[Array, "T+1 E"],
-    trace: Scalar,
+    trace: Scalar | Float[Array, "T E"],
 ) -> Float[Array, "T E"]:
     """Generalised advantage estimates (Schulman et al., arXiv 1506.02438, equation 16).
 
-        A_t = δ_t + γ_t λ A_{t+1},   δ_t = r_t + γ_t V_{t+1} - V_t,   A_T = 0
+        A_t = δ_t + γ_t λ_t A_{t+1},   δ_t = r_t + γ_t V_{t+1} - V_t,   A_T = 0
 
     Args:
       reward: [T,E] from `across_resets`.
       discount: [T,E] from `across_resets`.
       values: [T+1,E] V of the observations acted on, and of the one after the last step.
-      trace: λ; 1 gives the return minus the value, 0 the one-step error.
+      trace: λ, of all steps or of each; 1 gives the return minus the value, 0 the one-step error.
 
     Returns:
       [T,E], without gradient.
     """
+    traces = jnp.broadcast_to(jnp.asarray(trace, reward.dtype), reward.shape)
 
-    def single(reward, discount, values):
+    def single(reward, discount, traces, values):
         return lib.truncated_generalized_advantage_estimation(
-            reward, discount, jnp.asarray(trace, reward.dtype), values, stop_target_gradients=True
+            reward, discount, traces, values, stop_target_gradients=True
         )
 
-    return jax.vmap(single, in_axes=1, out_axes=1)(reward, discount, values)
+    return jax.vmap(single, in_axes=1, out_axes=1)(reward, discount, traces, values)
 
 
 def lambda_returns(

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from ragjax.ops.marginal import marginal
-from ragjax.ops.policy_gradient import clipped_surrogate_sum
-from ragjax.ops.returns import Scalar
+from ragjax.ops.marginal import log_posterior, marginal
+from ragjax.ops.policy_gradient import clipped_surrogate_sum, standardised, value_sum
+from ragjax.ops.returns import Scalar, generalised_advantages
 
 PADDING, GENERATED, RETRIEVED, PROMPT = 0, 1, 2, 3
 
@@ -40,6 +40,38 @@ def marginal_token_logprobs(
         [jnp.broadcast_to(first[..., None], upto[..., :1].shape), upto[..., :-1]], axis=-1
     )
     return upto - before
+
+
+def prefix_posterior(
+    log_prior: Float[Array, "*#batch K"], token_logprobs: Float[Array, "*#batch K T"]
+) -> Float[Array, "*batch T K"]:
+    """The weights log p(d|x,y_<t) that passages have once the tokens before t are written.
+
+    Args:
+      log_prior: [...,K] log p(d_k|x), normalised here where it is not; -inf at a miss.
+      token_logprobs: [...,K,T] log p(y_t|x,d_k,y_<t); 0 at tokens that do not count.
+
+    Returns:
+      [...,T,K].
+    """
+    before = jnp.cumsum(token_logprobs, axis=-1) - token_logprobs
+    return log_posterior(log_prior[..., None, :], jnp.swapaxes(before, -1, -2))
+
+
+def marginal_token_entropy(
+    log_weights: Float[Array, "*batch T K"], logprobs: Float[Array, "*batch K T V"]
+) -> Float[Array, "*batch T"]:
+    """H(p(·|x,y_<t)) in nats, of the marginal over passages Σ_k p(d_k|x,y_<t) p(·|x,d_k,y_<t).
+
+    Args:
+      log_weights: [...,T,K] from `prefix_posterior`.
+      logprobs: [...,K,T,V] log p(·|x,d_k,y_<t), finite.
+
+    Returns:
+      [...,T].
+    """
+    mixed = marginal(log_weights[..., None, :], jnp.moveaxis(logprobs, -3, -1))  # [...,T,V]
+    return -jnp.sum(jnp.exp(mixed) * mixed, axis=-1)
 
 
 def leave_one_out(reward: Float[Array, "B G"]) -> Float[Array, "B G"]:
@@ -87,18 +119,92 @@ def group_normalised(reward: Float[Array, "B G"], epsilon: float = 1e-6) -> Floa
     return jnp.where(varied, centred / (deviation + epsilon), 0.0)
 
 
+class TokenAdvantages(NamedTuple):
+    """`advantage` of each token for the policy and its `target` for the critic, both [B,G,T]."""
+
+    advantage: Array
+    target: Array
+
+
+def token_advantages(
+    reward: Float[Array, "B G"],
+    values: Float[Array, "B G T"],
+    source: Int[Array, "B G T"],
+    trace: Scalar,
+) -> TokenAdvantages:
+    """Generalised advantage estimates over the generated tokens of each answer, undiscounted.
+
+    The steps are the generated tokens alone. The reward is given at the last of them; what follows a
+    token is the next generated one, however many retrieved ones stand between:
+
+        A_t = δ_t + λ A_{t'},   δ_t = V_{t'} - V_t, or R - V_t at the last,   target A_t + V_t
+
+    Args:
+      reward: [B,G] of each answer.
+      values: [B,G,T] V(x,y_<t); may hold anything at tokens that are not `GENERATED`.
+      source: [B,G,T] where each token comes from.
+      trace: λ; 1 gives R - V_t.
+
+    Returns:
+      The advantages, without gradient; 0 at tokens that are not generated.
+    """
+    length, kept = source.shape[-1], source == GENERATED
+    one_more = ((0, 0), (0, 0), (0, 1))
+    place = jnp.where(kept, jnp.arange(length), length)
+    nearest = jax.lax.cummin(place, axis=place.ndim - 1, reverse=True)  # generated, or T
+    nearest = jnp.pad(nearest, one_more, constant_values=length)
+    gained = jnp.where(kept & (nearest[..., 1:] == length), reward[..., None], 0.0)
+    # A token in between has the value of the generated one after it, and hands on its advantage whole.
+    worth = jnp.pad(jnp.where(kept, values, 0.0), one_more)
+    worth = jnp.take_along_axis(worth, nearest, axis=-1)
+
+    def steps(array):
+        return array.reshape(-1, array.shape[-1]).T
+
+    estimates = generalised_advantages(
+        steps(gained),
+        jnp.ones_like(steps(gained)),
+        steps(worth),
+        steps(jnp.where(kept, jnp.asarray(trace, values.dtype), 1.0)),
+    )
+    advantage = jnp.where(kept, estimates.T.reshape(source.shape), 0.0)
+    return TokenAdvantages(advantage, jax.lax.stop_gradient(advantage + worth[..., :-1]))
+
+
+def whitened(
+    advantage: Float[Array, "B G T"], source: Int[Array, "B G T"], weight: Float[Array, "B"]
+) -> Float[Array, "B G T"]:
+    """Advantages shifted and scaled to mean 0 and deviation 1 over the generated tokens of a batch.
+
+    Args:
+      advantage: [B,G,T].
+      source: [B,G,T] where each token comes from; other tokens than generated ones become 0.
+      weight: [B] of the questions.
+
+    Returns:
+      [B,G,T].
+    """
+    kept = source == GENERATED
+    counts = jnp.where(kept, weight[:, None, None], 0.0)
+    return jnp.where(kept, standardised(advantage, counts), 0.0)
+
+
 class SequenceLoss(NamedTuple):
     """Sums over generated tokens, and how many there are; all are [].
 
     Attributes:
       policy: Σ of the policy loss.
       kl: Σ of the estimated KL(π || reference), 0 without one.
+      entropy: Σ of the entropies, 0 without any.
+      value: Σ of ½ (V - target)², 0 without a critic.
       clipped: Σ of tokens whose ratio is clipped.
       count: generated tokens.
     """
 
     policy: Array
     kl: Array
+    entropy: Array
+    value: Array
     clipped: Array
     count: Array
 
@@ -111,8 +217,10 @@ def sequence_policy_loss(
     *,
     clip: Scalar | None = None,
     reference: Float[Array, "B G T"] | None = None,
+    entropy: Float[Array, "B G T"] | None = None,
+    critic: tuple[Float[Array, "B G T"], Float[Array, "B G T"]] | None = None,
 ) -> SequenceLoss:
-    """The policy loss of sampled answers, Σ over the tokens that the policy generated.
+    """The terms of sampled answers, each Σ over the tokens that the policy generated.
 
     Without `clip` -log π(y_t) A_t, whose gradient is REINFORCE's; with it PPO's clipped surrogate
     -min(ρ_t A_t, clip(ρ_t, 1-ε, 1+ε) A_t), ρ_t = π(y_t) / μ(y_t) (arXiv 1707.06347, equation 7). The
@@ -127,6 +235,8 @@ def sequence_policy_loss(
         `GENERATED` changes no bit of the sums or their gradients.
       clip: ε, or None.
       reference: [B,G,T] the same of the reference model, or None.
+      entropy: [B,G,T] of the distribution that each token was drawn from, differentiated, or None.
+      critic: [B,G,T] V(x,y_<t), differentiated, and [B,G,T] their targets, or None.
 
     Returns:
       The sums.
@@ -142,21 +252,24 @@ def sequence_policy_loss(
     advantage = counted(jax.lax.stop_gradient(jnp.broadcast_to(advantage, source.shape)))
     log_ratio = log_probs - behaviour
     clipped = jnp.zeros(source.shape, bool)
+    weight = kept.astype(jnp.float32).ravel()
     if clip is None:
         policy = -jnp.sum(log_probs * advantage)
     else:
-        weight = kept.astype(jnp.float32)
-        flat = (log_ratio.ravel(), advantage.ravel(), clip, weight.ravel())
-        policy = clipped_surrogate_sum(*flat)
+        policy = clipped_surrogate_sum(log_ratio.ravel(), advantage.ravel(), clip, weight)
         ratio = jnp.exp(log_ratio)
         clipped = kept & (jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage < ratio * advantage)
-    kl = jnp.zeros(())
+    kl = value = jnp.zeros(())
     if reference is not None:
         gap = counted(jax.lax.stop_gradient(reference)) - log_probs
         kl = jnp.sum(counted(jnp.exp(gap) - gap - 1.0))
+    if critic is not None:
+        value = value_sum(critic[0].ravel(), critic[1].ravel(), weight)
     return SequenceLoss(
         policy,
         kl,
+        jnp.zeros(()) if entropy is None else jnp.sum(counted(entropy)),
+        value,
         jnp.sum(clipped, dtype=jnp.float32),
         jnp.sum(kept, dtype=jnp.float32),
     )

@@ -49,11 +49,12 @@ def evaluation_params(params: Params, opt_state: optax.OptState) -> Params:
 
 @dataclass(frozen=True)
 class Adam:
-    """AdamW with one peak learning rate for the retriever and one for the generator.
+    """AdamW with a peak learning rate for each group of parameters.
 
     Attributes:
       retriever_rate: peak learning rate of encoder and temperature.
       generator_rate: peak learning rate of the reader.
+      critic_rate: peak learning rate of the critic, where the objective has one.
       schedule: after the warm-up, `cosine` or `linear` decay to `final_fraction`, or `constant`.
       warmup_steps: steps of linear warm-up from 0.
       final_fraction: of the peak rate, where the decay would arrive one step after the last.
@@ -67,6 +68,7 @@ class Adam:
 
     retriever_rate: float = 1e-2
     generator_rate: float = 5e-3
+    critic_rate: float = 1e-2
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: int = 100
     final_fraction: float = 0.05
@@ -79,7 +81,7 @@ class Adam:
 
     def __post_init__(self):
         """Checks the fields."""
-        for name in ("retriever_rate", "generator_rate", "weight_decay"):
+        for name in ("retriever_rate", "generator_rate", "critic_rate", "weight_decay"):
             value = getattr(self, name)
             require(value >= 0, f"optimizer.{name} is {value}; it must not be negative.")
         for name in ("b1", "b2", "average"):
@@ -115,8 +117,13 @@ class Adam:
         warmup = optax.linear_schedule(0.0, peak, max(self.warmup_steps, 1))
         return optax.join_schedules([warmup, decay], [self.warmup_steps])
 
-    def build(self, steps: int) -> optax.GradientTransformation:
-        """Returns the gradient transformation of a run of `steps` updates."""
+    def build(self, steps: int, *, critic: bool = False) -> optax.GradientTransformation:
+        """Returns the gradient transformation of a run of `steps` updates.
+
+        Args:
+          steps: updates.
+          critic: whether the parameters have a critic's.
+        """
 
         def group(peak):
             return optax.chain(
@@ -130,8 +137,9 @@ class Adam:
             "retriever": group(self.retriever_rate),
             "generator": group(self.generator_rate),
         }
-        labels = {"retriever": "retriever", "generator": "generator"}
-        optimizer = optax.partition(groups, labels)
+        if critic:
+            groups["critic"] = group(self.critic_rate)
+        optimizer = optax.partition(groups, {name: name for name in groups})
         if self.average:
             optimizer = optax.chain(optimizer, parameter_average(self.average))
         return optimizer

@@ -45,6 +45,36 @@ def test_teacher_forcing_is_stepwise_decoding(toy):
     np.testing.assert_allclose(forced, stepwise, atol=1e-5)
 
 
+def test_whole_distributions_by_teacher_forcing_are_stepwise_decoding(toy):
+    memory = toy.encode(toy.params, QUESTION, PASSAGES)
+    forced = jax.jit(toy.model.logprobs)(toy.params, memory, TARGET)
+    stepwise = toy.stepwise(toy.params, memory, TARGET)
+    real = np.broadcast_to((np.asarray(TARGET) != 0)[:, None], forced.shape[:3])
+    np.testing.assert_allclose(forced[real], stepwise[real], atol=1e-4)
+
+
+def test_a_critic_values_prefixes_and_sends_the_reader_no_gradient(toy):
+    kernel = jax.random.normal(jax.random.PRNGKey(1), (8, 1))
+    params = toy.params | {"critic": {"kernel": kernel, "bias": jnp.ones(1)}}
+
+    @jax.jit
+    def values(params, target):
+        memory = toy.model.encode(params, jnp.asarray(QUESTION), jnp.asarray(PASSAGES))
+        return toy.model.values(params, memory, target)
+
+    found = values(params, jnp.asarray(TARGET))
+    other = values(params, jnp.asarray(TARGET).at[:, 1].set(9))
+    np.testing.assert_array_equal(found[..., :2], other[..., :2])  # V(y_<t) doesn't know y_t
+    assert np.all(found[..., 2] != other[..., 2])
+    gradient = jax.jit(jax.grad(lambda params: jnp.sum(values(params, jnp.asarray(TARGET)))))(
+        params
+    )
+    critic = gradient.pop("critic")
+    assert critic["bias"] == found.size
+    assert np.all(critic["kernel"] != 0)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient))
+
+
 def test_bfloat16_is_near_float32(toy, make_toy):
     exact, _ = forced_and_stepwise(toy)
     with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes bfloat16 and float32

@@ -63,17 +63,23 @@ def test_likelihood_alone_is_rag_sequence_to_the_bit(problem):
     jax.tree.map(np.testing.assert_array_equal, *gradients)
 
 
-@pytest.fixture(scope="module")
-def sampled(problem):
-    """Gradients [M,P] of reward alone, one a key, and its metrics."""
+CRITIC = {
+    "kernel": np.linspace(-1, 1, 8, dtype=np.float32)[:, None],
+    "bias": np.ones(1, np.float32),
+}
+
+
+@pytest.fixture(scope="module", params=[{}, {"advantage": "gae", "trace": 1.0}])
+def sampled(problem, request):
+    """Gradients [M,P] of reward alone, one a key, and its metrics; with a critic of any values, too."""
     loss_of, toy, *_ = problem
-    loss = loss_of(Joint(likelihood_weight=0.0, samples=8, reward=FirstToken()))
+    loss = loss_of(Joint(likelihood_weight=0.0, samples=8, reward=FirstToken(), **request.param))
 
     @jax.jit
     def draw(keys):
         def one(key):
             def total(params):
-                found = loss(params, key)
+                found = loss(params | {"critic": CRITIC}, key)
                 return found.sum, found
 
             gradient, found = jax.grad(total, has_aux=True)(toy.params)
@@ -123,6 +129,57 @@ def test_metrics_of_the_samples(problem, sampled):
         total, denom = sampled[1][name]
         np.testing.assert_allclose(denom, count)
         assert np.all((low <= total / denom) & (total / denom <= high))
+
+
+def test_the_critic_alone_learns_its_values(problem):
+    """With a reward that weighs next to nothing: no other parameter has any gradient."""
+    loss_of, toy, *_ = problem
+    objective = Joint(
+        likelihood_weight=0.0, reward_weight=1e-30, advantage="gae", reward=FirstToken()
+    )
+    gradient = jax.jit(
+        jax.grad(lambda params: loss_of(objective)(params, jax.random.PRNGKey(0)).sum)
+    )(toy.params | {"critic": CRITIC})
+    assert all(np.abs(leaf).min() > 1e-3 for leaf in jax.tree.leaves(gradient.pop("critic")))
+    assert np.abs(ravel_pytree(gradient)[0]).max() < 1e-20
+
+
+def test_the_bonus_is_the_entropy_of_the_marginal(problem, corpus):
+    """Of answers of one token, whose entropy no sampling touches; and so is its gradient."""
+    _, toy, given, embeddings = problem
+    model = toy.model
+    short = given.replace(target=given.target[:, :1])
+    objective = Joint(
+        likelihood_weight=0.0, reward_weight=1e-30, entropy_weight=0.5, reward=FirstToken()
+    )
+
+    def bonus(params):
+        fixed = model, toy.vocabulary, Dense()
+        arrays = params, jax.random.PRNGKey(0), short, corpus, embeddings
+        found = objective.loss(*fixed, *arrays, k=K)
+        entropy, count = found.metrics["entropy"]
+        return found.sum, entropy / count
+
+    def expected(params):
+        topk, log_prior = retrieve(
+            RagSequence(), model, Dense(), params, short, corpus, embeddings, k=K
+        )
+        passages = gather_passages(corpus, topk.ids)
+        memory = model.encode(params, short.question, passages, identity(len(short.weight)))
+        cache = model.init_cache(params, memory, 1)
+        start = jnp.full(log_prior.shape, BOS_ID, jnp.int32)
+        logprobs, _ = model.decode_step(params, memory, cache, start, jnp.int32(0))
+        chance = jnp.sum(jnp.exp(log_prior[..., None] + logprobs), axis=1)
+        entropy = -jnp.sum(chance * jnp.log(chance), axis=-1)
+        real = jnp.asarray(short.weight > 0, jnp.float32)
+        return -0.5 * real @ entropy, real @ entropy / jnp.sum(real)
+
+    found, exact = (
+        jax.jit(jax.value_and_grad(function, has_aux=True))(toy.params)
+        for function in (bonus, expected)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, exact)
+    assert np.linalg.norm(ravel_pytree(exact[1]["retriever"])[0]) > 1e-3
 
 
 def test_rows_that_fill_up_a_batch_change_nothing(problem, corpus):
@@ -291,9 +348,11 @@ def test_the_first_of_several_updates_is_that_of_one(problem, repeated):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), first, alone)
 
 
-def test_steps_on_the_reward_raise_it(problem):
+@pytest.mark.parametrize("fields", [{}, {"advantage": "gae", "whiten": True}])
+def test_steps_on_the_reward_raise_it(problem, fields):
     loss_of, toy, *_ = problem
-    loss = loss_of(Joint(likelihood_weight=0.0, samples=8, reward=FirstToken()))
+    loss = loss_of(Joint(likelihood_weight=0.0, samples=8, reward=FirstToken(), **fields))
+    critic = {"kernel": np.zeros((8, 1), np.float32), "bias": np.zeros(1, np.float32)}
 
     @jax.jit
     def run(params):
@@ -303,11 +362,16 @@ def test_steps_on_the_reward_raise_it(problem):
                 return found.sum / found.denom, found.metrics["reward"]
 
             gradient, (reward, count) = jax.grad(total, has_aux=True)(params)
-            return jax.tree.map(lambda p, g: p - 0.2 * g, params, gradient), reward / count
+            rates = {"retriever": 0.2, "generator": 0.2, "critic": 0.01}
+            steps = {
+                name: jax.tree.map(lambda g, rate=rate: rate * g, gradient[name])
+                for name, rate in rates.items()
+            }
+            return jax.tree.map(jnp.subtract, params, steps), reward / count
 
         return jax.lax.scan(step, params, jax.random.split(jax.random.PRNGKey(2), 150))[1]
 
-    rewards = np.asarray(run(toy.params))
+    rewards = np.asarray(run(toy.params | {"critic": critic}))
     assert rewards[-20:].mean() > rewards[:20].mean() + 0.2
 
 
@@ -317,6 +381,17 @@ def test_steps_on_the_reward_raise_it(problem):
         ({"samples": 1}, r"objective.samples is 1; objective.advantage rloo needs at least 2"),
         ({"samples": 0, "advantage": "reinforce"}, r"objective.samples is 0; .* at least 1"),
         ({"updates": 0}, r"objective.updates is 0; it must be at least 1"),
+        ({"trace": 1.5}, r"objective.trace is 1.5; it must lie between 0 and 1"),
+        ({"samples": 0, "advantage": "gae"}, r"objective.samples is 0; .* gae needs at least 1"),
+        ({"entropy_weight": -1.0}, r"objective.entropy_weight is -1.0; it must not be negative"),
+        (
+            {"reward_weight": 0.0, "advantage": "gae"},
+            r"objective.reward_weight is 0, so objective.advantage gae's critic has nothing",
+        ),
+        (
+            {"reward_weight": 0.0, "whiten": True},
+            r"objective.reward_weight is 0, .* that objective.whiten could be about; leave it at",
+        ),
         ({"clip": 0.0}, r"objective.clip is 0.0; it must be positive"),
         ({"kl_weight": -0.1}, r"objective.kl_weight is -0.1; it must not be negative"),
         (

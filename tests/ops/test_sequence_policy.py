@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from ragjax.ops.marginal import rag_sequence
-from ragjax.ops.policy_gradient import standardised
 from ragjax.ops.scoring import log_prior_retrieved
 from ragjax.ops.sequence_policy import (
     GENERATED,
@@ -17,9 +16,13 @@ from ragjax.ops.sequence_policy import (
     RETRIEVED,
     group_normalised,
     leave_one_out,
+    marginal_token_entropy,
     marginal_token_logprobs,
     minus_other_questions,
+    prefix_posterior,
     sequence_policy_loss,
+    token_advantages,
+    whitened,
 )
 
 B, G, T = 2, 3, 4
@@ -67,6 +70,35 @@ def test_tokens_add_up_to_the_answer(theta):
     np.testing.assert_allclose(np.exp(tokens.sum(axis=-1)).sum(), 1.0, rtol=1e-5)
     # Every token has a distribution of its own, given those before it.
     np.testing.assert_allclose(np.exp(tokens[:V, 1]).sum(), 1.0, rtol=1e-5)
+
+
+def test_the_entropy_of_tokens_adds_up_to_that_of_answers(theta):
+    """H(y) = Σ_t E[H(y_t|y_<t)] over all answers, and so are the gradients, of the retriever too."""
+
+    def by_tokens(theta):
+        _, first, second = theta
+        table = [
+            jnp.broadcast_to(jax.nn.log_softmax(first), (len(ANSWERS), K, V)),
+            jnp.moveaxis(jax.nn.log_softmax(second)[:, ANSWERS[:, 0]], 0, 1),
+        ]
+        weights = prefix_posterior(log_prior(theta), by_passage(theta, ANSWERS))
+        entropy = marginal_token_entropy(weights, jnp.stack(table, axis=2))
+        return jnp.exp(log_marginal(theta, ANSWERS)) @ jnp.sum(entropy, axis=-1)
+
+    def by_answers(theta):
+        found = log_marginal(theta, ANSWERS)
+        return -jnp.exp(found) @ found
+
+    close(jax.value_and_grad(by_tokens)(theta), jax.value_and_grad(by_answers)(theta))
+    assert np.abs(jax.grad(by_answers)(theta)[0]).max() > 1e-3
+
+
+def test_the_posterior_before_each_token(theta):
+    weights = np.exp(prefix_posterior(log_prior(theta), by_passage(theta, ANSWERS)))
+    prior = np.exp(np.asarray(log_prior(theta)))[0]
+    first = np.exp(np.asarray(by_passage(theta, ANSWERS)))[:, :, 0] * prior
+    np.testing.assert_allclose(weights[:, 0], np.tile(prior, (len(ANSWERS), 1)), rtol=1e-5)
+    np.testing.assert_allclose(weights[:, 1], first / first.sum(axis=1, keepdims=True), rtol=1e-5)
 
 
 def test_a_prior_of_less_than_one_is_paid_by_the_first_token(theta):
@@ -167,42 +199,56 @@ SOURCE = jnp.array(
 )
 
 
-def losses(arrays, clip):
-    log_probs, behaviour, advantage, reference = arrays
-    advantage = standardised(advantage, (SOURCE == GENERATED).astype(jnp.float32))
+REWARD = jnp.array([[1.0, 0.0, 0.5], [0.2, 0.7, 0.0]])
+
+
+def losses(differentiated, constants, clip):
+    """Every term: the policy's with whitened advantages of a critic, divergence, entropy and value."""
+    log_probs, entropy, values = differentiated
+    behaviour, reference, old_values = constants
+    advantage, target = token_advantages(REWARD, old_values, SOURCE, 0.9)
     return sequence_policy_loss(
-        log_probs, behaviour, advantage, SOURCE, clip=clip, reference=reference
+        log_probs,
+        behaviour,
+        whitened(advantage, SOURCE, jnp.ones(B)),
+        SOURCE,
+        clip=clip,
+        reference=reference,
+        entropy=entropy,
+        critic=(values, target),
     )
 
 
 def arrays(seed=6):
-    keys = jax.random.split(jax.random.PRNGKey(seed), 4)
+    keys = jax.random.split(jax.random.PRNGKey(seed), 6)
     return [jax.random.normal(key, (B, G, T)) for key in keys]
 
 
 @pytest.mark.parametrize("clip", [None, 0.2])
 @pytest.mark.parametrize("junk", [7.0, np.nan, np.inf])
 def test_what_other_tokens_hold_changes_no_bit(clip, junk):
-    """Of every array: log-probabilities of policy, behaviour and reference, and advantages."""
+    """Of every array: log-probabilities of policy, behaviour and reference, entropies and values."""
 
     @jax.jit
     def both(arrays):
-        def total(log_probs):
-            found = losses([log_probs, *arrays[1:]], clip)
-            return found.policy + 0.1 * found.kl, found
+        def total(differentiated):
+            found = losses(differentiated, arrays[3:], clip)
+            return found.policy + 0.1 * found.kl - 0.1 * found.entropy + found.value, found
 
-        return jax.value_and_grad(total, has_aux=True)(arrays[0])
+        return jax.value_and_grad(total, has_aux=True)(arrays[:3])
 
     clean = arrays()
     spoilt = [jnp.where(SOURCE == GENERATED, leaf, junk) for leaf in clean]
     (_, expected), gradient = both(clean)
     (_, found), other = both(spoilt)
     jax.tree.map(np.testing.assert_array_equal, found, expected)
-    np.testing.assert_array_equal(gradient, other)
     assert found.count == int(jnp.sum(SOURCE == GENERATED)) == 5 * G
-    np.testing.assert_array_equal(other[SOURCE != GENERATED], 0)
-    if clip is None:
-        assert np.all(np.asarray(other)[SOURCE == GENERATED] != 0)
+    for number, (one, two) in enumerate(zip(gradient, other, strict=True)):
+        np.testing.assert_array_equal(one, two)
+        np.testing.assert_array_equal(two[SOURCE != GENERATED], 0)
+        if clip is None or number > 0:
+            assert np.all(np.asarray(two)[SOURCE == GENERATED] != 0)
+    assert min(abs(float(found.entropy)), float(found.value), float(found.kl)) > 1e-3
 
 
 def test_the_clipped_surrogate_and_the_divergence_by_hand():
@@ -221,13 +267,40 @@ def test_the_clipped_surrogate_and_the_divergence_by_hand():
 def test_whitening_is_over_generated_tokens_alone():
     values = arrays()[2]
     kept = np.asarray(SOURCE == GENERATED)
-    found = np.asarray(standardised(values, jnp.asarray(kept, jnp.float32)))
+    found = np.asarray(whitened(values, SOURCE, jnp.ones(B)))
     assert found[kept].mean() == pytest.approx(0, abs=1e-6)
     assert found[kept].std() == pytest.approx(1, rel=1e-5)
-    other = standardised(
-        jnp.where(SOURCE == GENERATED, values, 1e6), jnp.asarray(kept, jnp.float32)
+    np.testing.assert_array_equal(found[~kept], 0)
+    other = whitened(jnp.where(SOURCE == GENERATED, values, 1e6), SOURCE, jnp.ones(B))
+    np.testing.assert_array_equal(other, found)
+    # A row that weighs nothing is no part of the mean.
+    first = np.asarray(whitened(values.at[1].set(50.0), SOURCE, jnp.array([1.0, 0.0])))
+    assert first[0][kept[0]].mean() == pytest.approx(0, abs=1e-6)
+
+
+def test_token_advantages_by_hand():
+    """A retrieved token in between is no step: the values on its two sides follow one another."""
+    source = jnp.array([[[GENERATED, RETRIEVED, GENERATED, GENERATED, PADDING]]])
+    values = jnp.array([[[0.1, 9.0, 0.4, 0.2, 9.0]]])
+    found = token_advantages(jnp.array([[1.0]]), values, source, 0.5)
+    third = 1.0 - 0.2
+    second = (0.2 - 0.4) + 0.5 * third
+    first = (0.4 - 0.1) + 0.5 * second
+    np.testing.assert_allclose(found.advantage[0, 0], [first, 0, second, third, 0], atol=1e-6)
+    targets = np.asarray(found.target)[0, 0, [0, 2, 3]]
+    np.testing.assert_allclose(targets, [first + 0.1, second + 0.4, 1.0], atol=1e-6)
+
+
+def test_with_full_traces_each_token_has_the_reward_minus_its_value():
+    values = arrays()[2]
+    found = token_advantages(REWARD, values, SOURCE, 1.0)
+    kept = np.asarray(SOURCE == GENERATED)
+    expected = np.asarray(REWARD[..., None] - values)
+    np.testing.assert_allclose(np.asarray(found.advantage)[kept], expected[kept], atol=1e-5)
+    targets = np.asarray(found.target)[kept]
+    np.testing.assert_allclose(
+        targets, np.broadcast_to(REWARD[..., None], SOURCE.shape)[kept], atol=1e-5
     )
-    np.testing.assert_array_equal(np.asarray(other)[kept], found[kept])
 
 
 def test_the_other_questions_are_the_baseline():

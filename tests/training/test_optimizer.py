@@ -84,13 +84,14 @@ SPEC = Adam(
 START = {
     "retriever": {"a": np.array([1.0, -2.0]), "b": np.array(0.5)},
     "generator": {"a": np.array([[3.0, 0.1]]), "b": np.array([-1.0])},
+    "critic": {"a": np.array([0.3, 0.2]), "b": np.array(0.0)},
 }
 
 
 def gradients(step):
     """The retriever's are large and grow, so that clipping shows in Adam's moments."""
     rng = np.random.default_rng(step)
-    size = {"retriever": 10.0 * (step + 1), "generator": 0.05}
+    size = {"retriever": 10.0 * (step + 1), "generator": 0.05, "critic": 1.0}
     return {
         group: {name: size[group] * rng.normal(size=leaf.shape) for name, leaf in leaves.items()}
         for group, leaves in START.items()
@@ -99,7 +100,7 @@ def gradients(step):
 
 def run(spec, steps=6):
     """[steps] parameters, and the last state, by the spec's transformation."""
-    transformation = spec.build(steps)
+    transformation = spec.build(steps, critic=True)
     single = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), tree)  # noqa: E731
     params = single(START)
     state = transformation.init(params)
@@ -121,8 +122,8 @@ def run(spec, steps=6):
 def test_each_group_is_adamw_with_its_own_rate_and_clipping(fields):
     spec = dataclasses.replace(SPEC, **fields)
     history, _ = run(spec)
-    for group, peak in [("retriever", spec.retriever_rate), ("generator", spec.generator_rate)]:
-        reference = NumpyAdam(spec, peak, 6)
+    for group in START:
+        reference = NumpyAdam(spec, getattr(spec, f"{group}_rate"), 6)
         params = [START[group]["a"], START[group]["b"]]
         for step, actual in enumerate(history):
             gradient = gradients(step)[group]
