@@ -22,6 +22,6 @@ def get_table() -> Table:
                 for relation in ("capital", "currency", "city_country", "query", "rewrite")
             ),
         ),
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3, 4),
         results=Path(__file__).parent / "results",
     )

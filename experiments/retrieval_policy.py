@@ -62,7 +62,7 @@ def get_table() -> Table:
                 for kind in KINDS
             ),
         ),
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3, 4),
         results=Path(__file__).parent / "results",
     )
 
