@@ -46,6 +46,7 @@ from ragjax.types import Leaf, Params, Passage, QaData, Question, RagBatch, Voca
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
 PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
 BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)  # what np.load raises, beside ValueError
+GAIN_QUESTIONS = 128  # of the development sample, answered once more with random passages
 VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]
 
 
@@ -228,10 +229,24 @@ class Experiment:
         state: RunState,
         encoded: EncodedQuestions,
         progress: Callable[[int], None] = lambda done: None,
+        *,
+        blind: bool = False,
     ) -> list[dict[str, Any]]:
-        """Answers questions with an index made from the current parameters."""
+        """Answers questions with an index made from the current parameters.
+
+        Args:
+          state: whose evaluation parameters answer.
+          encoded: the questions.
+          progress: told how many questions are done.
+          blind: whether the passages of a learned retriever are exchanged at random.
+
+        Returns:
+          One record a question; see `evaluation.evaluator.evaluate_questions`.
+        """
         params = evaluation_params(state.train.params, state.train.opt_state)
         embeddings = self.fresh_index(state).embeddings
+        if blind:
+            embeddings = embeddings[np.random.default_rng(0).permutation(len(embeddings))]
         return evaluate_questions(
             self.answer,
             params,
@@ -305,6 +320,7 @@ def training_program(
     order = np.random.default_rng(0).permutation(len(questions["dev"]))
     sample = [questions["dev"][row] for row in order[: config.evaluation.questions]]
     measured = experiment.encode(sample, config.evaluation.k)
+    doubted = experiment.encode(sample[:GAIN_QUESTIONS], config.evaluation.k)
 
     def build_step(phase: Phase):
         k = config.retriever.passages_per_question(phase.k)
@@ -355,11 +371,15 @@ def training_program(
         return dataclasses.replace(state, train=trained, index=index, position=position), metrics
 
     def evaluate(state: RunState, step: int) -> dict[str, float]:
-        summary = summarise(experiment.evaluate(state, measured))
+        answered = experiment.evaluate(state, measured)
+        summary = summarise(answered)
+        if config.retriever.learned:
+            blind = summarise(experiment.evaluate(state, doubted, blind=True))["em"]
+            summary["retrieval_gain"] = summarise(answered[:GAIN_QUESTIONS])["em"] - blind
         return {
             f"dev/{name}": summary[name]
-            for name in ("em", "f1", "recall@1", "recall@5")
-            if summary[name] is not None
+            for name in ("em", "f1", "recall@1", "recall@5", "retrieval_gain")
+            if summary.get(name) is not None
         }
 
     return Program(

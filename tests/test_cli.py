@@ -109,7 +109,8 @@ def test_recall_is_what_its_name_says(trained):
 def test_metrics_rows(trained):
     rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 12))
-    assert [row["step"] for row in rows if "dev/em" in row] == [4, 8]
+    for name in ("dev/em", "dev/retrieval_gain"):
+        assert [row["step"] for row in rows if name in row] == [4, 8]
     for row in rows:
         assert all(np.isfinite(value) for value in row.values())
     health = {"prior_entropy", "posterior_entropy", "effective_passages", "passage_credit"}

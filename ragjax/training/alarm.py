@@ -6,14 +6,16 @@ from typing import Any
 HUB = 0.25  # share of all mass on one passage, of a corpus in which none is asked for that often
 DECIDED, MISSING = 1.1, 0.5  # effective passages at most, with a recall below
 IGNORED = 1e-4  # nats between posterior and prior
+WORSE = 0.05  # than with random passages, in return or exact match
 
 
 def symptoms(figures: Mapping[str, Any]) -> list[str]:
     """What is wrong with a retriever whose figures these are, a sentence each; none if all is well.
 
     Args:
-      figures: numbers by the names of `ops.health.retrieval_health`, and `eval/retrieval_gain`, the
-        return with the retriever minus that with a random one; those that are missing are passed over.
+      figures: numbers by the names of `ops.health.retrieval_health`, and `retrieval_gain` in `eval/`
+        or `dev/`, the return or exact match with the retriever minus that with random passages; those
+        that are missing are passed over.
     """
     found = []
     hub, effective = figures.get("hub_share", 0.0), figures.get("effective_passages")
@@ -26,7 +28,7 @@ def symptoms(figures: Mapping[str, Any]) -> list[str]:
         found.append(
             "ignored: what is read does not change what is done, so retrieval learns nothing"
         )
-    if figures.get("eval/retrieval_gain", 1.0) < 0:
-        gain = figures["eval/retrieval_gain"]
+    gain = min(figures.get(f"{of}/retrieval_gain", 0.0) for of in ("eval", "dev"))
+    if gain < -WORSE:
         found.append(f"useless: retrieved passages do worse than random ones by {-gain:.3g}")
     return found

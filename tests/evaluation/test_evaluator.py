@@ -3,9 +3,13 @@
 import json
 
 import pytest
+from tiny_config import get_config
 from tiny_task import TinyTask
 
 from ragjax.evaluation.metrics import exact_match, read_predictions, token_f1
+from ragjax.experiment import load_experiment
+from ragjax.run_dir import CHECKPOINTS
+from ragjax.training.checkpoint import Checkpoints
 
 pytest_plugins = ["tiny_run"]
 
@@ -49,6 +53,22 @@ def test_scores_are_those_of_the_prediction(rows):
     for row in rows:
         assert row["em"] == exact_match(row["prediction"], row["answers"])
         assert row["f1"] == pytest.approx(token_f1(row["prediction"], row["answers"]), abs=1e-6)
+
+
+def test_blind_evaluation_reads_other_passages(trained, rows):
+    """Passages change their places at random; the questions, and what is made of them, stay."""
+    experiment = load_experiment(get_config(), trained)
+    state, _, _ = experiment.load_state(Checkpoints(trained / CHECKPOINTS))
+    encoded = experiment.encode(TinyTask().generate().splits["test"], 5)
+    blind = experiment.evaluate(state, encoded, blind=True)
+    exchanged = {}
+    for row, other in zip(rows, blind, strict=True):
+        assert row["question"] == other["question"]
+        assert row["prior"] == pytest.approx(other["prior"], rel=1e-5)
+        for passage, instead in zip(row["retrieved"], other["retrieved"], strict=True):
+            assert exchanged.setdefault(passage, instead) == instead
+    assert len(set(exchanged.values())) == len(exchanged) > 10
+    assert sum(passage == instead for passage, instead in exchanged.items()) < 4
 
 
 def test_seven_digits(rows):

@@ -33,9 +33,14 @@ from ragjax.training.optimizer import TracedAdam
             ],
         ),
         (
-            {"eval/retrieval_gain": -0.125},
+            {"eval/retrieval_gain": -0.125, "dev/retrieval_gain": 0.1},
             ["useless: retrieved passages do worse than random ones by 0.125"],
         ),
+        (
+            {"dev/retrieval_gain": -0.5},
+            ["useless: retrieved passages do worse than random ones by 0.5"],
+        ),
+        ({"dev/retrieval_gain": -0.02}, []),
     ],
 )
 def test_symptoms_are_named(figures, expected):
