@@ -19,8 +19,11 @@ from tiny_policy_config import get_config
 
 from ragjax import policy_commands
 from ragjax.config import read_json
+from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
 from ragjax.models.policy import ActorCritic
+from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.objectives.ppo import PPO
 from ragjax.objectives.vtrace import VTrace
 from ragjax.policy_experiment import PolicyExperiment, stack_keys
 from ragjax.run_dir import CHECKPOINTS, CONFIG
@@ -53,8 +56,8 @@ def references(processes, tmp_path_factory):
     return runs
 
 
-def final_state(run_dir):
-    """Name -> array of everything in the last checkpoint, and its step."""
+def restored(run_dir):
+    """The state of the last checkpoint, and its step."""
     config = read_json(run_dir / CONFIG)
     experiment = PolicyExperiment(config)
     init, key = experiment.init, jax.random.PRNGKey(config.seed)
@@ -63,6 +66,12 @@ def final_state(run_dir):
     template = jax.eval_shape(init, key, experiment.hyperparameters)
     step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
     assert not damaged
+    return state, step
+
+
+def final_state(run_dir):
+    """Name -> array of everything in the last checkpoint, and its step."""
+    state, step = restored(run_dir)
     leaves, _ = jax.tree_util.tree_flatten_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}, step
 
@@ -179,7 +188,36 @@ class Killed(BaseException):
     """Stands in for SIGKILL within this process: nothing catches it."""
 
 
-def test_the_lagging_actor_is_in_the_checkpoint(tmp_path, monkeypatch):
+@pytest.fixture
+def killed_at_six(tmp_path, monkeypatch):
+    """(config of seven updates) -> the state in checkpoint 4, and what resumes and compares the run."""
+    console, whole = Console(quiet=True), MetricLog.write
+
+    def write(log, step, row):
+        if step == 6:
+            raise Killed
+        whole(log, step, row)
+
+    def run(config):
+        policy_commands.train(config, tmp_path / "whole", resume=False, console=console)
+        with monkeypatch.context() as patch:
+            patch.setattr(MetricLog, "write", write)
+            with pytest.raises(Killed):
+                policy_commands.train(config, tmp_path / "run", resume=False, console=console)
+        state, step = restored(tmp_path / "run")
+        assert step == 4
+
+        def resume(*parts):
+            policy_commands.train(config, tmp_path / "run", resume=True, console=console)
+            assert_same_run(tmp_path / "run", tmp_path / "whole", parts)
+            assert_same_files(tmp_path / "run", tmp_path / "whole")
+
+        return state, resume
+
+    return run
+
+
+def test_the_lagging_actor_is_in_the_checkpoint(killed_at_six):
     """Checkpoint 4 falls between the refreshes of the actor before updates 3 and 6."""
     config = dataclasses.replace(
         get_config(),
@@ -188,31 +226,27 @@ def test_the_lagging_actor_is_in_the_checkpoint(tmp_path, monkeypatch):
         policy=ActorCritic(hidden=()),
         env_steps=7 * 8,
     )
-    console = Console(quiet=True)
-    policy_commands.train(config, tmp_path / "whole", resume=False, console=console)
-    whole = MetricLog.write
+    state, resume = killed_at_six(config)
+    same = jax.tree.map(np.array_equal, state.actor, state.train.params)
+    assert not all(jax.tree.leaves(same))
+    resume(".actor", ".train.params")
 
-    def write(log, step, row):
-        if step == 6:
-            raise Killed
-        whole(log, step, row)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricLog, "write", write)
-        with pytest.raises(Killed):
-            policy_commands.train(config, tmp_path / "run", resume=False, console=console)
-    assert Checkpoints(tmp_path / "run" / CHECKPOINTS).steps() == [4]
-    state, _ = final_state(tmp_path / "run")
-    lags = [
-        not np.array_equal(state[name], state[name.replace(".actor", ".train.params")])
-        for name in state
-        if name.startswith(".actor")
-    ]
-    assert lags
-    assert any(lags)
-    policy_commands.train(config, tmp_path / "run", resume=True, console=console)
-    assert_same_run(tmp_path / "run", tmp_path / "whole", (".actor", ".train.params"))
-    assert_same_files(tmp_path / "run", tmp_path / "whole")
+def test_the_ageing_index_is_in_the_checkpoint(killed_at_six):
+    """Checkpoint 4 falls between the refreshes of the index before updates 3 and 6."""
+    config = dataclasses.replace(
+        get_config(),
+        env=Lookup(passages=6, actions=3, key_width=4),
+        algorithm=PPO(num_envs=8, rollout_length=2, epochs=2, minibatches=2),
+        policy=RetrievalPolicy(k=3, width=4, hidden=(4,), refresh_every=3),
+        env_steps=7 * 16,
+        normalise_observations=False,
+        normalise_rewards=False,
+    )
+    state, resume = killed_at_six(config)
+    fresh = PolicyExperiment(config).policy.embed(state.train.params)
+    assert np.abs(fresh - state.index).max() > 1e-4
+    resume(".index", ".train.params['retriever']")
 
 
 def test_resume_with_another_config(references):

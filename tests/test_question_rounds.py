@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +23,7 @@ from ragjax.objectives.ppo import PPO
 from ragjax.policy_config import PolicyConfig
 from ragjax.question_rounds import Library, QuestionReader, principal_components
 from ragjax.retrieval.corpus import gather_passages
+from ragjax.run_dir import CHECKPOINTS
 from ragjax.tasks.reader_lessons import REWRITE
 from ragjax.types import EOS_ID, RagBatch
 
@@ -148,6 +151,8 @@ def get_config():
         algorithm=PPO(num_envs=8, rollout_length=4, discount=1.0, minibatches=2),
         env_steps=8 * 4 * 4,
         evaluation=EpisodeEvaluation(episodes=20, every=2, during=10),
+        log_every=1,
+        checkpoint_every=2,
     )
 """
 
@@ -175,6 +180,21 @@ def test_an_agent_s_run_reports_by_kind(agent):
     assert np.mean(told) == pytest.approx(result["greedy_retrievals_home"])
     rows = [json.loads(line) for line in (agent / "metrics.jsonl").read_text().splitlines()]
     assert any("eval/greedy_retrievals_home" in row for row in rows)
+
+
+def test_an_agent_s_run_resumes_as_the_run_it_was(agent, tmp_path):
+    """From its first checkpoint on, as if it had been killed before the last."""
+    run_dir = Path(shutil.copytree(agent, tmp_path / "run"))
+    shutil.rmtree(run_dir / CHECKPOINTS / "4")
+    (run_dir / "result.json").unlink()
+    (run_dir / "episodes.jsonl").unlink()
+    config = str(agent.parent / "agent.py")
+    assert main(["train", config, "--run-dir", str(run_dir), "--resume"]) == 0
+    for name in ("metrics.jsonl", "episodes.jsonl"):
+        assert (run_dir / name).read_bytes() == (agent / name).read_bytes()
+    metrics = (agent / "metrics.jsonl").read_text()
+    losses = [json.loads(row)["loss"] for row in metrics.splitlines() if "loss" in row]
+    assert len(set(losses)) == 4
 
 
 def test_asking_an_agent_shows_its_decisions(agent, capsys):
