@@ -32,6 +32,7 @@ from ragjax.run_dir import (
     CONFIG,
     RESULT,
     check_run_dir,
+    made_from,
     parameter_counts,
     peak_memory_mb,
     provenance,
@@ -110,7 +111,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
             "index_built_at_step": int(state.index.built_at_step),
             "peak_memory_mb": peak_memory_mb(),
         }
-        | started_from(config)
+        | ({"start": made_from(config.start_dir)} if config.start else {})
         | reward_curve(run_dir / METRICS)
         | provenance()
     )
@@ -124,17 +125,6 @@ def reward_curve(path: Path) -> dict[str, Any]:
     rows = [row for row in rows if "reward" in row]
     curve = {name: [row[name] for row in rows] for name in ("step", "reward")}
     return {"curve": curve} if rows else {}
-
-
-def started_from(config: Config) -> dict[str, Any]:
-    """Which run a run started from, for its result: its directory and commit; nothing if from none."""
-    if not config.start:
-        return {}
-    try:
-        commit = json.loads((config.start_dir / RESULT).read_text()).get("git_commit")
-    except (OSError, ValueError):  # gone since a run that has been resumed
-        commit = None
-    return {"start": {"run": str(config.start_dir), "git_commit": commit}}
 
 
 def check_splits(config: Config, data: QaData) -> None:

@@ -38,6 +38,7 @@ from ragjax.run_dir import (
     CONFIG,
     RESULT,
     check_run_dir,
+    made_from,
     parameter_counts,
     peak_memory_mb,
     provenance,
@@ -114,6 +115,8 @@ def train(
         "resumed_at": begun,
         "peak_memory_mb": peak_memory_mb(),
     } | provenance()
+    if isinstance(config.env, QaAgent):
+        facts["reader"] = made_from(config.env.reader_dir(config.seed))
     results = []
     for number, (own, directory) in enumerate(runs):
         mine, episodes = state, played

@@ -259,7 +259,7 @@ class Library:
     def reader(self, spec: QaAgent) -> tuple[QuestionReader, QaData, np.ndarray]:
         """The environment's reader, its questions, and the basis of what is seen of them."""
         if spec.reader not in self._readers:
-            reader = QuestionReader.load(Path(spec.reader.replace("{seed}", str(self.seed))))
+            reader = QuestionReader.load(spec.reader_dir(self.seed))
             data = spec.task.load()
             basis = principal_components(reader.embed(data.splits["train"]))
             self._readers[spec.reader] = reader, data, basis

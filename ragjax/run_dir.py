@@ -1,6 +1,7 @@
 """A run's directory: its files, what may start or continue there, and where its figures come from."""
 
 import contextlib
+import json
 import resource
 import subprocess
 import sys
@@ -32,6 +33,15 @@ def peak_memory_mb() -> int:
     """Largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
     return round(peak / (1_000_000 if sys.platform == "darwin" else 1_000))
+
+
+def made_from(run_dir: Path) -> dict[str, Any]:
+    """Names a run that another is built on, for the other's result: its directory and git commit."""
+    try:
+        commit = json.loads((run_dir / RESULT).read_text()).get("git_commit")
+    except (OSError, ValueError):  # gone since a run that has been resumed
+        commit = None
+    return {"run": str(run_dir), "git_commit": commit}
 
 
 def provenance() -> dict[str, Any]:

@@ -168,8 +168,10 @@ def agent(trained, tmp_path_factory):
     return base / "run"
 
 
-def test_an_agent_s_run_reports_by_kind(agent):
+def test_an_agent_s_run_reports_by_kind(agent, trained):
     result = json.loads((agent / "result.json").read_text())
+    made = json.loads((trained / "result.json").read_text())["git_commit"]
+    assert result["reader"] == {"run": str(trained), "git_commit": made}
     for mode in ("greedy", "sampled"):
         for kind in ("home", "town"):
             assert 0 <= result[f"{mode}_retrievals_{kind}"] <= 6

@@ -8,6 +8,7 @@ reader (`ragjax.question_rounds`), and not once a step.
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import jax
@@ -116,6 +117,10 @@ class QaAgent(Environment):
             not self.history,
             "env.history is True, but what an agent sees of its question already says what it did.",
         )
+
+    def reader_dir(self, seed: int) -> Path:
+        """The directory of the reader's run, of a run of this seed."""
+        return Path(self.reader.replace("{seed}", str(seed)))
 
     def bind(self, split: str, open_book: Callable[[Any, str], Any]) -> Environment:
         """The environment over the questions of a split."""
