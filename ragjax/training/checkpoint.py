@@ -138,16 +138,19 @@ class Checkpoints:
                 damaged.append(step)
                 continue
             differing = dict(_leaves(template).items() ^ manifest["leaves"].items())
-            require(
-                not differing,
+            message = (
                 f"Checkpoint {path} does not fit the run's config (its state differs in "
-                f"{min(differing, default='')}); use the config.json it was written with or train into "
-                "a new --run-dir.",
+                f"{min(differing, default='fields without arrays')}); use the config.json it was "
+                "written with or train into a new --run-dir."
             )
+            require(not differing, message)
             abstract = jax.tree.map(
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), template
             )
-            return step, _orbax().load(str(path / STATE), abstract), damaged
+            try:
+                return step, _orbax().load(str(path / STATE), abstract), damaged
+            except ValueError as error:  # Orbax tells a missing field from an empty one
+                raise UserError(message) from error
         found = f"only damaged ones ({', '.join(map(str, damaged))})" if damaged else "none"
         raise UserError(
             f"{self.directory} should hold a whole checkpoint but has {found}; train the run again into "

@@ -170,6 +170,7 @@ def other_dtype(state):
         pytest.param(other_dtype(make_state()), "'step'", id="dtype"),
         pytest.param(without_index(make_state()), "'index'", id="fewer"),
         pytest.param(make_state() | {"more": jnp.zeros(())}, "'more'", id="more"),
+        pytest.param(make_state() | {"more": None}, "fields without arrays", id="empty"),
     ],
 )
 def test_another_template_is_refused(template, named, saved):
