@@ -9,7 +9,7 @@ from ragjax.evaluation.runs import load_runs
 from ragjax.evaluation.tables import Column, Row, Table
 
 JOINT = "configs/world_facts/joint.py"
-REWARDED = ("reward", "joint", "frozen")  # rows that learn from sampled answers
+REWARDED = ("reward", "ppo", "joint", "frozen")  # rows that learn from sampled answers
 
 
 def get_table() -> Table:
@@ -19,7 +19,7 @@ def get_table() -> Table:
         title="Likelihood and reward, from the parameters of the first row",
         caption="Exact match and recall on the test questions of world_facts, in per cent. Drawn EM: "
         "how often an answer drawn from the model is the greedy one and right. Joint: reward weighs "
-        "five times the likelihood. Likelihood alone makes three times the steps, so that all rows "
+        "five times the likelihood. PPO values each token by a critic over the same passages. Likelihood alone makes three times the steps, so that all rows "
         "below the first take about as long.",
         rows=(
             Row("likelihood, the start", "configs/world_facts/rag_sequence.py"),
@@ -30,6 +30,16 @@ def get_table() -> Table:
                 "likelihood",
             ),
             Row("reward, 100 steps", JOINT, ("--objective.likelihood_weight", "0"), "reward"),
+            Row(
+                "reward by PPO, 50 steps of 2 updates",
+                JOINT,
+                (
+                    *("--objective.likelihood_weight", "0", "--objective.advantage", "gae"),
+                    *("--objective.whiten", "True", "--objective.updates", "2"),
+                    *("--phases.0.steps", "50"),
+                ),
+                "ppo",
+            ),
             Row("joint, 100 steps", JOINT),
             Row("joint, retriever frozen", JOINT, ("--optimizer.retriever_rate", "0"), "frozen"),
         ),

@@ -101,6 +101,8 @@ class Column:
       digits: digits after the decimal point.
       relation: count the questions of this relation only.
       statistic: `mean`, or `iqm`, the interquartile mean over seeds of a number of `result.json`.
+      against: key of a row whose figure of the same seed is subtracted first, so that the interval is
+        that of the paired difference; a row has no difference to itself.
     """
 
     label: str
@@ -109,6 +111,7 @@ class Column:
     digits: int = 1
     relation: str | None = None
     statistic: Literal["mean", "iqm"] = "mean"
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,6 +160,13 @@ class Table:
             not self.side_by_side or max(self.seeds) - min(self.seeds) < len(self.seeds),
             f"{where} has seeds {list(self.seeds)}, which can't run side by side; use consecutive ones.",
         )
+        keys = {row.directory for row in self.rows}
+        for column in self.columns:
+            require(
+                not column.against or column.against in keys,
+                f"{where} column {column.label!r} is against {column.against!r}, which is no row; use "
+                f"one of {sorted(keys)}.",
+            )
         labels = {column.label for column in self.columns}
         for row in self.rows:
             unknown = sorted(set(row.published) - labels)
@@ -235,37 +245,32 @@ def render(table: Table | Written, format: str = "markdown") -> str:
     if isinstance(table, Written):
         require(format == "markdown", f"This table is written as markdown only, not as {format}.")
         return table.markdown
-    loaded = [load_runs(table.directory(row), table.seeds) for row in table.rows]
-    require_same_questions([run for runs in loaded for run in runs])
+    loaded = {row.directory: load_runs(table.directory(row), table.seeds) for row in table.rows}
+    require_same_questions([run for runs in loaded.values() for run in runs])
     lines = [
-        _Line(row, tuple(runs), tuple(_cell(column, runs) for column in table.columns))
-        for row, runs in zip(table.rows, loaded, strict=True)
+        _Line(
+            row,
+            tuple(loaded[row.directory]),
+            tuple(_cell(column, row, loaded) for column in table.columns),
+        )
+        for row in table.rows
     ]
     return formats[format](table, lines)
 
 
-def _cell(column: Column, runs: Sequence[Run]) -> Interval | None:
-    """Returns the scaled interval of a column over the runs of a row, None without any outcome."""
-    if not column.metric:
+def _cell(column: Column, row: Row, loaded: Mapping[str, Sequence[Run]]) -> Interval | None:
+    """Returns the interval of a column over the runs of a row, None where there is nothing to show."""
+    runs = loaded[row.directory]
+    scaled = _outcomes(column, runs)
+    if column.against:
+        others = loaded[column.against]
+        subtracted = _outcomes(column, others)
+        same = [run.seed for run in runs] == [run.seed for run in others]
+        if column.against == row.directory or not same:
+            return None
+        scaled = [own - other for own, other in zip(scaled, subtracted, strict=True)]
+    if not scaled:
         return None
-    outcomes = []
-    for run in runs:
-        try:
-            outcomes.append(run.figure(column.metric, column.relation))
-        except KeyError as error:
-            raise UserError(
-                f"column {column.label!r} asks for {column.metric!r}, which {run.directory} "
-                "lacks; use em, f1, recall@<k>, mrr, posterior_mass or a number of its result.json."
-            ) from error
-    measured = [values for values in outcomes if values is not None]
-    if not measured:
-        return None
-    require(
-        len(measured) == len(runs),
-        f"column {column.label!r} is measured by some runs of {runs[0].directory.parent} only; "
-        "record them again.",
-    )
-    scaled = [column.scale * values for values in measured]
     if sum(values.size for values in scaled) == 1:
         only = float(scaled[0][0])
         return Interval(only, only, only, single=True)
@@ -277,6 +282,30 @@ def _cell(column: Column, runs: Sequence[Run]) -> Interval | None:
         )
         return interquartile_interval([np.concatenate(scaled)])
     return bootstrap_interval(scaled)
+
+
+def _outcomes(column: Column, runs: Sequence[Run]) -> list[np.ndarray]:
+    """Returns the scaled figures of a column, an array for each run, or none if none measured them."""
+    if not column.metric:
+        return []
+    outcomes = []
+    for run in runs:
+        try:
+            outcomes.append(run.figure(column.metric, column.relation))
+        except KeyError as error:
+            raise UserError(
+                f"column {column.label!r} asks for {column.metric!r}, which {run.directory} "
+                "lacks; use em, f1, recall@<k>, mrr, posterior_mass or a number of its result.json."
+            ) from error
+    measured = [values for values in outcomes if values is not None]
+    if not measured:
+        return []
+    require(
+        len(measured) == len(runs),
+        f"column {column.label!r} is measured by some runs of {runs[0].directory.parent} only; "
+        "record them again.",
+    )
+    return [column.scale * values for values in measured]
 
 
 def _number(value: float, digits: int) -> str:
