@@ -18,8 +18,9 @@ def get_table() -> Table:
         name="joint_objective",
         title="Likelihood and reward, from the parameters of the first row",
         caption="Exact match and recall on the test questions of world_facts, in per cent. Drawn EM: "
-        "how often an answer drawn from the model is the greedy one and right. PPO values each token by "
-        "a critic over the same passages. Joint: reward weighs five times the likelihood. Likelihood "
+        "how often an answer drawn from the model is the greedy one and right; gain: in drawn EM over "
+        "likelihood alone, from the same start, seed by seed. PPO values each token by a critic over the "
+        "same passages. Joint: reward weighs five times the likelihood. Likelihood "
         "alone makes three times the steps, so that all rows below the first take about as long.",
         rows=(
             Row("likelihood, the start", "configs/world_facts/rag_sequence.py"),
@@ -46,6 +47,7 @@ def get_table() -> Table:
         columns=(
             Column("EM", "em"),
             Column("drawn EM", "drawn_em"),
+            Column("gain", "drawn_em", against="likelihood"),
             Column("R@1", "recall@1"),
             Column("R@5", "recall@5"),
             Column("training, s", "train_seconds", scale=1, digits=0),

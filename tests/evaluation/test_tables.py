@@ -204,6 +204,23 @@ def test_broken_outcomes_are_refused(tmp_path, record):
             tables.render(declare(tmp_path))
 
 
+def test_a_difference_is_paired_by_seed_and_question(table, tmp_path, record):
+    """Seeds differ more than rows do: the difference knows what the two intervals hide."""
+    columns = (Column("EM", "em"), Column("gain", "em", against="closed_book"))
+    compared = declare(tmp_path, columns=columns)
+    lines = tables.render(compared).splitlines()
+    assert lines[4].startswith("| Closed book | 37.5 ± 37.5 | \u2013 |")
+    assert lines[5].endswith(" | \u2013 |")  # one seed of two has nothing to be compared with
+    record(tmp_path, "rag", 0, {"q0", "q1"})
+    lines = tables.render(compared).splitlines()
+    rows = [[1, 1, 0, 0], [1, 1, 0, 1]], [[1, 0, 0, 0], [1, 0, 1, 0]]
+    gains = [100.0 * (np.array(own) - np.array(other)) for own, other in zip(*rows, strict=True)]
+    expected = bootstrap_interval(gains)
+    cell = f"{expected.mean:.1f} ± {expected.half_width:.1f}"
+    assert expected.mean == pytest.approx(25.0)
+    assert lines[5].endswith(f" | {cell} |")
+
+
 def test_the_last_bits_of_a_sum_do_not_show():
     around = [np.nextafter(0.85, 0), 0.85, np.nextafter(0.85, 1)]
     assert len({f"{value:.1f}" for value in around}) == 2
@@ -227,6 +244,10 @@ def test_the_last_bits_of_a_sum_do_not_show():
             r"\['BLEU'\], which is no column",
         ),
         ({"references": (Reference("Peer", "", {"EM": "1"}),)}, "lacks a source"),
+        (
+            {"columns": (Column("gain", "em", against="no"),)},
+            "'gain' is against 'no', which is no row",
+        ),
     ],
 )
 def test_impossible_declarations_are_refused(tmp_path, fields, sentence):
