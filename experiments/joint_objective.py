@@ -20,8 +20,8 @@ def get_table() -> Table:
         caption="Exact match and recall on the test questions of world_facts, in per cent. Drawn EM: "
         "how often an answer drawn from the model is the greedy one and right; gain: in drawn EM over "
         "likelihood alone, from the same start, seed by seed. PPO values each token by a critic over "
-        "the same passages. Joint: reward weighs five times the likelihood. Likelihood alone makes three "
-        "times the steps, so that all rows below the first take about as long.",
+        "the same passages. Joint: reward weighs five times the likelihood. Likelihood alone makes "
+        "three times the steps, so that all rows below the first take about as long.",
         rows=(
             Row("likelihood, the start", "configs/world_facts/rag_sequence.py"),
             Row(
