@@ -10,6 +10,7 @@ import pytest
 from ragjax.config import load_config
 from ragjax.evaluation.readme import replace_block, table_blocks
 from ragjax.evaluation.runs import load_runs
+from ragjax.evaluation.statistics import interquartile_interval
 from ragjax.evaluation.tables import load_table, missing_runs, render
 from ragjax.tasks.factbook import Factbook
 from ragjax.tasks.world_facts import WorldFacts
@@ -95,17 +96,19 @@ def test_the_exact_sum_needs_fewer_episodes_than_drawn_passages():
 
 
 def test_the_learned_agent_earns_more_than_every_fixed_policy():
-    """With each reader, by more than chance over the episodes; it retrieves where it has to."""
+    """With each reader, and beyond the interval of the difference; it retrieves where it has to."""
     experiment = "experiments/retrieval_policy.py"
-    reward, deviation = (figures(experiment, f"sampled_{name}") for name in ("return", "deviation"))
+    reward = figures(experiment, "sampled_return")
     learned = reward.pop("ppo")
     for name, fixed in reward.items():
-        error = np.sqrt((deviation[name] ** 2 + deviation["ppo"] ** 2) / 3000)
-        assert np.all(learned - fixed > 3 * error), name
-    kinds = {kind: figures(experiment, f"sampled_retrievals_{kind}")["ppo"]
-             for kind in ("known", "unseen", "two_hop")}  # fmt: skip
-    assert max(kinds["known"]) < 0.5
-    assert min(kinds["unseen"]) > 0.9
-    assert min(kinds["two_hop"]) > 1.8
+        assert np.all(learned > fixed), name
+        assert interquartile_interval([learned - fixed]).low > 0.03, name
+    known, unseen, two_hop = (
+        figures(experiment, f"sampled_retrievals_{kind}")["ppo"]
+        for kind in ("known", "unseen", "two_hop")
+    )
+    assert np.mean(known) < 0.5
+    assert min(unseen) > 0.9 > 1.5 * max(known)
+    assert min(two_hop) > 1.8
     answered = figures(experiment, "sampled_score_two_hop")
     assert np.all(answered["ppo"] > 2 * answered["once"])
