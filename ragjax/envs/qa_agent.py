@@ -28,6 +28,9 @@ ACTIONS = ("answer from memory", "retrieve", "retrieve again", "read and answer"
 # Rounds: nothing retrieved; retrieved by the question; by the query that the reader makes of both.
 MEMORY, FIRST, SECOND = range(3)
 ROUNDS = 3
+# What is shown of a round: log p and p of its answer, p(d|x) and similarity of its best passage, and
+# whether the query that follows leads on to another name.
+SHOWN = ("log_prob", "probability", "prior", "similarity", "leads_on")
 
 
 @struct.dataclass
@@ -36,7 +39,7 @@ class Book:
 
     Attributes:
       score: [M,ROUNDS] of the answer that the reader gives in each round, 0 to 1.
-      shown: [M,ROUNDS,F] what a round shows once it is reached.
+      shown: [M,ROUNDS,F] what a round shows once it is reached, by the names of `SHOWN`.
       question: [M,C] what is known of the question from the start.
       kind: [M] number of its kind.
       starts: [n] row of the first question of each of n kinds.

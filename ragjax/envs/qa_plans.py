@@ -1,16 +1,22 @@
 """Fixed policies of `QaAgent`, to compare a learned one with."""
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import jax.numpy as jnp
 
-from ragjax.envs.qa_agent import ACTIONS, MEMORY, READ, REFORMULATE, RETRIEVE, ROUNDS
+from ragjax.envs.qa_agent import ACTIONS, MEMORY, READ, REFORMULATE, RETRIEVE, ROUNDS, SHOWN, Book
 from ragjax.errors import require
 from ragjax.ops.distributions import Categorical
 from ragjax.types import Env, PolicyModel
 
 CERTAIN = 30.0  # nats by which the planned action is likelier than the others
-MEMORY_PROBABILITY = ROUNDS + 1  # place in an observation: p of what is answered from memory
+# Places in an observation: p of what is answered from memory, and in the round that is reached.
+FROM_MEMORY = ROUNDS + SHOWN.index("probability")
+NOW = FROM_MEMORY + len(SHOWN)
+
+
+Doubts = Literal["every", "memory"]
 
 
 @dataclass(frozen=True)
@@ -19,12 +25,14 @@ class Plan:
 
     Attributes:
       retrievals: 0, 1 or 2.
-      threshold: answer from memory if the reader gives that answer more than this probability.
+      threshold: answer before that, as soon as the reader gives its answer more than this probability.
+      doubts: whether it may do so in `every` round, or from `memory` alone.
       random: draw every action with the same probability instead.
     """
 
     retrievals: int = 1
     threshold: float = 1.0
+    doubts: Doubts = "every"
     random: bool = False
 
     def __post_init__(self):
@@ -37,6 +45,10 @@ class Plan:
             0 <= self.threshold <= 1,
             f"policy.threshold is {self.threshold}; it is a probability, 0 to 1.",
         )
+        require(
+            self.doubts in get_args(Doubts),
+            f"policy.doubts is {self.doubts!r}; choose every or memory.",
+        )
 
     def build(self, env: Env) -> PolicyModel:
         """Returns the functions; the only parameter is the critic's constant.
@@ -45,7 +57,7 @@ class Plan:
           UserError: the environment is no `QaAgent`.
         """
         require(
-            env.num_actions == len(ACTIONS) and hasattr(env.params, "kinds"),
+            isinstance(env.params, Book),
             "policy is a Plan, which is one of environment qa_agent only; choose another policy.",
         )
 
@@ -55,8 +67,11 @@ class Plan:
 
         def apply(params, observation):
             reached = jnp.argmax(observation[..., :ROUNDS], axis=-1)
-            sure = observation[..., MEMORY_PROBABILITY] > self.threshold
-            search = (reached < self.retrievals) & ~(sure & (reached == MEMORY))
+            sure = jnp.where(
+                reached == MEMORY, observation[..., FROM_MEMORY], observation[..., NOW]
+            )
+            asked = (reached == MEMORY) | (self.doubts == "every")
+            search = (reached < self.retrievals) & ~(asked & (sure > self.threshold))
             how = jnp.where(reached == MEMORY, RETRIEVE, REFORMULATE)
             chosen = jnp.where(search, how, READ)[..., None] == jnp.arange(len(ACTIONS))
             logits = jnp.where(chosen & (not self.random), CERTAIN, 0.0)

@@ -194,7 +194,7 @@ class SequenceLoss(NamedTuple):
 
     Attributes:
       policy: Σ of the policy loss.
-      kl: Σ of the estimated KL(π || reference), 0 without one.
+      kl: Σ of the estimated KL(π || reference), 0 without one; its gradient is estimated by itself.
       entropy: Σ of the entropies, 0 without any.
       value: Σ of ½ (V - target)², 0 without a critic.
       clipped: Σ of tokens whose ratio is clipped.
@@ -223,9 +223,16 @@ def sequence_policy_loss(
     """The terms of sampled answers, each Σ over the tokens that the policy generated.
 
     Without `clip` -log π(y_t) A_t, whose gradient is REINFORCE's; with it PPO's clipped surrogate
-    -min(ρ_t A_t, clip(ρ_t, 1-ε, 1+ε) A_t), ρ_t = π(y_t) / μ(y_t) (arXiv 1707.06347, equation 7). The
-    divergence from the reference is estimated by exp(l) - l - 1, l = log ref - log π, which is never
-    negative and unbiased for samples of π (Schulman, "Approximating KL divergence", k3).
+    -min(ρ_t A_t, clip(ρ_t, 1-ε, 1+ε) A_t), ρ_t = π(y_t) / μ(y_t) (arXiv 1707.06347, equation 7).
+
+    The divergence KL(π || ref) of answers has the value Σ_t exp(-l_t) - 1 + l_t, l_t = log π(y_t) -
+    log ref(y_t), which is never negative and unbiased for samples of π (Schulman, "Approximating KL
+    divergence", k3). The gradient of that value would be the one of KL(ref || π); it is instead
+
+        ∇KL(π || ref) = E[Σ_t ∇log π(y_t) Σ_{s≥t} l_s]
+
+    the score function with what each token's successors add. With `clip` both are weighted by ρ_t, as
+    the samples are those of μ.
 
     Args:
       log_probs: [B,G,T] log π(y_t|x,y_<t), differentiated.
@@ -251,18 +258,20 @@ def sequence_policy_loss(
         advantage = advantage[..., None]
     advantage = counted(jax.lax.stop_gradient(jnp.broadcast_to(advantage, source.shape)))
     log_ratio = log_probs - behaviour
-    clipped = jnp.zeros(source.shape, bool)
+    clipped, ratio = jnp.zeros(source.shape, bool), jnp.ones(source.shape)
     weight = kept.astype(jnp.float32).ravel()
     if clip is None:
         policy = -jnp.sum(log_probs * advantage)
     else:
         policy = clipped_surrogate_sum(log_ratio.ravel(), advantage.ravel(), clip, weight)
-        ratio = jnp.exp(log_ratio)
+        ratio = jax.lax.stop_gradient(jnp.exp(log_ratio))
         clipped = kept & (jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage < ratio * advantage)
     kl = value = jnp.zeros(())
     if reference is not None:
-        gap = counted(jax.lax.stop_gradient(reference)) - log_probs
-        kl = jnp.sum(counted(jnp.exp(gap) - gap - 1.0))
+        gap = jax.lax.stop_gradient(log_probs - counted(reference))
+        to_come = jax.lax.cumsum(gap, axis=gap.ndim - 1, reverse=True)
+        score = counted(ratio * to_come) * log_probs
+        kl = jnp.sum(ratio * (jnp.exp(-gap) - 1.0 + gap) + score - jax.lax.stop_gradient(score))
     if critic is not None:
         value = value_sum(critic[0].ravel(), critic[1].ravel(), weight)
     return SequenceLoss(

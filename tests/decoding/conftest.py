@@ -89,6 +89,8 @@ def table_model():
         scale=unused,
         encode=lambda params, question, passages: params,
         token_logprobs=forced,
+        logprobs=unused,
+        values=unused,
         init_cache=lambda params, memory, length: jnp.zeros(()),
         decode_step=lambda params, memory, cache, token, position: (
             step_tables(memory, token, position),

@@ -16,6 +16,7 @@ from ragjax.envs.qa_agent import (
     REFORMULATE,
     RETRIEVE,
     ROUNDS,
+    SHOWN,
     Book,
     BoundQaAgent,
     QaAgent,
@@ -29,13 +30,16 @@ COST, ABSTAINED = 0.1, 0.25
 SCORES = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0.5]], np.float32)
 KINDS = ("known", "two_hop", "unseen")
 KIND = np.array([0, 1, 1, 2])
-MEMORY_PROBABILITY = np.array([0.9, 0.2, 0.3, 0.6], np.float32)
+# Of the reader's answer, from memory and in the two rounds after it.
+PROBABILITY = np.array(
+    [[0.9, 0.5, 0.5], [0.2, 0.8, 0.5], [0.3, 0.4, 0.9], [0.6, 0.1, 0.1]], np.float32
+)
 
 
 def make_book(scores=SCORES, shift=0.0):
     rng = np.random.default_rng(0)
-    shown = rng.random((4, ROUNDS, 2)).astype(np.float32)
-    shown[:, 0, 1] = MEMORY_PROBABILITY
+    shown = rng.random((4, ROUNDS, len(SHOWN))).astype(np.float32)
+    shown[:, :, SHOWN.index("probability")] = PROBABILITY
     shown[:, 1:] += shift
     return jax.tree.map(
         jnp.asarray,
@@ -166,7 +170,9 @@ def test_as_a_gymnasium_environment():
         (Plan(0), [0, 0, 0, 0]),
         (Plan(1), [1, 1, 1, 1]),
         (Plan(2), [2, 2, 2, 2]),
-        (Plan(2, threshold=0.5), [0, 2, 2, 0]),
+        (Plan(2, threshold=0.5, doubts="memory"), [0, 2, 2, 0]),
+        (Plan(2, threshold=0.5), [0, 1, 2, 0]),
+        (Plan(2, threshold=0.35), [0, 1, 1, 0]),
         (Plan(1, threshold=0.25), [0, 1, 0, 0]),
     ],
 )
@@ -228,10 +234,16 @@ def test_bad_fields_are_named(make, message):
         make()
 
 
-def test_a_bad_measure_is_named():
-    spec = QaAgent()
-    object.__setattr__(spec, "measure", "bleu")  # behind the back of the type checker
-    with pytest.raises(UserError, match=r"env\.measure is 'bleu'; choose one of em, f1"):
+@pytest.mark.parametrize(
+    ("spec", "field", "message"),
+    [
+        (QaAgent(), "measure", r"env\.measure is 'bleu'; choose one of em, f1"),
+        (Plan(), "doubts", r"policy\.doubts is 'bleu'; choose every or memory"),
+    ],
+)
+def test_bad_choices_are_named(spec, field, message):
+    object.__setattr__(spec, field, "bleu")  # behind the back of the type checker
+    with pytest.raises(UserError, match=message):
         spec.__post_init__()
 
 

@@ -115,6 +115,45 @@ def test_a_miss_changes_nothing(theta):
     np.testing.assert_allclose(found, token_logprobs(theta, ANSWERS), atol=1e-6)
 
 
+@pytest.mark.parametrize("clip", [None, 10.0])
+def test_the_divergence_has_the_gradient_of_its_enumerated_sum(theta, clip):
+    """∇ Σ_y p(y) log p(y)/q(y), not that of the reverse; with `clip` answers are those of μ, not π."""
+    other = jax.tree.map(lambda leaf: 0.3 * leaf + 0.2 * jnp.cos(7.0 * leaf), theta)
+    reference = token_logprobs(other, ANSWERS)
+    behaviour = token_logprobs(theta, ANSWERS)
+    if clip is not None:  # another distribution of the first token, whose ratio is that of the answer
+        retriever, first, second = theta
+        theta = retriever, first + 0.5 * jnp.sin(jnp.arange(9.0)).reshape(K, V), second
+
+        def alone(theta):
+            return token_logprobs(theta, ANSWERS)[:, :1]
+
+        reference, behaviour, tokens = reference[:, :1], behaviour[:, :1], alone
+        chance = jnp.exp(behaviour[:, 0]) / V  # of each second token
+    else:
+        tokens = lambda theta: token_logprobs(theta, ANSWERS)  # noqa: E731
+        chance = jnp.exp(jnp.sum(behaviour, axis=-1))
+
+    def estimated(theta):
+        def single(*arrays):
+            each = [array[None, None] for array in arrays]
+            source = jnp.full(each[0].shape, GENERATED)
+            advantage = jnp.zeros(source.shape)
+            return sequence_policy_loss(
+                *each[:2], advantage, source, clip=clip, reference=each[2]
+            ).kl
+
+        return chance @ jax.vmap(single)(tokens(theta), behaviour, reference)
+
+    def exact(theta):
+        mine = jnp.sum(tokens(theta), axis=-1)
+        weight = jnp.exp(mine) if clip is None else jnp.exp(mine) / V
+        return weight @ (mine - jnp.sum(reference, axis=-1))
+
+    close(jax.value_and_grad(estimated)(theta), jax.value_and_grad(exact)(theta))
+    assert np.abs(jax.grad(exact)(theta)[0]).max() > 1e-3
+
+
 @pytest.mark.parametrize("gold", [0, 4, 8])
 def test_reward_for_the_right_answer_is_likelihood_in_another_place(theta, gold):
     """∇E[1[y = y*]] = p(y*|x) ∇log p(y*|x), through retriever and generator."""
@@ -260,7 +299,7 @@ def test_the_clipped_surrogate_and_the_divergence_by_hand():
     )
     assert found.policy == pytest.approx(-(1.2 + 0.5), rel=1e-6)  # ratios 1.5, clipped, and 0.5
     assert found.clipped == 1
-    expected = (0.5 - np.log(0.5) - 1) + (2.0 - np.log(2.0) - 1)
+    expected = 1.5 * (0.5 - np.log(0.5) - 1) + 0.5 * (2.0 - np.log(2.0) - 1)  # ratio times k3
     assert found.kl == pytest.approx(expected, rel=1e-5)
 
 
