@@ -120,43 +120,6 @@ def _interquartile_mean(values: np.ndarray) -> np.ndarray:
     return ordered[..., cut : values.shape[-1] - cut].mean(axis=-1)
 
 
-def paired_difference(
-    first: Sequence[np.ndarray],
-    second: Sequence[np.ndarray],
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    *,
-    level: float = LEVEL,
-) -> Interval:
-    """Returns mean(first) - mean(second) of two arms on the same questions, with its interval.
-
-    Every resample draws one set of questions for both arms, so what makes a question hard for both
-    cancels out, and draws the seeds of each arm by themselves, since runs of two arms share
-    nothing but a number. The arms may have different numbers of seeds.
-
-    Args:
-      first: per seed of the first arm, [M] outcomes in one order of questions.
-      second: per seed of the second arm, [M] outcomes in the same order of questions.
-      resamples: number of bootstrap resamples.
-      seed: seed of the resampling.
-      level: coverage aimed at.
-
-    Returns:
-      The difference and its interval; an interval without 0 is a difference at that level.
-    """
-    columns = _check([*first, *second], resamples, level, paired=True)
-    if not first or not second:
-        raise ValueError("an arm has no runs: a difference needs at least one run of each")
-    bits = np.random.PCG64(seed)
-    first_seeds = _draw(bits, (resamples, len(first)), len(first))
-    second_seeds = _draw(bits, (resamples, len(second)), len(second))
-    means = _question_means(bits, np.stack(columns), resamples)
-    of_first = np.take_along_axis(means[:, : len(first)], first_seeds, axis=1).mean(axis=1)
-    of_second = np.take_along_axis(means[:, len(first) :], second_seeds, axis=1).mean(axis=1)
-    observed = np.mean(columns[: len(first)]) - np.mean(columns[len(first) :])
-    return _interval(float(observed), of_first - of_second, level)
-
-
 def _interval(mean: float, statistics: np.ndarray, level: float) -> Interval:
     low, high = np.quantile(statistics, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high))

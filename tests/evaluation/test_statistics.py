@@ -9,7 +9,6 @@ from scipy.stats import trim_mean
 from ragjax.evaluation.statistics import (
     bootstrap_interval,
     interquartile_interval,
-    paired_difference,
 )
 
 Z95 = 1.959964
@@ -153,38 +152,6 @@ def test_runs_with_different_questions_are_nested_not_paired():
         bootstrap_interval(columns)
 
 
-def test_difference_cancels_what_both_arms_share():
-    rng = np.random.default_rng(5)
-    shared = 2.0 * rng.standard_normal(500)
-    first = [shared + 0.2 + 0.1 * rng.standard_normal(500) for _ in range(3)]
-    second = [shared + 0.1 * rng.standard_normal(500) for _ in range(2)]
-    difference = paired_difference(first, second)
-    assert difference.mean == pytest.approx(np.mean(first) - np.mean(second))
-    assert 0 < difference.low < 0.2 < difference.high
-    assert difference.half_width < 0.1 * bootstrap_interval(first).half_width
-    swapped = paired_difference(second, first)
-    assert swapped.mean == pytest.approx(-difference.mean)
-    assert swapped.half_width == pytest.approx(difference.half_width, rel=0.1)
-
-
-def test_difference_agrees_with_the_closed_form_for_one_seed():
-    rng = np.random.default_rng(6)
-    first, second = rng.random(800), rng.random(800)
-    expected = Z95 * (first - second).std() / np.sqrt(800)
-    difference = paired_difference([first], [second], resamples=8000)
-    assert difference.half_width == pytest.approx(expected, rel=0.05)
-    nothing = paired_difference([first], [first])
-    assert (nothing.mean, nothing.low, nothing.high) == pytest.approx((0, 0, 0), abs=1e-12)
-
-
-def test_difference_draws_the_seeds_of_each_arm_by_themselves():
-    """Seeds that shift both arms alike don't cancel: the arms share a number, not a run."""
-    column = np.random.default_rng(0).random(400)
-    arm = [column - 0.3, column, column + 0.3]
-    one = bootstrap_interval(arm).half_width
-    assert paired_difference(arm, arm).half_width == pytest.approx(2**0.5 * one, rel=0.2)
-
-
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -199,12 +166,6 @@ def test_difference_draws_the_seeds_of_each_arm_by_themselves():
 def test_impossible_arguments_are_refused(arguments):
     with pytest.raises(ValueError, match=r"outcomes|resamples"):
         bootstrap_interval(**arguments)
-
-
-def test_an_arm_without_runs_is_refused():
-    for arms in (([np.ones(3)], []), ([], [np.ones(3)])):
-        with pytest.raises(ValueError, match="an arm has no runs"):
-            paired_difference(*arms)
 
 
 @pytest.mark.parametrize("count", [1, 3, 4, 5, 8])
