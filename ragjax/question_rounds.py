@@ -13,7 +13,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.config import Config, read_json
-from ragjax.envs.qa_agent import FIRST, Book, QaAgent
+from ragjax.envs.qa_agent import FIRST, SHOWN, Book, QaAgent
 from ragjax.errors import require
 from ragjax.evaluation.metrics import exact_match, token_f1
 from ragjax.experiment import Experiment, load_experiment
@@ -150,7 +150,7 @@ class QuestionReader:
         model = experiment.model
 
         def search(query):
-            asked = RagBatch(query, None, None, None, None)
+            asked = RagBatch(query)
             arrays = params, asked, experiment.device_corpus, embeddings
             topk, log_prior = retrieve(
                 config.objective, model, config.retriever, *arrays, k=k, frozen_index=True
@@ -282,8 +282,7 @@ def make_book(
 ) -> Book:
     """The book of questions whose kinds stand in order.
 
-    A round shows log p and p of its answer, p(d|x) and similarity of its best passage, and whether the
-    query that follows leads on. Of a question its length and the components of its embedding are known.
+    Of a question its length and the components of its embedding are known.
 
     Args:
       rounds: of M questions.
@@ -294,10 +293,14 @@ def make_book(
     Returns:
       The book.
     """
-    log_prob = np.maximum(rounds.log_prob, -20.0) / 5.0
-    best = np.exp(np.max(rounds.log_prior, axis=-1))
-    figures = [log_prob, np.exp(rounds.log_prob), best, rounds.similarity, rounds.leads_on]
-    shown = np.stack(figures, axis=-1)
+    figures = {
+        "log_prob": np.maximum(rounds.log_prob, -20.0) / 5.0,
+        "probability": np.exp(rounds.log_prob),
+        "prior": np.exp(np.max(rounds.log_prior, axis=-1)),
+        "similarity": rounds.similarity,
+        "leads_on": rounds.leads_on,
+    }
+    shown = np.stack([figures[name] for name in SHOWN], axis=-1)
     question = np.concatenate([rounds.length[:, None], rounds.embedding @ basis.T], axis=-1)
     names, kind, counts = np.unique(kinds, return_inverse=True, return_counts=True)
     return Book(

@@ -11,6 +11,7 @@ Axis letters, used in every shape comment and annotation:
     M  questions of a split            H  width of the reader's hidden states
     E  environments side by side       A  actions of an environment
     O  numbers of an observation       T  also: time steps of a rollout
+    Y  accepted answers of a question  G  answers sampled to a question
 
 Token id 0 is always padding. A passage id (a "row") is an index into the corpus, 0 <= id < N;
 -1 marks a miss (nothing retrieved there), which is masked and never wrapped around.
@@ -76,11 +77,13 @@ class QaData:
 
 @struct.dataclass
 class RagBatch:
-    """A batch of tokenised questions.
+    """A batch of tokenised questions; those that are only asked need no more than `question`.
 
     Attributes:
       question: [B,Q] question tokens, padded with 0.
       target: [B,T] answer tokens with a closing end-of-sequence token, padded with 0.
+      accepted: [B,Y,T] the answers that are right, in the form of `target`, which is the first; rows of
+        0 where there are fewer.
       positives: [B,R] corpus rows of the gold passages, padded with -1.
       retrieved: `TopK` of [B,K] from a retriever that is not learned, at least as many as are used, or
         None.
@@ -88,10 +91,11 @@ class RagBatch:
     """
 
     question: Leaf
-    target: Leaf
-    positives: Leaf
-    retrieved: Leaf
-    weight: Leaf
+    target: Leaf = None
+    accepted: Leaf = None
+    positives: Leaf = None
+    retrieved: Leaf = None
+    weight: Leaf = None
 
 
 @struct.dataclass

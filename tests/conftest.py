@@ -155,11 +155,14 @@ def batch():
     """B=4 questions on the corpus with K=3 retrieved passages, misses among them; the third weighs 0."""
     retrieved = np.array([[0, 3, -1], [2, 5, 4], [1, -1, -1], [3, 0, -1]], np.int32)
     scores = np.where(retrieved >= 0, np.array([0.9, 0.4, 0.1], np.float32), -np.inf)
+    target = np.array([[7, 8, 2, 0], [9, 10, 7, 2], [8, 2, 0, 0], [10, 4, 8, 2]], np.int32)
+    other = np.array([[9, 2, 0, 0], [0, 0, 0, 0], [7, 7, 2, 0], [0, 0, 0, 0]], np.int32)
     return jax.tree.map(
         jnp.asarray,
         RagBatch(
             question=np.array([[6, 7, 4, 0], [5, 9, 11, 6], [4, 8, 0, 0], [6, 10, 5, 7]], np.int32),
-            target=np.array([[7, 8, 2, 0], [9, 10, 7, 2], [8, 2, 0, 0], [10, 4, 8, 2]], np.int32),
+            target=target,
+            accepted=np.stack([target, other], axis=1),
             positives=np.array([[0, -1], [2, 5], [1, -1], [4, 0]], np.int32),
             retrieved=TopK(retrieved, scores.astype(np.float32), retrieved >= 0),
             weight=np.array([1, 1, 0, 1], np.float32),

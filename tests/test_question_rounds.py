@@ -64,7 +64,7 @@ def test_the_first_round_is_the_reader_s_own_answer(reader, rounds, run, row):
 
 
 def test_the_second_round_asks_what_the_reader_wrote(reader, rounds):
-    batch = RagBatch(jnp.asarray(rounds.query), None, None, None, None)
+    batch = RagBatch(jnp.asarray(rounds.query))
     arrays = reader.experiment.device_corpus, reader.embeddings
     topk, log_prior, decoded = reader.experiment.answer(reader.params, batch, *arrays)
     np.testing.assert_array_equal(rounds.ids[:, 2], topk.ids)

@@ -9,7 +9,7 @@ from ragjax.data.lexicon import Lexicon
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec, measure_vocabulary
 from ragjax.errors import require
 from ragjax.retrieval.base import Retriever
-from ragjax.types import Passage, QaData, Question, RagBatch, TopK, Vocabulary
+from ragjax.types import PAD_ID, Passage, QaData, Question, RagBatch, TopK, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class EncodedQuestions:
         return RagBatch(
             question=arrays.question[picked],
             target=arrays.target[picked],
+            accepted=arrays.accepted[picked],
             positives=arrays.positives[picked],
             retrieved=retrieved,
             weight=weight,
@@ -103,6 +104,9 @@ def encode_questions(
 ) -> EncodedQuestions:
     """Tokenises a split and, for a fixed retriever, looks up its passages.
 
+    Accepted answers other than the first are left out where they do not end within T tokens: cut, they
+    would be answers that nobody accepts.
+
     Raises:
       UserError: there are no questions, one has no answer, or a gold passage is not in the corpus.
     """
@@ -116,9 +120,7 @@ def encode_questions(
         [corpus.lexicon.known_form(tokenizer, question.question)[0] for question in questions],
         spec.question_length,
     )
-    targets, cut_answers = tokenizer.encode_batch(
-        [question.answers[0] for question in questions], spec.answer_length, end=True
-    )
+    accepted, cut_answers = _encode_accepted(tokenizer, spec.answer_length, questions)
     rows = {passage.id: row for row, passage in enumerate(corpus.passages)}
     width = max(len(question.positives) for question in questions)
     positives = np.full((len(questions), max(width, 1)), -1, np.int32)
@@ -129,8 +131,32 @@ def encode_questions(
             )
             row[column] = rows[name]
     retrieved = None if retriever.learned else retriever.lookup(corpus.passages, questions, k)
-    arrays = RagBatch(asked, targets, positives, retrieved, np.ones(len(questions), np.float32))
+    arrays = RagBatch(
+        question=asked,
+        target=accepted[:, 0],
+        accepted=accepted,
+        positives=positives,
+        retrieved=retrieved,
+        weight=np.ones(len(questions), np.float32),
+    )
     return EncodedQuestions(tuple(questions), arrays, cut_questions + cut_answers)
+
+
+def _encode_accepted(
+    tokenizer: Tokenizer, length: int, questions: Sequence[Question]
+) -> tuple[np.ndarray, int]:
+    """[M,Y,T] accepted answers, the first one first, and how many first ones were cut."""
+    accepted = [
+        [first, *(other for other in others if len(tokenizer.encode(other)) < length)]
+        for first, *others in (question.answers for question in questions)
+    ]
+    counts = np.array([len(answers) for answers in accepted])
+    given = np.arange(counts.max()) < counts[:, None]
+    tokens = np.full((*given.shape, length), PAD_ID, np.int32)
+    tokens[given], cut = tokenizer.encode_batch(
+        [answer for answers in accepted for answer in answers], length, end=True
+    )
+    return tokens, cut
 
 
 def stream_rows(seed: int, position: int, size: int, count: int) -> np.ndarray:

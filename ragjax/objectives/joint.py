@@ -42,7 +42,9 @@ class Joint(RagSequence):
     The second term's gradient is estimated from G sampled answers, which keep their own tokens and
     log-probabilities; it flows through the marginal, so into retriever and generator alike. Both terms
     share the passages retrieved and the sources read. Where names are renamed (`rename_reader`) the
-    answers are, too, and are compared with the renamed target: a bijection changes no reward.
+    answers are, too; they are rewarded in their own names. With `documents` index the likelihood has
+    p(d|x) over the whole index, but answers are drawn, and their log-probabilities taken, with p(d|x)
+    normalised over the K retrieved: the policy is scored as it was sampled from.
 
     With several `updates` a step draws answers once and learns from them so often, by PPO's clipped
     ratio of marginals, over the passages that were retrieved when they were drawn. All its updates are
@@ -161,7 +163,8 @@ class Joint(RagSequence):
         if self.critic:
             by_passage = _by_passage(model.token_logprobs, params, reading, answers)
             values = _values(model, params, reading, answers, by_passage)
-        return Samples(answers, behaviour, self.reward.score(answers, reading.target), values)
+        own = jnp.take_along_axis(reading.original[:, None], answers, axis=-1)
+        return Samples(answers, behaviour, self.reward.score(own, reading.accepted), values)
 
     def completed(
         self,
@@ -261,7 +264,7 @@ class Samples(NamedTuple):
     """Answers that the model gave.
 
     Attributes:
-      answers: [B,G,T] tokens.
+      answers: [B,G,T] tokens, with the names that the reader was shown.
       behaviour: [B,G,T] their log p(y_t|x,y_<t) when they were drawn.
       reward: [B,G].
       values: [B,G,T] V(x,y_<t) when they were drawn, or None without a critic.

@@ -186,16 +186,21 @@ class Likelihood:
             self, model, retriever, params, batch, corpus, embeddings, k=k, rename=rename
         )
         rename = random_renaming(reader_key, vocabulary.content, self.rename_reader)
-        rename = jnp.broadcast_to(rename, (batch.question.shape[0], *rename.shape))
+        rename, original = (
+            jnp.broadcast_to(names, (batch.question.shape[0], *names.shape))
+            for names in (rename, jnp.argsort(rename))  # a permutation and its inverse
+        )
         closed = jnp.zeros(batch.weight.shape, bool)
         if self.from_memory:
             closed = jnp.all(batch.positives < 0, axis=-1)
             topk, log_prior = _without_passages(closed, topk, log_prior)
-            rename = jnp.where(closed[:, None], jnp.arange(rename.shape[-1]), rename)
+            same = jnp.arange(rename.shape[-1])
+            rename = jnp.where(closed[:, None], same, rename)
+            original = jnp.where(closed[:, None], same, original)
         passages = gather_passages(corpus, topk.ids)
         memory = model.encode(params, batch.question, passages, rename)
         target = jnp.take_along_axis(rename, batch.target, axis=-1)
-        return Reading(topk, log_prior, memory, target, closed)
+        return Reading(topk, log_prior, memory, target, closed, batch.accepted, original)
 
     def sample(
         self,
@@ -253,6 +258,8 @@ class Reading(NamedTuple):
       memory: the reader's, of the B*K sources.
       target: [B,T] answers, with the names that the reader was shown.
       closed: [B] whether a question was read without any passage.
+      accepted: [B,Y,T] accepted answers, with their own names.
+      original: [B,V] the own name of each token that the reader was shown.
     """
 
     topk: TopK
@@ -260,6 +267,8 @@ class Reading(NamedTuple):
     memory: Any
     target: Array
     closed: Array
+    accepted: Array
+    original: Array
 
 
 def _without_passages(closed: Array, topk: TopK, log_prior: Array) -> tuple[TopK, Array]:

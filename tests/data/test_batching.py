@@ -98,6 +98,7 @@ def test_questions(encode, data, tokenizer):
     assert arrays.positives[:, 0].tolist() == [row for row in range(20) for _ in range(3)]
     assert arrays.retrieved is None
     assert (arrays.weight == 1).all()
+    np.testing.assert_array_equal(arrays.accepted, arrays.target[:, None])
     assert tokenizer.decode(arrays.question[0]) == "Where does Ada live?"
     for row, question in zip(arrays.target, data.splits["train"], strict=True):
         assert EOS_ID in row
@@ -109,6 +110,27 @@ def test_cut_questions_and_answers_are_counted(encode, data, tokenizer):
     long = sum(len(tokenizer.encode(question.question)) > 10 for question in asked)
     long += sum(len(tokenizer.encode(question.answers[0])) > 2 for question in asked)
     assert encode(asked).cut == long > 0
+
+
+def test_several_accepted_answers(encode, data, tokenizer):
+    first, second, third = data.splits["train"][:9:3]
+    long = "Arles Arles Arles"  # too long to be said in three tokens
+    several = dataclasses.replace(first, answers=(*first.answers, long, "Kiel", "York"))
+    questions = [second, several, dataclasses.replace(third, answers=(*third.answers, "Ulm"))]
+    encoded = encode(questions)
+    accepted = encoded.arrays.accepted
+    assert accepted.shape == (3, 3, 3)
+    assert accepted.dtype == encoded.arrays.target.dtype == np.int32
+    np.testing.assert_array_equal(accepted[:, 0], encoded.arrays.target)
+    np.testing.assert_array_equal(encode([first]).arrays.target, accepted[1:2, 0])
+    given = accepted.any(axis=-1)
+    assert given.tolist() == [[True, False, False], [True, True, True], [True, True, False]]
+    assert ((accepted == EOS_ID).sum(axis=-1) == given).all()
+    assert [tokenizer.decode(row) for row in accepted[1, 1:]] == ["Kiel", "York"]
+    assert tokenizer.decode(accepted[2, 1]) == "Ulm"
+    assert encoded.cut == sum(encode([question]).cut for question in (second, first, third))
+    picked = encoded.rows(np.array([2, 1]), 3).accepted
+    np.testing.assert_array_equal(picked[:2], accepted[[2, 1]])
 
 
 def test_several_positives(encode, data):
@@ -126,7 +148,7 @@ def test_batches_in_order(size, encode, data):
         assert batch.question.shape == (size, 10)
         assert batch.weight.dtype == np.float32
         assert batch.weight.tolist() == [1.0] * real + [0.0] * (size - real)
-        for name in ("question", "target", "positives"):
+        for name in ("question", "target", "accepted", "positives"):
             expected = getattr(encoded.arrays, name)[rows]
             assert np.array_equal(getattr(batch, name)[:real], expected)
         assert batch.retrieved.ids.shape == (size, 3)

@@ -1,5 +1,6 @@
 """The records of a run's predictions contradict neither themselves nor the task."""
 
+import dataclasses
 import json
 
 import pytest
@@ -17,6 +18,13 @@ pytest_plugins = ["tiny_run"]
 @pytest.fixture(scope="module")
 def rows(trained):
     return read_predictions(trained / "predictions.jsonl")
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained):
+    """(the run's experiment, its state)."""
+    experiment = load_experiment(get_config(), trained)
+    return experiment, experiment.load_state(Checkpoints(trained / CHECKPOINTS))[0]
 
 
 def test_every_question_once_in_order(rows):
@@ -55,10 +63,9 @@ def test_scores_are_those_of_the_prediction(rows):
         assert row["f1"] == pytest.approx(token_f1(row["prediction"], row["answers"]), abs=1e-6)
 
 
-def test_blind_evaluation_reads_other_passages(trained, rows):
+def test_blind_evaluation_reads_other_passages(evaluated, rows):
     """Passages change their places at random; the questions, and what is made of them, stay."""
-    experiment = load_experiment(get_config(), trained)
-    state, _, _ = experiment.load_state(Checkpoints(trained / CHECKPOINTS))
+    experiment, state = evaluated
     encoded = experiment.encode(TinyTask().generate().splits["test"], 5)
     blind = experiment.evaluate(state, encoded, blind=True)
     exchanged = {}
@@ -69,6 +76,16 @@ def test_blind_evaluation_reads_other_passages(trained, rows):
             assert exchanged.setdefault(passage, instead) == instead
     assert len(set(exchanged.values())) == len(exchanged) > 10
     assert sum(passage == instead for passage, instead in exchanged.items()) < 4
+
+
+def test_splits_that_differ_in_accepted_answers_share_one_program(evaluated, rows):
+    experiment, state = evaluated
+    first, *others = TinyTask().generate().splits["test"]
+    several = dataclasses.replace(first, answers=("York", *first.answers, "Ulm"))
+    for questions in ((first, *others), (several, *others)):
+        found = experiment.evaluate(state, experiment.encode(questions, 5))
+        assert [row["em"] for row in found] == [row["em"] for row in rows]
+    assert experiment.answer._cache_size() == 1
 
 
 def test_seven_digits(rows):

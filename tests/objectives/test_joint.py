@@ -1,5 +1,6 @@
 """Likelihood and reward together: each alone is what it should be, and both reach the retriever."""
 
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -12,12 +13,13 @@ from jax.flatten_util import ravel_pytree
 from ragjax.errors import UserError
 from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence, retrieve
-from ragjax.objectives.rewards import Reward
+from ragjax.objectives.rewards import ExactMatch, HostReward, Reward, Total
 from ragjax.ops.marginal import log_posterior, marginal, rag_sequence
+from ragjax.ops.noise import random_renaming
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.retrieval.dense import Dense
 from ragjax.training.step import init_state, make_train_step
-from ragjax.types import BOS_ID
+from ragjax.types import BOS_ID, PAD_ID
 
 K = 3
 
@@ -36,15 +38,15 @@ def value(token):
 
 @pytest.fixture(scope="module")
 def problem(make_toy, corpus, batch):
-    """(loss(objective) -> (params, key) -> Loss, toy, parameters)."""
+    """(loss(objective, batch) -> (params, key) -> Loss, toy, batch, index)."""
     toy = make_toy(siamese=False)
     embeddings = jax.jit(toy.model.embed_passage)(toy.params, corpus)
     given = batch.replace(retrieved=None)
 
-    def loss_of(objective):
+    def loss_of(objective, batch=given):
         def loss(params, key):
             fixed = toy.model, toy.vocabulary, Dense()
-            return objective.loss(*fixed, params, key, given, corpus, embeddings, k=K)
+            return objective.loss(*fixed, params, key, batch, corpus, embeddings, k=K)
 
         return loss
 
@@ -67,31 +69,52 @@ CRITIC = {
     "kernel": np.linspace(-1, 1, 8, dtype=np.float32)[:, None],
     "bias": np.ones(1, np.float32),
 }
+DRAWS = jax.random.split(jax.random.PRNGKey(1), 400)
 
 
-@pytest.fixture(scope="module", params=[{}, {"advantage": "gae", "trace": 1.0}])
-def sampled(problem, request):
-    """Gradients [M,P] of reward alone, one a key, and its metrics; with a critic of any values, too."""
+def gradients(loss, params, keys):
+    """Gradients [M,P] of a loss, one a key, and its metrics; with a critic of any values, too."""
+
+    def one(key):
+        def total(params):
+            found = loss(params | {"critic": CRITIC}, key)
+            return found.sum, found
+
+        gradient, found = jax.grad(total, has_aux=True)(params)
+        return ravel_pytree(gradient)[0], found.metrics
+
+    return jax.jit(lambda keys: jax.lax.map(one, keys))(keys)
+
+
+def agreement(drawn, exact):
+    """Distance of the mean of gradients from the exact one, in standard errors, and their cosine."""
+    mean, error = drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / np.sqrt(len(drawn))
+    distance = np.linalg.norm(mean - exact) / np.linalg.norm(error)
+    return distance, mean @ exact / np.linalg.norm(mean) / np.linalg.norm(exact)
+
+
+@pytest.fixture(scope="module")
+def gradients_by(problem):
+    """Advantage -> `gradients` of reward alone."""
     loss_of, toy, *_ = problem
-    loss = loss_of(Joint(likelihood_weight=0.0, samples=8, reward=FirstToken(), **request.param))
 
-    @jax.jit
-    def draw(keys):
-        def one(key):
-            def total(params):
-                found = loss(params | {"critic": CRITIC}, key)
-                return found.sum, found
+    @functools.cache
+    def run(advantage):
+        fields = {"likelihood_weight": 0.0, "samples": 8, "reward": FirstToken(), "trace": 1.0}
+        return gradients(loss_of(Joint(advantage=advantage, **fields)), toy.params, DRAWS)
 
-            gradient, found = jax.grad(total, has_aux=True)(toy.params)
-            return ravel_pytree(gradient)[0], found.metrics
-
-        return jax.lax.map(one, keys)
-
-    return draw(jax.random.split(jax.random.PRNGKey(1), 400))
+    return run
 
 
-def test_reward_alone_has_the_gradient_of_the_expected_reward(problem, corpus, sampled):
-    """-∇ Σ_b Σ_v p(y_1 = v|x_b) R(v), with every token of the vocabulary, through the retriever too."""
+@pytest.fixture(scope="module", params=["rloo", "reinforce", "gae"])
+def sampled(gradients_by, request):
+    """`gradients` of the advantages that leave the expected one as it is."""
+    return gradients_by(request.param)
+
+
+@pytest.fixture(scope="module")
+def of_the_expected_reward(problem, corpus):
+    """-∇ Σ_b Σ_v p(y_1 = v|x_b) R(v), with every token of the vocabulary."""
     _, toy, given, embeddings = problem
     model = toy.model
 
@@ -107,15 +130,183 @@ def test_reward_alone_has_the_gradient_of_the_expected_reward(problem, corpus, s
         chance = jnp.exp(marginal(log_prior[:, None], jnp.swapaxes(logprobs, 1, 2)))
         return -jnp.sum(given.weight * (chance @ value(jnp.arange(chance.shape[-1]))))
 
-    gradient = jax.jit(jax.grad(expected))(toy.params)
-    drawn = np.asarray(sampled[0])
-    exact = np.asarray(ravel_pytree(gradient)[0])
-    mean, error = drawn.mean(axis=0), drawn.std(axis=0, ddof=1) / np.sqrt(len(drawn))
-    distance = np.linalg.norm(mean - exact) / np.linalg.norm(error)
+    return jax.jit(jax.grad(expected))(toy.params)
+
+
+def test_reward_alone_has_the_gradient_of_the_expected_reward(of_the_expected_reward, sampled):
+    """Through the retriever, too."""
+    gradient = of_the_expected_reward
+    distance, cosine = agreement(np.asarray(sampled[0]), np.asarray(ravel_pytree(gradient)[0]))
     assert 0.5 < distance < 1.5
-    assert mean @ exact / np.linalg.norm(mean) / np.linalg.norm(exact) > 0.9
+    assert cosine > 0.9
     retriever = ravel_pytree(gradient["retriever"])[0]
     assert np.linalg.norm(retriever) > 1e-3
+
+
+@pytest.fixture(scope="module")
+def by_hand(problem, corpus):
+    """(what a step draws with the first key, advantages [B,G] -> the gradient that they make of it)."""
+    _, toy, given, embeddings = problem
+    model = toy.model
+    objective = Joint(samples=8, reward=FirstToken())
+
+    @jax.jit
+    def draw(params):
+        fixed = model, toy.vocabulary, Dense(), params, DRAWS[0]
+        return objective.sample(*fixed, given, corpus, embeddings, k=K)
+
+    batch, samples = draw(toy.params)
+
+    @jax.jit
+    def gradient(advantage):
+        def loss(params):
+            arrays = params, batch, corpus, embeddings
+            topk, log_prior = retrieve(RagSequence(), model, Dense(), *arrays, k=K)
+            memory = model.encode(params, batch.question, gather_passages(corpus, topk.ids))
+
+            def log_prob(answer):
+                said = model.token_logprobs(params, memory, answer)
+                return rag_sequence(log_prior, said, answer != PAD_ID)
+
+            log_probs = jax.vmap(log_prob, in_axes=1, out_axes=1)(samples.answers)
+            return -jnp.sum(batch.weight[:, None] * advantage * log_probs) / 8
+
+        return ravel_pytree(jax.grad(loss)(toy.params))[0]
+
+    return samples, gradient
+
+
+def minus_the_others(rewards, weight):
+    total = rewards.sum(axis=1, keepdims=True)
+    return rewards - (total - rewards) / (rewards.shape[1] - 1)
+
+
+def in_deviations(rewards, weight):
+    return (rewards - rewards.mean(axis=1, keepdims=True)) / rewards.std(axis=1, keepdims=True)
+
+
+def minus_other_rows(rewards, weight):
+    real = np.flatnonzero(weight)
+    baselines = [rewards[real[real != row]].mean() for row in range(len(rewards))]
+    return rewards - np.array(baselines)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("advantage", "definition"),
+    [("rloo", minus_the_others), ("grpo", in_deviations), ("reinforce", minus_other_rows)],
+)
+def test_each_advantage_has_the_gradient_made_by_hand(
+    problem, gradients_by, by_hand, advantage, definition
+):
+    """-Σ_b Σ_g A_bg ∇log p(y_bg|x_b) / G of the very answers drawn, and of no other advantage."""
+    *_, given, _ = problem
+    samples, gradient = by_hand
+    rewards = np.asarray(value(samples.answers[..., 0]), np.float64)
+    made = definition(rewards, np.asarray(given.weight))
+    found = gradients_by(advantage)[0][0]
+    exact = np.asarray(gradient(np.asarray(made, np.float32)))
+    scale = np.abs(exact).max()
+    np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-4 * scale)
+    for other in (minus_the_others, in_deviations, minus_other_rows):
+        if other is not definition:
+            theirs = gradient(np.asarray(other(rewards, np.asarray(given.weight)), np.float32))
+            assert np.abs(theirs - exact).max() > 0.01 * scale
+
+
+@pytest.mark.parametrize("documents", ["retrieved", "index"])
+def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm(
+    problem, corpus, documents
+):
+    """∇E[1(y=y*)] = p(y*|x) ∇log p(y*|x), p(d|x) over the K retrieved, in retriever and generator."""
+    loss_of, toy, given, embeddings = problem
+    model = toy.model
+    target = jnp.asarray([[4, 8], [6, 9], [7, 5], [4, 8]])  # likely, so that some are drawn
+    short = given.replace(target=target, accepted=jnp.stack([target, 0 * target], axis=1))
+    objective = Joint(likelihood_weight=0.0, samples=16, reward=ExactMatch(), documents=documents)
+
+    @jax.jit
+    def gradient(renormalised):
+        """-Σ_b p(y*|x_b) ∇log p(y*|x_b)."""
+
+        def expected(params):
+            arrays = params, short, corpus, embeddings
+            topk, log_prior = retrieve(objective, model, Dense(), *arrays, k=K)
+            memory = model.encode(params, short.question, gather_passages(corpus, topk.ids))
+            said = model.token_logprobs(params, memory, target)
+            among = log_posterior(log_prior, jnp.zeros_like(log_prior))
+            log_prior = jnp.where(renormalised, among, log_prior)
+            log_prob = rag_sequence(log_prior, said, target != PAD_ID)
+            return -jnp.sum(short.weight * jax.lax.stop_gradient(jnp.exp(log_prob)) * log_prob)
+
+        return ravel_pytree(jax.grad(expected)(toy.params))[0]
+
+    def parts(rows):
+        """Of generator and retriever."""
+        size = ravel_pytree(toy.params["generator"])[0].size
+        return np.split(np.asarray(rows), [size], axis=-1)
+
+    drawn = parts(gradients(loss_of(objective, short), toy.params, DRAWS)[0])
+    for mine, exact, whole in zip(
+        drawn, parts(gradient(True)), parts(gradient(False)), strict=True
+    ):
+        assert np.linalg.norm(exact) > 1e-2
+        distance, cosine = agreement(mine, exact)
+        assert distance < 1.5
+        assert cosine > 0.99
+        if documents == "index":  # of the whole index's p(d|x) it is another
+            assert agreement(mine, whole)[0] > 4
+
+
+@dataclass(frozen=True)
+class Says(HostReward):
+    """A user's own: 10 for an answer that holds the token."""
+
+    token: int = 8
+
+    def on_host(self, answers, accepted):
+        return 10.0 * np.any(answers == self.token, axis=-1)
+
+
+def test_answers_are_rewarded_in_their_own_names(problem, corpus):
+    """Whatever names the reader was shown; a question read from memory was shown its own."""
+    _, toy, given, embeddings = problem
+    target = given.target[:, :1]
+    short = given.replace(
+        target=target,
+        accepted=jnp.stack([target, jnp.full_like(target, 9)], axis=1),
+        positives=given.positives.at[0].set(-1),
+    )
+    objective = Joint(
+        samples=64, reward=Total((Says(), ExactMatch())), rename_reader=1.0, from_memory=True
+    )
+    key = jax.random.PRNGKey(2)
+
+    @jax.jit
+    def draw(params):
+        fixed = toy.model, toy.vocabulary, Dense()
+        return objective.sample(*fixed, params, key, short, corpus, embeddings, k=K)
+
+    _, samples = draw(toy.params)
+    shown = np.tile(
+        random_renaming(jax.random.split(key, 3)[0], toy.vocabulary.content, 1.0), (4, 1)
+    )
+    shown[0] = np.arange(12)
+    back = np.argsort(shown, axis=-1)
+    assert np.all(shown[1:, [8, 9]] != [8, 9])
+    assert np.all(shown[1:, [8, 9]] != back[1:, [8, 9]])
+    answers = np.asarray(samples.answers)
+    says = np.any(answers == shown[:, None, [8]], axis=-1)
+    renamed = np.take_along_axis(shown[:, None], np.asarray(short.accepted), axis=-1)
+    exact = np.any(np.all(answers[:, :, None] == renamed[:, None], axis=-1), axis=-1)
+    np.testing.assert_array_equal(samples.reward, 10.0 * says + exact)
+    assert says[1:].any()
+    assert (exact & ~says).any()
+    # Given the same answers, nothing depends on the names.
+    own = np.take_along_axis(back[:, None], answers, axis=-1)
+    score = ExactMatch().score
+    plain = score(jnp.asarray(own), short.accepted)
+    np.testing.assert_array_equal(plain, score(samples.answers, jnp.asarray(renamed)))
+    np.testing.assert_array_equal(plain, exact)
 
 
 def test_metrics_of_the_samples(problem, sampled):

@@ -12,7 +12,7 @@ from ragjax.errors import UserError
 from ragjax.evaluation.metrics import exact_match, token_f1
 from ragjax.objectives.rewards import ExactMatch, HostReward, LengthCost, RougeL, TokenF1, Total
 
-B, G, T = 6, 50, 5
+B, G, Y, T = 6, 50, 3, 5
 
 
 def sequences(shape, seed):
@@ -24,8 +24,9 @@ def sequences(shape, seed):
     return np.where(place < ends, tokens, np.where(place == ends, 2, 0)).astype(np.int32)
 
 
-ANSWERS, TARGET = sequences((B, G), 0), sequences((B,), 1)
-ANSWERS[:, 0] = TARGET
+ANSWERS, ACCEPTED = sequences((B, G), 0), sequences((B, Y), 1)
+ACCEPTED[:2, 2] = 0  # no answer
+ANSWERS[:, :Y] = ACCEPTED
 
 
 def text(tokens):
@@ -33,10 +34,12 @@ def text(tokens):
 
 
 def expected(figure):
+    """[B,G] figures of (an answer, its accepted answers), as text."""
+    golds = [[text(gold) for gold in rows if gold.any()] for rows in ACCEPTED]
     return np.array(
         [
-            [figure(answer, gold) for answer in row]
-            for row, gold in zip(ANSWERS, TARGET, strict=True)
+            [figure(text(answer), gold) for answer in row]
+            for row, gold in zip(ANSWERS, golds, strict=True)
         ]
     )
 
@@ -53,25 +56,43 @@ def longest(one, other):
     return common(0, 0)
 
 
-def rouge(answer, gold):
-    one, other = text(answer).split(), text(gold).split()
-    found = longest(tuple(one), tuple(other))
-    return 2 * found / (len(one) + len(other)) if found else 0.0
+def rouge(answer, golds):
+    one, others = answer.split(), [gold.split() for gold in golds]
+    found = [longest(tuple(one), tuple(other)) for other in others]
+    return max(
+        2 * n / (len(one) + len(other)) if n else 0.0
+        for n, other in zip(found, others, strict=True)
+    )
 
 
-def scored(reward):
-    return np.asarray(jax.jit(reward.score)(jnp.asarray(ANSWERS), jnp.asarray(TARGET)))
+def scored(reward, accepted=ACCEPTED):
+    return np.asarray(jax.jit(reward.score)(jnp.asarray(ANSWERS), jnp.asarray(accepted)))
 
 
 def test_exact_match_is_that_of_the_evaluation():
     # Where the words agree the tokens do, but for an end that there was no room for.
-    found = expected(lambda answer, gold: exact_match(text(answer), [text(gold)]))
-    np.testing.assert_array_equal(scored(ExactMatch()), found)
+    found = expected(exact_match)
+    said = ANSWERS.any(axis=-1)
+    np.testing.assert_array_equal(scored(ExactMatch())[said], found[said])
     assert 0 < found.mean() < 1
 
 
+def test_a_row_of_padding_is_no_accepted_answer():
+    assert not ANSWERS[:2, 2].any()
+    for reward in (ExactMatch(), TokenF1(), RougeL()):
+        assert not scored(reward)[:2, 2].any()
+        assert not scored(reward, np.zeros_like(ACCEPTED)).any()
+
+
+@pytest.mark.parametrize("reward", [ExactMatch(), TokenF1(), RougeL()])
+def test_the_best_of_the_accepted_answers_counts(reward):
+    each = np.stack([scored(reward, ACCEPTED[:, [y]]) for y in range(Y)])
+    np.testing.assert_allclose(scored(reward), each.max(axis=0), atol=1e-6)
+    assert np.any(scored(reward) > each[0])
+
+
 def test_token_f1_is_that_of_the_evaluation():
-    found = expected(lambda answer, gold: token_f1(text(answer), [text(gold)]))
+    found = expected(token_f1)
     np.testing.assert_allclose(scored(TokenF1()), found, atol=1e-6)
     assert len(np.unique(found)) > 5
 
@@ -83,7 +104,7 @@ def test_rouge_l_is_that_of_the_longest_common_subsequence():
 
 
 def test_length_costs_and_sums():
-    words = expected(lambda answer, gold: len(text(answer).split()))
+    words = expected(lambda answer, golds: len(answer.split()))
     np.testing.assert_allclose(scored(LengthCost(0.5)), -0.5 * words, atol=1e-6)
     both = scored(Total((ExactMatch(), LengthCost(0.5))))
     np.testing.assert_allclose(both, scored(ExactMatch()) - 0.5 * words, atol=1e-6)
@@ -93,13 +114,14 @@ def test_length_costs_and_sums():
 
 @dataclass(frozen=True)
 class EvenWords(HostReward):
-    """A user's own: 1 for an even number of words."""
+    """A user's own: 1 for an even number of words, and 2 for every accepted answer."""
 
-    def on_host(self, answers, target):
+    def on_host(self, answers, accepted):
         assert isinstance(answers, np.ndarray)
-        return (np.sum(answers > 2, axis=-1) % 2 == 0).astype(np.float64)
+        count = np.sum(np.any(accepted > 0, axis=-1), axis=-1)
+        return (np.sum(answers > 2, axis=-1) % 2 == 0) + 2.0 * count[:, None]
 
 
 def test_a_users_own_reward_is_called_on_the_host():
-    words = expected(lambda answer, gold: len(text(answer).split()))
-    np.testing.assert_array_equal(scored(EvenWords()), words % 2 == 0)
+    found = expected(lambda answer, golds: (len(answer.split()) % 2 == 0) + 2 * len(golds))
+    np.testing.assert_array_equal(scored(EvenWords()), found)
