@@ -62,7 +62,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     Raises:
       UserError: the directory holds another run, or cannot be written.
     """
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     check_run_dir(config, run_dir, resume)
     data = config.task.load()
     check_splits(config, data)
@@ -91,7 +91,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
         state = fit(program, state, start, checkpoints, log, progress)
     state = dataclasses.replace(state, index=experiment.fresh_index(state))
     checkpoints.save(config.steps, state)
-    trained = time.perf_counter() - started
+    trained, cpu = time.perf_counter() - started, time.process_time() - cpu
 
     with answering(console, "test", len(data.splits["test"])) as progress:
         encoded = experiment.encode(data.splits["test"], config.evaluation.k)
@@ -105,6 +105,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
             "steps": config.steps,
             "seed": config.seed,
             "train_seconds": round(trained, 2),
+            "train_cpu_seconds": round(cpu, 2),
             "total_seconds": round(time.perf_counter() - started, 2),
             "resumed_at": start,
             "parameters": parameter_counts(state.train.params),

@@ -72,7 +72,7 @@ def train(
     Raises:
       UserError: the directory holds another run or can't be written, or the environment can't be made.
     """
-    started = time.perf_counter()
+    started, cpu = time.perf_counter(), time.process_time()
     check_run_dir(config, run_dir, resume)
     experiment = PolicyExperiment(config)
     runs = seed_runs(config, run_dir)
@@ -104,13 +104,14 @@ def train(
         contextlib.closing(log),
     ):
         state = fit(program, state, begun, checkpoints, log, progress)
-    trained = time.perf_counter() - started
+    trained, cpu = time.perf_counter() - started, time.process_time() - cpu
 
     evaluate = lambda state: experiment.evaluate(state, config.evaluation.episodes)  # noqa: E731
     with host_errors():
         played = jax.jit(jax.vmap(evaluate) if side_by_side else evaluate)(state)
     facts = {
         "train_seconds": round(trained, 2),
+        "train_cpu_seconds": round(cpu, 2),
         "total_seconds": round(time.perf_counter() - started, 2),
         "resumed_at": begun,
         "peak_memory_mb": peak_memory_mb(),

@@ -76,6 +76,7 @@ def test_result(trained):
     assert result["split"] == "test"
     assert result["resumed_at"] == 0
     assert 0 < result["train_seconds"] <= result["total_seconds"] < 3600
+    assert result["train_cpu_seconds"] > 0
     assert result["versions"].keys() >= {"ragjax", "jax", "flax", "optax", "orbax-checkpoint"}
     assert result["peak_memory_mb"] > 50
     assert result["parameters"].keys() == {"retriever", "generator"}
@@ -89,7 +90,8 @@ def test_every_figure_follows_from_the_predictions(trained):
     assert figures.keys() >= {"em", "f1", "recall@1", "recall@5", "mrr", "posterior_mass"}
     for name, value in figures.items():
         assert result[name] == value, name
-    known = {"split", "steps", "seed", "train_seconds", "total_seconds", "resumed_at", "parameters"}
+    known = {"split", "steps", "seed", "train_seconds", "train_cpu_seconds", "total_seconds"}
+    known |= {"resumed_at", "parameters"}
     known |= {"index_built_at_step", "peak_memory_mb", "versions", "git_commit", "drawn_em"}
     rows = read_predictions(trained / "predictions.jsonl")
     drawn = [row["probability"] for row in rows if row["em"]]

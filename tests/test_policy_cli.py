@@ -102,13 +102,14 @@ def test_result(trained):
     result = read_result(trained)
     figures = {f"{mode}_{what}" for mode in MODES for what in ("return", "deviation", "length")}
     facts = {"environment", "steps", "env_steps", "seed", "curve", "parameters", "episodes"}
-    facts |= {"train_seconds", "total_seconds", "resumed_at", "peak_memory_mb"}
+    facts |= {"train_seconds", "train_cpu_seconds", "total_seconds", "resumed_at", "peak_memory_mb"}
     assert result.keys() == figures | facts | {"versions", "git_commit"}
     assert result["environment"] == "cartpole"
     assert result["steps"] == STEPS
     assert result["seed"] == result["resumed_at"] == 0
     assert result["parameters"] == {"policy": 5 * 8 + 9 * 2, "value": 5 * 8 + 9}
     assert 0 < result["train_seconds"] <= result["total_seconds"] < 3600
+    assert result["train_cpu_seconds"] > 0
     assert result["versions"].keys() >= {"ragjax", "jax", "flax", "optax", "gymnasium"}
 
 

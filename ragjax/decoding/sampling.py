@@ -38,6 +38,7 @@ def sample_answers(
       padding.
     """
     prior = log_posterior(log_prior, jnp.zeros_like(log_prior))
+    batch = prior.shape[0]
 
     def draw(key):
         def step(carry, drawn):
@@ -46,7 +47,10 @@ def sample_answers(
             shared = jnp.broadcast_to(previous[:, None], prior.shape)
             logprobs, cache = model.decode_step(params, memory, cache, shared, position)
             mixed = marginal(weight[:, None, :], jnp.swapaxes(logprobs, 1, 2))
-            token = jax.random.categorical(key, mixed, axis=-1)
+            # By one number a row: Gumbel noise of every token takes longer than all the rest.
+            upto = jnp.cumsum(jnp.exp(mixed), axis=-1)
+            level = (1.0 - jax.random.uniform(key, (batch, 1))) * upto[:, -1:]  # above 0
+            token = jnp.sum(upto < level, axis=-1)
             gain = jnp.take_along_axis(mixed, token[:, None], axis=-1)[:, 0]
             said = jnp.take_along_axis(logprobs, token[:, None, None], axis=-1)[..., 0]
             token = jnp.where(finished, PAD_ID, token).astype(jnp.int32)
@@ -54,7 +58,6 @@ def sample_answers(
             carry = (cache, token, finished | (token == EOS_ID), log_posterior(weight, said))
             return carry, (token, gain)
 
-        batch = prior.shape[0]
         start = (
             model.init_cache(params, memory, length),
             jnp.full((batch,), BOS_ID, jnp.int32),

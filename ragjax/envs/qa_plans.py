@@ -16,7 +16,7 @@ FROM_MEMORY = ROUNDS + SHOWN.index("probability")
 NOW = FROM_MEMORY + len(SHOWN)
 
 
-Doubts = Literal["every", "memory"]
+Doubts = Literal["memory", "every"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Plan:
     Attributes:
       retrievals: 0, 1 or 2.
       threshold: answer before that, as soon as the reader gives its answer more than this probability.
-      doubts: whether it may do so in `every` round, or from `memory` alone.
+      doubts: whether it may do so from `memory` alone, or in `every` round.
       random: draw every action with the same probability instead.
     """
 
     retrievals: int = 1
     threshold: float = 1.0
-    doubts: Doubts = "every"
+    doubts: Doubts = "memory"
     random: bool = False
 
     def __post_init__(self):
@@ -47,7 +47,7 @@ class Plan:
         )
         require(
             self.doubts in get_args(Doubts),
-            f"policy.doubts is {self.doubts!r}; choose every or memory.",
+            f"policy.doubts is {self.doubts!r}; choose memory or every.",
         )
 
     def build(self, env: Env) -> PolicyModel:

@@ -170,9 +170,9 @@ def test_as_a_gymnasium_environment():
         (Plan(0), [0, 0, 0, 0]),
         (Plan(1), [1, 1, 1, 1]),
         (Plan(2), [2, 2, 2, 2]),
-        (Plan(2, threshold=0.5, doubts="memory"), [0, 2, 2, 0]),
-        (Plan(2, threshold=0.5), [0, 1, 2, 0]),
-        (Plan(2, threshold=0.35), [0, 1, 1, 0]),
+        (Plan(2, threshold=0.5), [0, 2, 2, 0]),
+        (Plan(2, threshold=0.5, doubts="every"), [0, 1, 2, 0]),
+        (Plan(2, threshold=0.35, doubts="every"), [0, 1, 1, 0]),
         (Plan(1, threshold=0.25), [0, 1, 0, 0]),
     ],
 )
@@ -238,7 +238,7 @@ def test_bad_fields_are_named(make, message):
     ("spec", "field", "message"),
     [
         (QaAgent(), "measure", r"env\.measure is 'bleu'; choose one of em, f1"),
-        (Plan(), "doubts", r"policy\.doubts is 'bleu'; choose every or memory"),
+        (Plan(), "doubts", r"policy\.doubts is 'bleu'; choose memory or every"),
     ],
 )
 def test_bad_choices_are_named(spec, field, message):
