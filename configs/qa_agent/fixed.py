@@ -1,4 +1,10 @@
-"""A fixed policy: retrieve once, then read and answer; `--policy.retrievals` 0 is never, 2 twice."""
+"""A fixed policy: retrieve once, then read and answer; `--policy.retrievals` 0 is never, 2 twice.
+
+    ragjax train configs/reader_lessons/reader.py      # first, its reader
+    ragjax train configs/qa_agent/fixed.py --policy.retrievals 2 --policy.threshold 0.7
+
+A reward of about .51 as it stands, of .69 by that command.
+"""
 
 from ragjax.envs.qa_agent import QaAgent
 from ragjax.envs.qa_plans import Plan

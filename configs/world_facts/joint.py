@@ -1,4 +1,10 @@
-"""Likelihood and reward together, from a finished run of rag_sequence.py (`start`)."""
+"""Likelihood and reward together, from a finished run of rag_sequence.py (`start`).
+
+    ragjax train configs/world_facts/rag_sequence.py --run-dir runs/quickstart
+    ragjax train configs/world_facts/joint.py --start runs/quickstart
+
+`experiments/joint_objective.py` compares it with either alone.
+"""
 
 from ragjax.config import Config, Evaluation, Phase
 from ragjax.data.tokenizer import TokenizerSpec
