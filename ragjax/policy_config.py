@@ -79,6 +79,11 @@ class PolicyConfig(RunConfig):
             f"env_steps is {self.env_steps}, less than the {self.algorithm.batch_size} steps of one "
             "rollout (algorithm.num_envs x algorithm.rollout_length); raise it.",
         )
+        require(
+            not (self.normalise_observations and self.env.history),
+            "normalise_observations is on together with env.history, but it would rescale the marks and "
+            "actions of the steps that a history holds; turn one of them off.",
+        )
 
     @property
     def steps(self) -> int:

@@ -234,44 +234,63 @@ class PolicyExperiment:
           state: the run.
           episodes: environments of each kind, one episode each.
           split: of the questions, where the environment has any.
-          blind: put random passages in the place of those that the policy retrieves.
+          blind: of a policy that retrieves, let it read the passages in a random order: what it searches
+            and scores belongs to other passages than what it reads, the same ones all along.
 
         Returns:
-          "greedy" (likeliest actions) and "sampled" -> `return`, `length` and what else the environment
-          reports of an episode, [episodes] each.
+          "greedy" (likeliest actions, with the likeliest passages where an estimator draws them) and
+          "sampled" (as in rollouts) -> `return`, `length` and what else the environment reports of an
+          episode, [episodes] each.
         """
-        config = self.config
         env = self._evaluation_env(2 * episodes, split)
         key = jax.random.fold_in(jax.random.fold_in(state.train.key, EVALUATIONS), state.updates)
-        order = random_order(key, len(env.passages)) if blind else None
         greedy = jnp.arange(2 * episodes) < episodes
-        played = play_episodes(env, self.acting(state, order), key, config.env.limit, greedy)
+        policy, see = self.policy, self._seeing(state)
+        if blind:
+            spec: Any = self.config.policy  # one that retrieves, or nothing could be hidden from it
+            passages = jnp.asarray(self.raw_env.passages)
+            order = random_order(key, len(passages))
+            policy = spec.build(self.raw_env, passages[order])
+
+        def look(key, observation):
+            seen = see(key, observation)
+            if isinstance(seen, Retrieved) and seen.noise is not None:
+                noise = jnp.where(greedy[:, None], 0.0, seen.noise)
+                seen = dataclasses.replace(seen, noise=noise)
+            return seen
+
+        def act(seen):
+            return policy.apply(state.train.params, seen)[0]
+
+        played = play_episodes(env, act, key, self.config.env.limit, greedy, look=look)
         return {
             "greedy": {name: values[:episodes] for name, values in played.items()},
             "sampled": {name: values[episodes:] for name, values in played.items()},
         }
 
-    def acting(self, state: PolicyState, order: Array | None = None) -> Callable[[Array], Any]:
+    def acting(self, state: PolicyState) -> Callable[[Array], Any]:
         """The policy that a run has learned: observation [E,O...] -> action distribution.
+
+        Where an estimator draws passages, the likeliest ones are read.
 
         Args:
           state: the run, whose normaliser's statistics are taken as they are.
-          order: [N] passages to put in the place of those that are retrieved, or None. What is retrieved
-            twice is replaced by the same, so that the passages of an episode stay those of the episode.
         """
+        see = self._seeing(state)
+        return lambda observation: self.policy.apply(state.train.params, see(None, observation))[0]
+
+    def _seeing(self, state: PolicyState) -> Callable[[Array | None, Array], Any]:
+        """(key, observation [E,O...]) -> what the policy acts on; without a key nothing is drawn."""
         moments = observation_moments(state.rollout.env_state)
         params = state.train.params
         index = self.policy.embed(params)
 
-        def act(observation):
+        def see(key, observation):
             if moments is not None:
                 observation = normalised(moments, observation)
-            seen = self.policy.retrieve(params, index, None, observation)
-            if order is not None:
-                seen = dataclasses.replace(seen, ids=order[seen.ids])
-            return self.policy.apply(params, seen)[0]
+            return self.policy.retrieve(params, index, key, observation)
 
-        return act
+        return see
 
     @cached_property
     def _envs(self) -> dict[tuple[int, str], Env]:
@@ -297,7 +316,7 @@ class PolicyExperiment:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
 
         Also `eval/greedy_<name>` of what else the environment reports, and of a policy that retrieves
-        `eval/retrieval_gain`, by how much the sampled return is larger than with random passages.
+        `eval/retrieval_gain`, by how much the sampled return exceeds that of the blind policy.
         """
         during = self.config.evaluation.during
         played = self.evaluate(state, during, split="dev")

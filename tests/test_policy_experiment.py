@@ -15,6 +15,7 @@ from tiny_env import TinyMdp
 from ragjax import policy_experiment
 from ragjax.envs import wrappers
 from ragjax.envs.lookup import Lookup
+from ragjax.errors import UserError
 from ragjax.models.policy import ActorCritic
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
@@ -23,6 +24,7 @@ from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
 from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
 from ragjax.policy_experiment import PolicyExperiment, explained_variance, stack_keys
+from ragjax.training.alarm import symptoms
 from ragjax.training.optimizer import TracedAdam
 from ragjax.types import Hyperparameters, PolicyBatch
 
@@ -317,8 +319,8 @@ def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch)
     state = run.history[0][-1]
     policies = []
 
-    def play(env, act, key, limit, greedy):
-        policies.append((env, act, limit, greedy))
+    def play(env, act, key, limit, greedy, look):
+        policies.append((env, lambda observation: act(look(key, observation)), limit, greedy))
         return {"return": jnp.arange(4.0), "length": jnp.arange(4)}
 
     with monkeypatch.context() as patch:
@@ -493,3 +495,103 @@ def test_the_retrieval_gain_is_what_random_passages_lose(retrieving):
         for blind in (False, True)
     )
     assert found["eval/retrieval_gain"] == pytest.approx(float(seeing - blind), abs=1e-6)
+
+
+def perfect(steps=1, *, scale=50.0, shift=0, **fields):
+    """An experiment on Lookup whose retriever is made by hand, and its state.
+
+    Towers take keys as they are, so that a large scale finds the named passage, or the one `shift` rows
+    after it; heads do (what a passage says + step) modulo A.
+    """
+    env = Lookup(passages=6, actions=3, key_width=8, steps=steps, time_limit=steps)
+    if fields.get("latent") == "episode":
+        env = dataclasses.replace(env, history=True)
+    policy = RetrievalPolicy(k=6, width=8, hidden=(3 * steps,), **fields)
+    own = experiment(env=env, policy=policy, evaluation=EpisodeEvaluation(during=200))
+    state = jax.jit(own.init)(jax.random.PRNGKey(0), own.hyperparameters)
+    keys = np.asarray(own.raw_env.passages)[:, :8]
+    stored = np.zeros((8 + 3, 8), np.float32)
+    stored[:8] = np.linalg.lstsq(np.roll(keys, -shift, axis=0), keys)[0]
+    asked = np.eye(8 + steps, 8, dtype=np.float32)
+    # A hidden unit for each pair of what is said and step, which is 1 where both hold and else -1.
+    pairs = [(said, step) for said in range(3) for step in range(steps)]
+    hidden = np.zeros((8 + steps + 8 + 3, len(pairs)), np.float32)
+    out = np.zeros((len(pairs), 3), np.float32)
+    for unit, (said, step) in enumerate(pairs):
+        hidden[8 + step, unit] = hidden[-3 + said, unit] = 20.0
+        out[unit, (said + step) % 3] = 20.0
+    params = state.train.params | {
+        "retriever": {
+            "observed": {"Dense_0": {"kernel": asked}},
+            "stored": {"Dense_0": {"kernel": stored}},
+            "log_scale": np.log(np.float32(scale)),
+        },
+        "policy": {
+            "Dense_0": {"kernel": hidden, "bias": np.full(len(pairs), -30.0, np.float32)},
+            "Dense_1": {"kernel": out, "bias": np.zeros(3, np.float32)},
+        },
+    }
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, state.train.params)
+    params = jax.tree.map(jnp.asarray, params)
+    return own, dataclasses.replace(state, train=dataclasses.replace(state.train, params=params))
+
+
+def returns(own, state, episodes=200, **kwargs):
+    """Mode -> mean return."""
+    played = jax.jit(lambda state: own.evaluate(state, episodes, **kwargs))(state)
+    return {mode: float(of["return"].mean()) for mode, of in played.items()}
+
+
+@pytest.mark.parametrize(
+    ("steps", "fields"),
+    [(1, {}), (1, {"estimator": "attention"}), (2, {"latent": "episode"})],
+    ids=["step", "attention", "episode"],
+)
+def test_the_gain_of_a_perfect_retriever_is_large(steps, fields):
+    """Also where all passages are retrieved: the blind policy trusts the same, and reads another."""
+    own, state = perfect(steps, **fields)
+    assert returns(own, state)["sampled"] > 0.99 * steps
+    # The passages read are in a random order, so that about a third of them say the same by chance.
+    assert returns(own, state, blind=True)["sampled"] < 0.6 * steps
+    figures = jax.jit(own.figures)(state)
+    assert figures["eval/retrieval_gain"] > 0.4 * steps
+    assert symptoms({name: float(value) for name, value in figures.items()}) == []
+
+
+def test_a_retriever_that_does_harm_is_told_of():
+    """It finds the passage after the named one, which says something else for most of them."""
+    own, state = perfect(shift=1)
+    figures = jax.jit(own.figures)(dataclasses.replace(state, updates=jnp.int32(3)))
+    assert figures["eval/retrieval_gain"] < -0.05
+    [symptom] = symptoms({name: float(value) for name, value in figures.items()})
+    assert symptom.startswith("useless: ")
+
+
+def test_sampled_episodes_draw_passages_as_rollouts_do():
+    """With Gumbel noise, where an estimator draws passages first; likeliest actions go without."""
+    own, state = perfect(estimator="gumbel", scale=2.0)
+    policy, params = own.policy, state.train.params
+    passages = np.asarray(own.raw_env.passages)
+    said = np.argmax(passages[:, 8:], axis=-1)
+    observation = jnp.asarray(np.append(passages[:, :8], np.ones((6, 1), np.float32), axis=-1))
+    seen = policy.retrieve(params, policy.embed(params), None, observation)
+    prior = np.exp(policy.apply(params, seen)[0].log_prior)
+    expected = np.sum(prior * (said[seen.ids] == said[:, None]), axis=-1).mean()
+    assert 0.2 < expected < 0.8
+    episodes = 1000
+    evaluate = jax.jit(lambda state: own.evaluate(state, episodes))
+    played = evaluate(state)
+    assert played["greedy"]["return"].mean() == 1.0
+    drawn = played["sampled"]["return"]
+    error = np.sqrt(expected * (1 - expected) / episodes)
+    assert abs(drawn.mean() - expected) < 4 * error
+    same(evaluate(state), played)
+    # A policy that answers a question, without a key, reads the likeliest passages too.
+    np.testing.assert_array_equal(own.acting(state)(observation).mode(), said)
+
+
+def test_a_history_is_not_normalised():
+    with pytest.raises(
+        UserError, match=r"normalise_observations is on together with env\.history.*turn one"
+    ):
+        experiment(env=TinyMdp(history=True), normalise_observations=True)

@@ -23,8 +23,8 @@ class Environment:
     Attributes:
       name: unique among environments; it names the directory of runs.
       time_limit: steps after which an episode is truncated.
-      history: whether observations hold the whole episode so far (`wrappers.episode_history`), which
-        policies with a latent passage of the episode need.
+      history: whether observations hold the whole episode so far, in `time_limit` + 1 rows
+        (`wrappers.episode_history`), which policies with a latent passage of the episode need.
       traceable: whether its functions can be vmapped, over seeds for example.
       stands_alone: whether it can be built as it is; others are bound to a trained reader first.
     """

@@ -57,26 +57,28 @@ class Remembered:
     history: Leaf
 
 
-def episode_history(env: Env, length: int) -> Env:
+def episode_history(env: Env, limit: int) -> Env:
     """Shows the whole episode so far, [L,O+A+1]: a policy of it can depend on all that has happened.
 
     Row i holds the observation of step i, the action taken there as one-hot, and 1. The action of the
-    current row is zeros, and so are all rows of steps to come.
+    current row is zeros, and so are all rows of steps to come. L is `limit` + 1, for T steps show T + 1
+    observations: the last one is not acted on, but where a time limit ended the episode its value stands
+    for all that would have followed.
 
     Args:
       env: one episode with flat observations [O].
-      length: L, steps within which it ends.
+      limit: steps within which it ends.
 
     Raises:
       UserError: observations are not flat.
     """
     shape = jnp.shape(env.low)
     require(len(shape) == 1, f"env.history needs flat observations, not those of shape {shape}.")
-    width = shape[0] + env.num_actions + 1
+    length, width = limit + 1, shape[0] + env.num_actions + 1
 
     def add(history, place, observation):
         row = jnp.concatenate([observation, jnp.zeros((env.num_actions,)), jnp.ones((1,))])
-        return history.at[place].set(row, mode="drop")  # after the last step there is no row left
+        return history.at[place].set(row)
 
     def show(inner, history, timestep):
         timestep = dataclasses.replace(timestep, observation=history, final_observation=history)

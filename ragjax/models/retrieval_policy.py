@@ -136,8 +136,14 @@ class RetrievalPolicy:
             "an episode's passages is that of the marginal, so use policy.estimator marginal.",
         )
 
-    def build(self, env: Env) -> PolicyModel:
+    def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations, passages and actions.
+
+        Args:
+          env: the environment.
+          contents: [N,F] what is read in each passage's place, its own features if None. Search and
+            p(d|s) are always those of the passages: with contents in another order, what is read is not
+            what was found.
 
         Raises:
           UserError: the environment has no passages or too few, or its observations do not hold the
@@ -149,6 +155,7 @@ class RetrievalPolicy:
             "that has, or policy ActorCritic.",
         )
         stored = jnp.asarray(env.passages)
+        contents = stored if contents is None else contents
         require(
             self.k <= stored.shape[0],
             f"policy.k is {self.k}, but the environment has {stored.shape[0]} passages; choose at most "
@@ -202,10 +209,13 @@ class RetrievalPolicy:
 
         def apply(params, seen: Retrieved):
             valid = seen.ids >= 0
-            features = jnp.where(valid[..., None], stored[jnp.maximum(seen.ids, 0)], 0.0)
+            found, features = (
+                jnp.where(valid[..., None], rows[jnp.maximum(seen.ids, 0)], 0.0)
+                for rows in (stored, contents)
+            )
             asked = seen.observation[..., 0, :size] if whole else seen.observation
             scores: Any = towers.apply(
-                {"params": params["retriever"]}, asked, features, method="scores"
+                {"params": params["retriever"]}, asked, found, method="scores"
             )
             log_prior = masked_log_softmax(scores, valid)
             now = asked

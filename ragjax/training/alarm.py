@@ -1,21 +1,32 @@
 """The alarm of a retriever that ails: what its figures say, in words."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
 
-HUB = 0.25  # share of all mass on one passage, of a corpus in which none is asked for that often
+HUB = 0.5  # share of all mass on one passage; less is harmless where a few passages suffice
 DECIDED, MISSING = 1.1, 0.5  # effective passages at most, with a recall below
-IGNORED = 1e-4  # nats between posterior and prior
+IGNORED = 1e-5  # nats between posterior and prior
 WORSE = 0.05  # than with random passages, in return or exact match
+ROWS = 2  # running, in which a symptom has to be there
+# The kinds of symptoms, and the figures of which any shows that a row has measured one.
+MEASURED_BY = {
+    "hub": ("hub_share",),
+    "collapse": ("effective_passages",),
+    "ignored": ("passage_credit",),
+    "useless": ("eval/retrieval_gain", "dev/retrieval_gain"),
+}
 
 
-def symptoms(figures: Mapping[str, Any]) -> list[str]:
+def symptoms(figures: Mapping[str, float]) -> list[str]:
     """What is wrong with a retriever whose figures these are, a sentence each; none if all is well.
 
     Args:
       figures: numbers by the names of `ops.health.retrieval_health`, and `retrieval_gain` in `eval/`
         or `dev/`, the return or exact match with the retriever minus that with random passages; those
         that are missing are passed over.
+
+    Returns:
+      Sentences that begin with their kind, one of `MEASURED_BY`, and a colon.
     """
     found = []
     hub, effective = figures.get("hub_share", 0.0), figures.get("effective_passages")
@@ -32,3 +43,32 @@ def symptoms(figures: Mapping[str, Any]) -> list[str]:
     if gain < -WORSE:
         found.append(f"useless: retrieved passages do worse than random ones by {-gain:.3g}")
     return found
+
+
+class Alarm:
+    """Hears the figures of a run row by row, and tells of symptoms that stay.
+
+    A symptom is told of once it is there in `ROWS` rows running, since a single one may be that of a
+    start; and again only after it was gone as long. Rows that don't measure it don't count.
+    """
+
+    def __init__(self):
+        """An alarm that has heard nothing yet."""
+        self._last: dict[str, list[bool]] = {kind: [] for kind in MEASURED_BY}
+        self._told: set[str] = set()
+
+    def hear(self, figures: Mapping[str, float]) -> list[str]:
+        """Takes in a row of figures, NaN where nothing was measured; returns what is to be told."""
+        figures = {name: value for name, value in figures.items() if not math.isnan(value)}
+        there = {symptom.partition(":")[0]: symptom for symptom in symptoms(figures)}
+        new = []
+        for kind, names in MEASURED_BY.items():
+            if not any(name in figures for name in names):
+                continue
+            last = self._last[kind] = [*self._last[kind], kind in there][-ROWS:]
+            if kind not in self._told and sum(last) == ROWS:
+                self._told.add(kind)
+                new.append(there[kind])
+            if not any(last):
+                self._told.discard(kind)
+        return new

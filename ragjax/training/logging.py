@@ -121,7 +121,6 @@ class RunProgress:
         )
         self._task = self._progress.add_task("", total=total, completed=done, rate="", figures="")
         self._figures: dict[str, float] = {}
-        self._warned: set[str] = set()
         self._console, self._total, self._said = console, total, done
 
     def __enter__(self) -> "RunProgress":
@@ -134,11 +133,8 @@ class RunProgress:
         self._progress.stop()
 
     def warn(self, step: int, symptom: str) -> None:
-        """Says a symptom; the same kind (what stands before its colon) once a run."""
-        kind = symptom.partition(":")[0]
-        if kind not in self._warned:
-            self._warned.add(kind)
-            self._console.print(f"[yellow]retriever alarm at step {step}: {symptom}[/yellow]")
+        """Says a symptom of an ailing retriever."""
+        self._console.print(f"[yellow]retriever alarm at step {step}: {symptom}[/yellow]")
 
     def advance(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Moves the bar to `step` and shows the newest figures of `SHOWN`, means over seeds."""

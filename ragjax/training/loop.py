@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import UserError
-from ragjax.training.alarm import symptoms
+from ragjax.training.alarm import Alarm
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
 
@@ -98,13 +98,13 @@ def fit(
       NonFiniteLossError: names the step and the last good checkpoint.
       KeyboardInterrupt: after Ctrl-C or SIGTERM; the current step was finished and saved.
     """
-    step, pending = start, None
+    step, pending, alarm = start, None, Alarm()
 
     def show(number: int, row: Mapping[str, Any]) -> None:
         """Logs a row, shows it, and says what it tells of an ailing retriever."""
         log.write(number, row)
         progress.advance(number, row)
-        for symptom in symptoms({name: np.mean(value) for name, value in row.items()}):
+        for symptom in alarm.hear({name: float(np.mean(value)) for name, value in row.items()}):
             progress.warn(number, symptom)
 
     def settle(entry: tuple[int, Metrics] | None) -> None:

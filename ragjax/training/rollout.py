@@ -84,9 +84,8 @@ def rollout(
     Returns:
       Where the environments stand now, and the [T,E] steps.
     """
-    action_key, env_key = jax.random.split(key)
-    look_key = jax.random.fold_in(key, 1)
-    look_keys = jax.random.split(look_key, length)
+    action_key, env_key, look_key = jax.random.split(key, 3)
+    look_keys = jax.random.split(look_key, length + 2)
     action_keys = jax.random.split(action_key, length)
     env_keys = jax.random.split(env_key, length)
     # Drawn at once: random numbers cost less in bulk than one step after another.
@@ -117,7 +116,8 @@ def rollout(
         return (RolloutCarry(state, timestep), weight), made
 
     weight = jnp.ones_like(carry.timestep.reward)
-    (carry, _), made = jax.lax.scan(step, (carry, weight), (noise, env_keys, look_keys))
+    drawn = noise, env_keys, look_keys[:length]
+    (carry, _), made = jax.lax.scan(step, (carry, weight), drawn)
     observation, action, log_probs, reward, terminated, truncated, final, weight, metrics = made
     return carry, Rollout(
         observation=observation,
@@ -126,24 +126,31 @@ def rollout(
         reward=reward,
         terminated=terminated,
         truncated=truncated,
-        final_observation=look(jax.random.fold_in(look_key, 1), final),
-        last_observation=look(jax.random.fold_in(look_key, 2), carry.timestep.observation),
+        final_observation=look(look_keys[-2], final),
+        last_observation=look(look_keys[-1], carry.timestep.observation),
         weight=weight,
         metrics=metrics,
     )
 
 
 def play_episodes(
-    env: Env, act: Callable[[Array], Any], key: Array, limit: int, greedy: Array
+    env: Env,
+    act: Callable[[Any], Any],
+    key: Array,
+    limit: int,
+    greedy: Array,
+    *,
+    look: Callable[[Array, Array], Any] = lambda key, observation: observation,
 ) -> dict[str, Array]:
     """Plays one whole episode in each of E environments.
 
     Args:
       env: a batch of environments with `episode_statistics`.
-      act: observation [E,O...] -> action distribution.
+      act: what `look` gives -> action distribution.
       key: PRNG key.
       limit: steps within which every episode has ended.
       greedy: [E] bool, where to take the likeliest action instead of drawing one.
+      look: (key, observation [E,O...]) -> what is acted on.
 
     Returns:
       `return` [E], `length` [E], and all else that the environment reports of an episode, [E] each.
@@ -158,8 +165,8 @@ def play_episodes(
 
     def advance(loop):
         figures, carry, step = loop
-        action_key, env_key = jax.random.split(jax.random.fold_in(key, step))
-        distribution = act(carry.timestep.observation)
+        action_key, env_key, look_key = jax.random.split(jax.random.fold_in(key, step), 3)
+        distribution = act(look(look_key, carry.timestep.observation))
         choice = jnp.where(greedy, distribution.mode(), distribution.sample(action_key))
         action = distribution.executed(choice)
         state, timestep = env.step(env.params, env_key, carry.env_state, action)

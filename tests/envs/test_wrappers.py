@@ -358,18 +358,18 @@ def test_moments_are_found_below_other_wrappers(normalised_cartpole):
 
 def test_history_holds_the_episode_so_far():
     """Rows of (observation, action, 1) from the episode's start; the current row has no action."""
-    length = 4
-    env = wrappers.episode_history(wrappers.time_limit(counting(), length), length)
+    limit = 4
+    env = wrappers.episode_history(wrappers.time_limit(counting(), limit), limit)
     batch = wrappers.batch(wrappers.auto_reset(env), E)
     _, first, _, steps = play(batch, ACTIONS)
-    plain = wrappers.batch(wrappers.auto_reset(wrappers.time_limit(counting(), length)), E)
+    plain = wrappers.batch(wrappers.auto_reset(wrappers.time_limit(counting(), limit)), E)
     *_, shown = play(plain, ACTIONS)
-    assert first.observation.shape == (E, length, 2 + 4 + 1) == (E, *batch.low.shape)
+    assert first.observation.shape == (E, limit + 1, 2 + 4 + 1) == (E, *batch.low.shape)
     for time in range(STEPS):
-        at = (time + 1) % length  # steps made in the running episode
+        at = (time + 1) % limit  # steps made in the running episode
         for place in range(E):
             history = np.asarray(steps.observation[time, place])
-            np.testing.assert_array_equal(history[:, -1], np.arange(length) <= at)
+            np.testing.assert_array_equal(history[:, -1], np.arange(limit + 1) <= at)
             np.testing.assert_array_equal(history[at, :2], shown.observation[time, place])
             np.testing.assert_array_equal(history[at, 2:-1], 0)
             np.testing.assert_array_equal(history[at + 1 :], 0)
@@ -377,9 +377,23 @@ def test_history_holds_the_episode_so_far():
                 taken = ACTIONS[time - at + 1 + row, place]
                 np.testing.assert_array_equal(history[row, 2:-1], np.arange(4) == taken)
                 np.testing.assert_array_equal(history[row, 0], row)
-    # Of an episode's last step all rows have an action: nothing is left to do.
-    last = np.asarray(steps.final_observation[length - 1])
-    np.testing.assert_array_equal(last[:, :, 2:-1].sum(axis=-1), 1)
+
+
+def test_history_holds_what_a_time_limit_cuts_off():
+    """The observation after the last step: the value of all that would have followed is its own."""
+    limit = 4
+    env = wrappers.auto_reset(
+        wrappers.episode_history(wrappers.time_limit(counting(), limit), limit)
+    )
+    _, first, _, steps = play(env, ACTIONS[:limit, 0])
+    assert steps.truncated.tolist() == [False] * 3 + [True]
+    assert not steps.terminated.any()
+    last = np.asarray(steps.final_observation[-1])
+    np.testing.assert_array_equal(last[:, -1], 1)  # every row is there
+    np.testing.assert_array_equal(last[:, 0], np.arange(limit + 1))  # steps made
+    np.testing.assert_array_equal(last[:, 1], first.observation[0, 1])  # all of one episode
+    np.testing.assert_array_equal(last[:-1, 2:-1], np.eye(4)[ACTIONS[:limit, 0]])
+    np.testing.assert_array_equal(last[-1, 2:-1], 0)
 
 
 def test_history_needs_flat_observations():

@@ -1,16 +1,19 @@
 """Policies that retrieve, against the sum over passages written out."""
 
 import itertools
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_env import TinyMdp
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
 from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.objectives.ppo import PPO
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.training.rollout import rollout, start
 from ragjax.types import Retrieved
@@ -110,6 +113,83 @@ def test_what_was_acted_on_gives_the_same_probabilities_again(estimator):
         assert np.max(np.abs(other - made.log_probs)) > 1e-2
 
 
+def by_hand(tree, passages, observation, ids):
+    """(prior [K], π(a|s,d) [K,A], v(s,d) [K]) of one observation over given passages, in float64."""
+    tree = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), tree)
+    observation, features = (
+        np.asarray(x, np.float64) for x in (observation, np.asarray(passages)[ids])
+    )
+
+    def perceptron(layers, x):
+        hidden = np.tanh(x @ layers["Dense_0"]["kernel"] + layers["Dense_0"]["bias"])
+        return hidden @ layers["Dense_1"]["kernel"] + layers["Dense_1"]["bias"]
+
+    tower = tree["retriever"]
+    query = observation @ tower["observed"]["Dense_0"]["kernel"]
+    stored = features @ tower["stored"]["Dense_0"]["kernel"]
+    query, stored = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (query, stored))
+    prior = softmax(np.exp(tower["log_scale"]) * stored @ query)
+    both = np.concatenate([np.tile(observation, (len(ids), 1)), features], axis=-1)
+    read = [softmax(logits) for logits in perceptron(tree["policy"], both)]
+    return prior, np.array(read), perceptron(tree["value"], both)[:, 0]
+
+
+def ppo_by_hand(old, new, passages, batch, clip):
+    """The figures of PPO by the sum over passages, batch.observation.ids, written out for every step."""
+    out = dict.fromkeys(("policy_loss", "kl", "clip_fraction"), 0.0)
+    for row, observation in enumerate(batch.observation.observation):
+        ids, action = batch.observation.ids[row], batch.action[row]
+        then, now = (
+            prior @ read
+            for prior, read, _ in (by_hand(tree, passages, observation, ids) for tree in (old, new))
+        )
+        ratio, advantage = now[action] / then[action], float(batch.advantage[row])
+        bounded = np.clip(ratio, 1 - clip, 1 + clip)
+        out["policy_loss"] -= min(ratio * advantage, bounded * advantage)
+        out["kl"] += then @ np.log(then / now)
+        out["clip_fraction"] += abs(ratio - 1) > clip
+    return {name: value / len(batch.action) for name, value in out.items()}
+
+
+def test_ppos_ratio_is_that_of_the_passages_acted_on():
+    """Index and parameters have both moved since: the marginals are over the stored passages."""
+    env = SPEC.vectorise(E)
+    spec = RetrievalPolicy(k=K, width=8, hidden=(8,))
+    policy, old, _ = built(spec, env)
+    algorithm = PPO(
+        num_envs=E, rollout_length=4, minibatches=1, normalise_advantage=False, clip=0.1
+    )
+    hyper = algorithm.hyperparameters(0.0)
+    stale = built(spec, env, seed=7)[2]  # as if the index had not been refreshed for long
+    new = jax.tree.map(lambda old, other: (old + other) / 2, old, built(spec, env, seed=3)[1])
+
+    @jax.jit
+    def learn(key):
+        _, made = rollout(
+            env,
+            lambda seen: policy.apply(old, seen)[0],
+            start(env, key),
+            key,
+            4,
+            look=lambda key, observation: policy.retrieve(old, stale, key, observation),
+        )
+        batch = algorithm.targets(policy, old, made, hyper)
+        batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+        refreshed = policy.retrieve(new, policy.embed(new), None, batch.observation.observation)
+        return batch, refreshed, algorithm.loss(policy, new, key, batch, hyper)
+
+    batch, refreshed, loss = jax.device_get(learn(jax.random.PRNGKey(3)))
+    expected = ppo_by_hand(old, new, env.passages, batch, algorithm.clip)
+    assert 0 < expected["clip_fraction"] < 1
+    for name, value in expected.items():
+        total, count = loss.metrics[name]
+        np.testing.assert_allclose(total / count, value, rtol=1e-3, err_msg=name)
+    # Retrieved anew, other passages would be summed over, and all of this be something else.
+    assert np.any(np.sort(refreshed.ids) != np.sort(batch.observation.ids))
+    anew = ppo_by_hand(old, new, env.passages, batch.replace(observation=refreshed), algorithm.clip)
+    assert all(abs(anew[name] - value) > 0.01 * abs(value) for name, value in expected.items())
+
+
 def test_gumbel_draws_other_passages_with_every_key():
     env = SPEC.vectorise(E)
     policy, params, index = built(RetrievalPolicy(k=K, estimator="gumbel"), env)
@@ -168,6 +248,79 @@ def test_an_episodes_passages_are_those_of_its_first_observation():
     np.testing.assert_array_equal(one, other)
 
 
+@dataclass(frozen=True)
+class Shelf(TinyMdp):
+    """The tiny process with passages, so that a time limit ends episodes that would go on."""
+
+    time_limit: int = 2
+    horizon: int = 9
+
+    def build(self):
+        passages = np.random.default_rng(0).normal(size=(6, 5)).astype(np.float32)
+        return super().build()._replace(passages=passages)
+
+
+def test_a_time_limit_bootstraps_from_the_observation_after_the_last_step():
+    """V(s_T) = Σ_d w_T(d) v(s_T,d), and not that of the last observation acted on."""
+    spec = RetrievalPolicy(k=K, width=8, hidden=(8,), latent="episode")
+    env, plain = (Shelf(history=history).vectorise(16) for history in (True, False))
+    policy, params, index = built(spec, env)
+    actions = jax.random.randint(jax.random.PRNGKey(1), (2, 16), 0, 2, jnp.int32)
+
+    @jax.jit
+    def play(key):
+        def steps(env):
+            state, shown = env.reset(env.params, key)
+            made = [shown]
+            for action in actions:
+                state, shown = env.step(env.params, key, state, action)
+                made.append(shown)
+            return made
+
+        seeing = steps(env)
+        seen = policy.retrieve(params, index, None, seeing[-1].final_observation)
+        return steps(plain), seeing[-1], seen.ids, policy.apply(params, seen)[1]
+
+    (first, second, last), end, ids, value = jax.device_get(play(jax.random.PRNGKey(2)))
+    cut = np.flatnonzero(~second.terminated & last.truncated & ~last.terminated)
+    assert len(cut) > 3
+    moved = []
+    for row in cut:
+        # Row 2 of the history is the state that the last step led to.
+        np.testing.assert_array_equal(
+            end.final_observation[row, 2, :3], last.final_observation[row]
+        )
+        np.testing.assert_array_equal(end.final_observation[row, :, -1], 1)
+        shown = (first.observation, second.observation, last.final_observation)
+        parts = [by_hand(params, env.passages, s[row], ids[row]) for s in shown]
+        weight = parts[0][0] * parts[0][1][:, actions[0, row]] * parts[1][1][:, actions[1, row]]
+        expected = weight @ parts[2][2] / weight.sum()
+        np.testing.assert_allclose(value[row], expected, rtol=1e-4)
+        moved.append(abs(expected - weight @ parts[1][2] / weight.sum()))
+    assert max(moved) > 0.1
+
+
+def test_contents_in_another_order_change_what_is_read_alone():
+    """Search and p(d|s) stay those of the passages; so it is with a latent of the episode."""
+    for spec, env in (
+        (RetrievalPolicy(k=K), SPEC.vectorise(E)),
+        (RetrievalPolicy(k=K, latent="episode"), WHOLE.vectorise(E)),
+    ):
+        policy, params, index = built(spec, env)
+        order = jnp.array([2, 0, 1, 4, 5, 3])
+        blind = spec.build(env, env.passages[order])
+        np.testing.assert_array_equal(blind.embed(params), index)
+        _, first = env.reset(env.params, jax.random.PRNGKey(0))
+        seen = policy.retrieve(params, index, None, first.observation)
+        same = blind.retrieve(params, index, None, first.observation)
+        np.testing.assert_array_equal(same.ids, seen.ids)
+        (own, _), (other, _) = policy.apply(params, seen), blind.apply(params, seen)
+        np.testing.assert_array_equal(other.log_prior, own.log_prior)
+        swapped = policy.apply(params, Retrieved(first.observation, order[seen.ids], None))[0]
+        np.testing.assert_allclose(other.logits, swapped.logits, atol=1e-6)
+        assert np.max(np.abs(other.logits - own.logits)) > 1e-2
+
+
 def test_the_distribution_is_the_marginal_by_default():
     env = SPEC.vectorise(E)
     policy, params, index = built(RetrievalPolicy(k=K), env)
@@ -202,7 +355,7 @@ def test_bad_fields_are_named(fields, message):
             SPEC,
             r"observations have shape \(6,\); set env.hist",
         ),
-        (RetrievalPolicy(k=2), WHOLE, r"observations have shape \(2, 10\); unset env.history"),
+        (RetrievalPolicy(k=2), WHOLE, r"observations have shape \(3, 10\); unset env.history"),
     ],
 )
 def test_an_environment_that_does_not_fit_is_refused(spec, env, message):

@@ -1,19 +1,50 @@
-"""Symptoms are named, and an alarm comes before the reward falls."""
+"""Symptoms are named, told of when they stay, and told of before the reward falls."""
 
+import contextlib
 import dataclasses
+import json
+import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragjax.config import load_config
 from ragjax.envs.lookup import Lookup
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
 from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment
-from ragjax.training.alarm import symptoms
+from ragjax.policy_experiment import PolicyExperiment, policy_program
+from ragjax.training.alarm import MEASURED_BY, Alarm, symptoms
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.logging import METRICS, MetricLog, RunProgress
+from ragjax.training.loop import fit
 from ragjax.training.optimizer import TracedAdam
+
+HUB = {"hub_share": 0.9}
+WELL = {
+    "hub_share": 0.1,
+    "effective_passages": 3.0,
+    "passage_credit": 0.1,
+    "eval/retrieval_gain": 0.5,
+}
+SICK = {
+    "hub": (HUB, "hub: one passage takes 90% of the retrieval mass"),
+    "collapse": (
+        {"effective_passages": 1.05, "recall": 0.2},
+        "collapse: p(d|x) is decided, but recall is 20%",
+    ),
+    "ignored": (
+        {"effective_passages": 4.0, "passage_credit": 1e-6},
+        "ignored: what is read does not change what is done, so retrieval learns nothing",
+    ),
+    "useless": (
+        {"eval/retrieval_gain": -0.125, "dev/retrieval_gain": 0.1},
+        "useless: retrieved passages do worse than random ones by 0.125",
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -21,21 +52,8 @@ from ragjax.training.optimizer import TracedAdam
     [
         ({}, []),
         ({"hub_share": 0.1, "effective_passages": 1.05, "recall": 0.9}, []),
-        ({"hub_share": 0.9}, ["hub: one passage takes 90% of the retrieval mass"]),
-        (
-            {"effective_passages": 1.05, "recall": 0.2},
-            ["collapse: p(d|x) is decided, but recall is 20%"],
-        ),
-        (
-            {"effective_passages": 4.0, "passage_credit": 1e-6},
-            [
-                "ignored: what is read does not change what is done, so retrieval learns nothing",
-            ],
-        ),
-        (
-            {"eval/retrieval_gain": -0.125, "dev/retrieval_gain": 0.1},
-            ["useless: retrieved passages do worse than random ones by 0.125"],
-        ),
+        ({"hub_share": 0.45}, []),
+        *((figures, [sentence]) for figures, sentence in SICK.values()),
         (
             {"dev/retrieval_gain": -0.5},
             ["useless: retrieved passages do worse than random ones by 0.5"],
@@ -47,46 +65,155 @@ def test_symptoms_are_named(figures, expected):
     assert symptoms(figures) == expected
 
 
-def test_the_alarm_comes_before_the_reward_falls():
-    """A trained retriever is turned into a hub bit by bit: all queries drift towards one passage."""
-    config = PolicyConfig(
-        env=Lookup(passages=16),
-        algorithm=A2C(num_envs=256, rollout_length=1),
-        policy=RetrievalPolicy(k=16, width=16, reads="passage"),
-        optimizer=TracedAdam(learning_rate=1e-2),
-        env_steps=256 * 800,
-        evaluation=EpisodeEvaluation(every=0),
+def heard(*rows):
+    """What an alarm tells of after each row."""
+    alarm = Alarm()
+    return [alarm.hear(row) for row in rows]
+
+
+@pytest.mark.parametrize("kind", MEASURED_BY)
+def test_a_symptom_is_told_of_in_its_second_row_running(kind):
+    figures, sentence = SICK[kind]
+    assert heard(figures, figures, figures) == [[], [sentence], []]
+    assert heard(figures, WELL, figures, WELL) == [[]] * 4
+
+
+def test_rows_that_do_not_measure_a_symptom_do_not_count():
+    other = {"loss": 1.0, "eval/retrieval_gain": 0.5, "hub_share": math.nan}
+    assert heard(HUB, other, other, HUB) == [[], [], [], [SICK["hub"][1]]]
+    assert heard(HUB, HUB, other, other, HUB, HUB)[2:] == [[]] * 4
+
+
+def test_what_is_gone_for_two_rows_is_told_of_again():
+    told = [SICK["hub"][1]]
+    assert heard(HUB, HUB, WELL, WELL, HUB, HUB) == [[], told, [], [], [], told]
+    assert heard(HUB, HUB, WELL, HUB, HUB) == [[], told, [], [], []]
+
+
+def test_several_symptoms_are_told_of_together():
+    (hub, said), (useless, more) = SICK["hub"], SICK["useless"]
+    assert heard(hub | useless, hub | useless)[1] == [said, more]
+    assert heard(hub, hub | useless, useless) == [[], [said], [more]]
+
+
+class Heard(RunProgress):
+    """Keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def advance(self, step, metrics):
+        pass
+
+    def warn(self, step, symptom):
+        self.said.append((step, symptom))
+
+
+def fitted(program, state, run_dir):
+    """What the alarm of a run said, (step, symptom) each, and the rows of its log."""
+    run_dir.mkdir(exist_ok=True)
+    progress, checkpoints = Heard(), Checkpoints(run_dir / "checkpoints")
+    with contextlib.closing(MetricLog(run_dir, 0)) as log:
+        fit(program, state, 0, checkpoints, log, progress)
+    return progress.said, [json.loads(row) for row in (run_dir / METRICS).read_text().splitlines()]
+
+
+def test_a_healthy_run_is_silent(tmp_path):
+    """Every row is heard: the first ones, when the heads know nothing, and those of the four passages
+    that are enough once they do."""
+    config = load_config(Path(__file__).parents[2] / "configs" / "lookup" / "marginal.py")
+    config = dataclasses.replace(
+        config, env_steps=200 * config.algorithm.batch_size, log_every=1, checkpoint_every=200
     )
     experiment = PolicyExperiment(config)
-    state, _ = jax.jit(experiment.train)(jax.random.PRNGKey(0), experiment.hyperparameters)
-    key = experiment.raw_env.params.keys[3]
+    state = jax.jit(experiment.init)(jax.random.PRNGKey(0), experiment.hyperparameters)
+    said, rows = fitted(policy_program(experiment), state, tmp_path)
+    assert said == []
+    assert max(row.get("hub_share", 0.0) for row in rows) > 0.25
+    assert max(row.get("eval/greedy_return", 0.0) for row in rows) > 0.9
+    assert max(row.get("eval/retrieval_gain", 0.0) for row in rows) > 0.5
 
-    def spoilt(amount):
-        """Adds a common direction to every query, and to the embedding of passage 3."""
-        params = state.train.params
-        tower = params["retriever"]
-        common = amount * jnp.ones((16,)) / 4.0
-        asked = tower["observed"]["Dense_0"]["kernel"].at[-1].add(common)
-        stored = tower["stored"]["Dense_0"]["kernel"].at[:16].add(jnp.outer(key, common))
-        tower = tower | {"observed": {"Dense_0": {"kernel": asked}}}
-        tower |= {"stored": {"Dense_0": {"kernel": stored}}}
-        train = dataclasses.replace(state.train, params=params | {"retriever": tower})
-        return dataclasses.replace(state, train=train)
+
+@pytest.fixture(scope="module")
+def trained():
+    """An experiment and its state after training: three passages, each of which says something else.
+
+    Where several say the same, one of them may take the mass of all without harm.
+    """
+    config = PolicyConfig(
+        env=Lookup(passages=3, actions=3),
+        algorithm=A2C(num_envs=256, rollout_length=1),
+        policy=RetrievalPolicy(k=3, width=16, reads="passage"),
+        optimizer=TracedAdam(learning_rate=1e-2, anneal=False),
+        env_steps=256 * 200,
+        evaluation=EpisodeEvaluation(every=1, during=200),
+        log_every=1,
+        checkpoint_every=1000,
+    )
+    experiment = PolicyExperiment(
+        dataclasses.replace(config, evaluation=EpisodeEvaluation(every=0))
+    )
+    state, _ = jax.jit(experiment.train)(jax.random.PRNGKey(0), experiment.hyperparameters)
+    return PolicyExperiment(config), state
+
+
+def pulled(experiment, state, amount):
+    """Turns the retriever towards a hub: each query is moved in the direction of the first passage."""
+    params = state.train.params
+    towards = experiment.policy.embed(params)[0]
+    tower = params["retriever"]
+    # The last number of these observations is always 1, so that its weights are a bias.
+    kernel = tower["observed"]["Dense_0"]["kernel"].at[-1].add(amount * towards)
+    tower = tower | {"observed": {"Dense_0": {"kernel": kernel}}}
+    train = dataclasses.replace(state.train, params=params | {"retriever": tower})
+    return dataclasses.replace(state, train=train)
+
+
+def test_the_alarm_comes_before_the_reward_falls(trained):
+    """A trained retriever is turned into a hub bit by bit; the reward is that of likeliest actions.
+
+    Drawn actions lose reward in proportion to the hub's mass, so that they have lost some by then.
+    """
+    experiment, state = trained
 
     @jax.jit
     def measure(amount):
-        sick = spoilt(amount)
+        sick = pulled(experiment, state, amount)
         _, metrics = experiment.update(sick, experiment.hyperparameters)
         return metrics, experiment.evaluate(sick, 200)["greedy"]["return"].mean()
 
-    alarms, rewards = [], []
-    for amount in np.linspace(0.0, 4.0, 33, dtype=np.float32):
+    alarm, alarms, rewards = Alarm(), [], []
+    for amount in np.linspace(0.0, 3.0, 121, dtype=np.float32):
         metrics, reward = measure(jnp.float32(amount))
-        alarms.append(symptoms(jax.tree.map(float, metrics)))
+        alarms.append(alarm.hear(jax.tree.map(float, metrics)))
         rewards.append(float(reward))
     assert rewards[0] > 0.9
-    assert alarms[0] == []
-    fallen = next(place for place, reward in enumerate(rewards) if reward < 0.9 * rewards[0])
-    first = next(place for place, symptoms in enumerate(alarms) if symptoms)
-    assert first < fallen
+    assert rewards[-1] < 0.5
+    first = next(place for place, told in enumerate(alarms) if told)
+    assert [symptom.partition(":")[0] for symptom in alarms[first]] == ["hub"]
+    assert min(rewards[: first + 1]) > 0.9 * rewards[0]
     assert measure._cache_size() == 1
+
+
+def test_the_alarm_comes_before_a_run_that_collapses_loses_reward(trained, tmp_path):
+    """Within `fit`: after every update a fault pulls all queries a little, against what is learned."""
+    experiment, state = trained
+    hyper = experiment.hyperparameters.replace(learning_rate=jnp.float32(3e-4))
+
+    @jax.jit
+    def update(state):
+        state, metrics = experiment.update(state, hyper)
+        return pulled(experiment, state, 0.03), metrics
+
+    program = dataclasses.replace(
+        policy_program(experiment), total=100, advance=lambda state, step: update(state)
+    )
+    said, rows = fitted(program, state, tmp_path)
+    rewards = {
+        row["step"]: row["eval/greedy_return"] for row in rows if "eval/greedy_return" in row
+    }
+    assert rewards[1] > 0.9
+    assert rewards[99] < 0.9 * rewards[1]
+    step, symptom = said[0]
+    assert symptom.startswith("hub: ")
+    assert min(reward for at, reward in rewards.items() if at <= step) > 0.9 * rewards[1]

@@ -218,6 +218,29 @@ def test_the_limit_bounds_the_loop(fuses):
     np.testing.assert_array_equal(lengths, np.where(born <= 3, born, 0))
 
 
+def test_what_is_acted_on_may_be_drawn_anew_in_every_step():
+    """By keys of its own, so that the same key plays the same episodes."""
+    env = Fuse().vectorise(80)
+
+    def look(key, observation):
+        return jax.random.bernoulli(key, 0.5, observation.shape[:-1])
+
+    def sure(seen):
+        return Categorical(jnp.where(seen[..., None] == jnp.array([False, True]), 0.0, -jnp.inf))
+
+    @jax.jit
+    def play(key):
+        return play_episodes(env, sure, key, 50, jnp.ones(80, bool), look=look)
+
+    played = jax.device_get(play(jax.random.PRNGKey(0)))
+    ones = 2 * (played["return"] - ONES[played["length"]])  # how often action 1 was taken
+    drawn, total = ones.sum(), played["length"].sum()
+    assert abs(drawn - 0.5 * total) < 4 * np.sqrt(total * 0.25)
+    assert np.any((ones > 0) & (ones < played["length"]))
+    jax.tree.map(np.testing.assert_array_equal, play(jax.random.PRNGKey(0)), played)
+    assert np.any(play(jax.random.PRNGKey(1))["return"] != played["return"])
+
+
 def wrapped(env, discount=0.9):
     """Both normalisers around a batch, in the order in which experiments put them."""
     return normalise_observations(normalise_rewards(env, discount))
