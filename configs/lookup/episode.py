@@ -10,7 +10,7 @@ from ragjax.training.optimizer import TracedAdam
 def get_config() -> PolicyConfig:
     return PolicyConfig(
         env=Lookup(steps=3, time_limit=3, history=True),
-        algorithm=PPO(num_envs=64, rollout_length=3, minibatches=4),
+        algorithm=PPO(num_envs=64, rollout_length=3, minibatches=4, entropy_cost=0.02),
         policy=RetrievalPolicy(k=8, latent="episode"),
         optimizer=TracedAdam(learning_rate=5e-3),
         env_steps=64 * 3 * 400,
