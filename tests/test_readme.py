@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from ragjax.config import load_config
+from ragjax.evaluation.plots import read_figures
 from ragjax.evaluation.readme import replace_block, table_blocks
 from ragjax.evaluation.runs import load_runs
 from ragjax.evaluation.statistics import interquartile_interval
@@ -67,12 +68,13 @@ def test_commands_are_single_lines_that_parse():
         assert shlex.split(block)[:3] == ["python", "-m", "venv"]
 
 
-def figures(experiment, name):
-    """Row directory -> [seeds] of a figure of the recorded runs of a table."""
+def figures(experiment, name, missing=None):
+    """Row directory -> [seeds] of a figure of the recorded runs of a table, or `missing`."""
     table = load_table(ROOT / experiment)
     return {
         row.directory: np.array([
-            run.result[name] for run in load_runs(table.directory(row), table.seeds)
+            run.result[name] if missing is None else run.result.get(name, missing)
+            for run in load_runs(table.directory(row), table.seeds)
         ])
         for row in table.rows
     }  # fmt: skip
@@ -112,3 +114,32 @@ def test_the_learned_agent_earns_more_than_every_fixed_policy():
     assert min(two_hop) > 1.8
     answered = figures(experiment, "sampled_score_two_hop")
     assert np.all(answered["ppo"] > 2 * answered["once"])
+    assert np.all(answered["ppo"] > 0.6)  # of always once it is 0
+
+
+def test_an_agent_steps_faster_in_one_program():
+    numbers = read_figures(ROOT / "experiments/results/agent_speed")
+    rates = numbers["episodes"]
+    assert rates["one program, learning included"] > 20 * rates["stepped from Python"]
+
+
+def test_reward_makes_surer_and_loses_nothing_beyond_chance():
+    """At equal compute, seed by seed, and over the whole run."""
+    experiment = "experiments/joint_objective.py"
+    drawn, right, found, cpu = (
+        figures(experiment, name, missing=np.nan)
+        for name in ("drawn_em", "em", "recall@5", "train_cpu_seconds")
+    )
+    arms = set(drawn) - {"rag_sequence", "likelihood"}
+    for name in arms:
+        assert cpu[name].mean() == pytest.approx(cpu["likelihood"].mean(), rel=0.25), name
+    for name in ("rloo", "joint"):
+        assert np.all(drawn[name] > drawn["likelihood"] + 0.005), name
+        assert np.all(np.abs(right[name] - right["likelihood"]) < 0.01), name
+        assert np.all(np.abs(found[name] - found["likelihood"]) < 0.003), name
+    table = load_table(ROOT / experiment)
+    rows = {row.directory: row for row in table.rows}
+    for name in ("rloo", "joint"):
+        for run in load_runs(table.directory(rows[name]), table.seeds):
+            rewards = run.result["curve"]["reward"]
+            assert min(rewards) > 0.8, name  # no collapse

@@ -121,7 +121,9 @@ def test_the_divergence_has_the_gradient_of_its_enumerated_sum(theta, clip):
     other = jax.tree.map(lambda leaf: 0.3 * leaf + 0.2 * jnp.cos(7.0 * leaf), theta)
     reference = token_logprobs(other, ANSWERS)
     behaviour = token_logprobs(theta, ANSWERS)
-    if clip is not None:  # another distribution of the first token, whose ratio is that of the answer
+    if (
+        clip is not None
+    ):  # another distribution of the first token, whose ratio is that of the answer
         retriever, first, second = theta
         theta = retriever, first + 0.5 * jnp.sin(jnp.arange(9.0)).reshape(K, V), second
 
