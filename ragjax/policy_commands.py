@@ -201,8 +201,15 @@ def read_curve(path: Path, batch_size: int) -> dict[str, list[int] | list[float]
     }
 
 
-def load_run(run_dir: Path, console: Console) -> tuple[PolicyExperiment, PolicyState, int]:
+def load_run(
+    run_dir: Path, console: Console, *, unread: bool = False
+) -> tuple[PolicyExperiment, PolicyState, int]:
     """The experiment, state and step of the newest whole checkpoint of one seed's run.
+
+    Args:
+      run_dir: the run of one seed.
+      console: where damaged checkpoints are reported.
+      unread: see `PolicyExperiment`.
 
     Raises:
       UserError: the run can't be loaded.
@@ -215,7 +222,7 @@ def load_run(run_dir: Path, console: Console) -> tuple[PolicyExperiment, PolicyS
         f"{run_dir} holds {config.num_seeds} seeds; name the directory of one of them, such as "
         f"{run_dir / f'seed_{config.seed}'}.",
     )
-    experiment = PolicyExperiment(config)
+    experiment = PolicyExperiment(config, unread)
     template = jax.eval_shape(first_state(experiment))
     step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
     report_damaged(damaged, step, console)
@@ -243,7 +250,7 @@ class TrainedAgent:
         Raises:
           UserError: it is no run of such an agent, or has no whole checkpoint.
         """
-        experiment, state, _ = load_run(run_dir, console)
+        experiment, state, _ = load_run(run_dir, console, unread=True)
         spec = experiment.config.env
         if not isinstance(spec, QaAgent):
             raise UserError(

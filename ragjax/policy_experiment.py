@@ -82,9 +82,12 @@ class PolicyExperiment:
 
     Attributes:
       config: the config.
+      unread: whether a trained reader is to leave the environment's questions unread, for a policy that
+        is only asked others (`question_rounds.Library`).
     """
 
     config: PolicyConfig
+    unread: bool = False
 
     @cached_property
     def raw_env(self) -> Env:
@@ -310,7 +313,7 @@ class PolicyExperiment:
     @cached_property
     def library(self) -> Library:
         """Opens what trained readers make of the environment's questions."""
-        return Library(self.config.seed)
+        return Library(self.config.seed, self.unread)
 
     def figures(self, state: PolicyState) -> dict[str, Array]:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.

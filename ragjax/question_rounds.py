@@ -125,6 +125,18 @@ class QuestionReader:
         found = jax.device_get(rounds)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(texts)], found)
 
+    def unread(self, count: int, k: int) -> Rounds:
+        """The rounds of questions that were not asked: zeros of the right shapes."""
+        asked = jax.ShapeDtypeStruct((count, self.experiment.config.tokenizer.question_length), int)
+        rounds = jax.eval_shape(
+            lambda *arrays: self._round_batch(*arrays, k),
+            self.params,
+            self.embeddings,
+            asked,
+            asked,
+        )
+        return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), rounds)
+
     @cached_property
     def _rounds(self):
         """The jitted (parameters, index, [n,B,Q] questions, [n,B,Q] rewritings, K) -> `Rounds` [n,B]."""
@@ -194,13 +206,21 @@ class QuestionReader:
             length=jnp.mean((question != PAD_ID).astype(jnp.float32), axis=-1),
         )
 
-    def book(self, spec: QaAgent, questions: Sequence[Question], basis: np.ndarray) -> Book:
+    def book(
+        self,
+        spec: QaAgent,
+        questions: Sequence[Question],
+        basis: np.ndarray,
+        *,
+        unread: bool = False,
+    ) -> Book:
         """The book of an environment.
 
         Args:
           spec: the environment.
           questions: M questions, in any order.
           basis: [C-1,D] from `principal_components`.
+          unread: leave the questions unasked, for a book whose shapes alone matter.
 
         Returns:
           The book, its questions in the order of their kinds.
@@ -208,7 +228,10 @@ class QuestionReader:
         require(len(questions) > 0, f"Task {spec.task.name} has no questions to ask an agent.")
         kinds = sorted({question.relation for question in questions})
         questions = sorted(questions, key=lambda question: kinds.index(question.relation))
-        rounds = self.read([question.question for question in questions], spec.k)
+        if unread:
+            rounds = self.unread(len(questions), spec.k)
+        else:
+            rounds = self.read([question.question for question in questions], spec.k)
         measure = exact_match if spec.measure == "em" else token_f1
         scores = [
             [float(measure(self.text(answer), question.answers)) for answer in answers]
@@ -244,9 +267,12 @@ class Library:
 
     Attributes:
       seed: stands for "{seed}" in a reader's directory.
+      unread: whether books hold one question of each kind, unread: enough to load the state of a policy
+        that is asked other questions.
     """
 
     seed: int
+    unread: bool = False
 
     @cached_property
     def _readers(self) -> dict[str, tuple[QuestionReader, QaData, np.ndarray]]:
@@ -273,7 +299,11 @@ class Library:
         """
         if (spec, split) not in self._books:
             reader, data, basis = self.reader(spec)
-            self._books[spec, split] = reader.book(spec, data.splits[split], basis)
+            questions = data.splits[split]
+            if self.unread:
+                questions = tuple({question.relation: question for question in questions}.values())
+            book = reader.book(spec, questions, basis, unread=self.unread)
+            self._books[spec, split] = book
         return self._books[spec, split]
 
 

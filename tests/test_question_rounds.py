@@ -130,6 +130,19 @@ def test_books_hold_the_score_of_every_round(trained, reader):
     np.testing.assert_allclose(book.shown[:, 1, 1], np.exp(rounds.log_prob[:, 1]), rtol=1e-5)
 
 
+def test_an_unread_book_has_the_shapes_of_the_read_one(trained):
+    spec = QaAgent(reader=str(trained), task=TinyTask(), k=3)
+    read = Library(0).open(spec, "dev")
+    library = Library(0, unread=True)
+    reader, *_ = library.reader(spec)
+    unread = library.open(spec, "dev")
+    assert "_rounds" not in vars(reader)  # nothing was compiled or asked
+    assert (unread.kinds, unread.counts.tolist()) == (read.kinds, [1, 1])
+    for name in ("score", "shown", "question", "kind", "starts", "counts"):
+        one, other = getattr(read, name), getattr(unread, name)
+        assert (one.shape[1:], one.dtype) == (other.shape[1:], other.dtype)
+
+
 def test_principal_components_have_unit_deviation_and_a_sign():
     rng = np.random.default_rng(0)
     points = rng.normal(size=(50, 3)) @ np.diag([3.0, 2.0, 1.0]) @ rng.normal(size=(3, 12))
