@@ -48,7 +48,7 @@ class Evaluate:
     run_dir: Positional[Path]
     """The run's directory."""
     split: Literal["train", "dev", "test"] = "test"
-    """The questions to answer."""
+    """The questions to answer, or those of an agent's episodes."""
     episodes: int = 100
     """Episodes that a policy plays, with its likeliest and with drawn actions."""
     json: bool = False
@@ -233,7 +233,9 @@ def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
     else:
         from ragjax import policy_commands
 
-        figures = policy_commands.evaluate(options.run_dir, options.episodes, console)
+        figures = policy_commands.evaluate(
+            options.run_dir, options.episodes, options.split, console
+        )
         show = lambda figures: _print_returns([figures])  # noqa: E731
     if options.json:
         print(json.dumps(figures, indent=2))
@@ -247,9 +249,12 @@ def _require_run(run_dir: Path) -> None:
 
 
 def _print_returns(results: Sequence[dict[str, Any]]) -> None:
-    """Prints the mean returns of one or several seeds."""
+    """Prints the mean returns of one or several seeds, and of one what else its episodes report."""
     first = results[0]
-    title = f"{first['environment']}: mean return of {first['episodes']} episodes ± deviation"
+    asked = f" of {first['split']} questions" if "split" in first else ""
+    title = (
+        f"{first['environment']}: mean return of {first['episodes']} episodes{asked} ± deviation"
+    )
     table = RichTable("seed", "greedy", "sampled", title=title)
     for result in results:
         cells = [
@@ -258,6 +263,14 @@ def _print_returns(results: Sequence[dict[str, Any]]) -> None:
         ]
         table.add_row(str(result.get("seed", "")), *cells)
     Console(highlight=False).print(table)
+    names = [name.removeprefix("sampled_") for name in first if name.startswith("sampled_")]
+    others = [name for name in names if name not in ("return", "deviation", "length")]
+    if len(results) == 1 and others:
+        table = RichTable("mean of an episode", "greedy", "sampled")
+        for name in others:
+            values = [first[f"{mode}_{name}"] for mode in ("greedy", "sampled")]
+            table.add_row(name, *("–" if value is None else f"{value:.3f}" for value in values))
+        Console(highlight=False).print(table)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

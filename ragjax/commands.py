@@ -23,6 +23,7 @@ from ragjax.experiment import (
     create_experiment,
     load_experiment,
     start_state,
+    starting_config,
     training_program,
 )
 from ragjax.files import write_json
@@ -64,6 +65,8 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     """
     started, cpu = time.perf_counter(), time.process_time()
     check_run_dir(config, run_dir, resume)
+    if config.start:
+        starting_config(config)  # before anything is written
     data = config.task.load()
     check_splits(config, data)
     check_depths(config, len(data.passages))

@@ -173,7 +173,8 @@ class Experiment:
         require(bool(text), "The question is empty; ask one in words.")
         known, left_out = self.corpus.lexicon.known_form(self.tokenizer, text)
         require(
-            bool(known), f"No word of {text!r} is in the corpus; ask about what its passages say."
+            any(letter.isalnum() for letter in known),
+            f"No word of {text!r} is in the corpus; ask about what its passages say.",
         )
         notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
         tokens, length = self.tokenizer.encode(known), self.config.tokenizer.question_length
@@ -264,15 +265,12 @@ class Experiment:
 MODEL_FIELDS = ("task", "tokenizer", "encoder", "scorer", "generator")
 
 
-def start_state(experiment: Experiment) -> RunState:
-    """The state before the first step: of new parameters, or of those of the run `config.start`.
+def starting_config(config: Config) -> Config:
+    """The config of the run `config.start`.
 
     Raises:
       UserError: that run is missing or not finished, or is one of another model.
     """
-    config, state = experiment.config, experiment.init_state()
-    if not config.start:
-        return state
     directory = config.start_dir
     require(
         (directory / RESULT).is_file(),
@@ -291,6 +289,19 @@ def start_state(experiment: Experiment) -> RunState:
             f"start is {config.start!r}, but that run differs in {', '.join(differing)}; give the same "
             "values or another start.",
         )
+    return theirs
+
+
+def start_state(experiment: Experiment) -> RunState:
+    """The state before the first step: of new parameters, or of those of the run `config.start`.
+
+    Raises:
+      UserError: that run does not fit, see `starting_config`, or its passages are others.
+    """
+    config, state = experiment.config, experiment.init_state()
+    if not config.start:
+        return state
+    theirs, directory = starting_config(config), config.start_dir
     other = load_experiment(theirs, directory)
     require(
         other.corpus.passages == experiment.corpus.passages

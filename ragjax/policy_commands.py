@@ -117,6 +117,7 @@ def train(
         "peak_memory_mb": peak_memory_mb(),
     } | provenance()
     if isinstance(config.env, QaAgent):
+        facts["split"] = "test"
         facts["reader"] = made_from(config.env.reader_dir(config.seed))
     results = []
     for number, (own, directory) in enumerate(runs):
@@ -314,12 +315,13 @@ class TrainedAgent:
         }
 
 
-def evaluate(run_dir: Path, episodes: int, console: Console) -> dict[str, Any]:
+def evaluate(run_dir: Path, episodes: int, split: str, console: Console) -> dict[str, Any]:
     """Plays whole episodes with the newest checkpoint of a run, in fresh environments.
 
     Args:
       run_dir: the run of one seed.
       episodes: how many, with likeliest and with drawn actions each.
+      split: of the questions, where the environment has any.
       console: where damaged checkpoints are reported.
 
     Returns:
@@ -332,6 +334,9 @@ def evaluate(run_dir: Path, episodes: int, console: Console) -> dict[str, Any]:
     experiment, state, step = load_run(run_dir, console)
     config = experiment.config
     with host_errors():
-        played = jax.jit(lambda state: experiment.evaluate(state, episodes))(state)
+        played = jax.jit(lambda state: experiment.evaluate(state, episodes, split=split))(state)
     found = Episodes.from_played(jax.tree.map(np.asarray, played))
-    return {"environment": config.env.name, "seed": config.seed, "step": step} | found.summary()
+    facts = {"environment": config.env.name, "seed": config.seed, "step": step}
+    if isinstance(config.env, QaAgent):
+        facts["split"] = split
+    return facts | found.summary()

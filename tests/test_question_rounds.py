@@ -227,7 +227,27 @@ def test_asking_an_agent_shows_its_decisions(agent, capsys):
     assert told["decisions"][0]["action"] in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("question", "message"), [("", "empty"), ("zzz qqq", "No word of")])
+def test_an_agent_is_evaluated_on_a_split(agent, capsys, monkeypatch):
+    opened, open_book = [], Library.open
+
+    def recorded(self, spec, split):
+        opened.append(split)
+        return open_book(self, spec, split)
+
+    monkeypatch.setattr(Library, "open", recorded)
+    assert main(["evaluate", str(agent), "--split", "dev", "--episodes", "10", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["split"] == "dev"
+    assert set(opened) == {"train", "dev"}
+    assert main(["evaluate", str(agent), "--episodes", "10"]) == 0
+    shown = capsys.readouterr().out
+    assert set(opened) == {"train", "dev", "test"}
+    assert "of test questions" in shown
+    assert "retrievals_home" in shown
+
+
+@pytest.mark.parametrize(
+    ("question", "message"), [("", "empty"), ("zzz qqq", "No word of"), ("zzz ?", "No word of")]
+)
 def test_an_agent_is_asked_in_known_words(agent, capsys, question, message):
     assert main(["answer", str(agent), question]) == 2
     assert message in capsys.readouterr().err

@@ -123,8 +123,8 @@ def test_an_agent_steps_faster_in_one_program():
     assert rates["one program, learning included"] > 20 * rates["stepped from Python"]
 
 
-def test_reward_makes_surer_and_loses_nothing_beyond_chance():
-    """At equal compute, seed by seed, and over the whole run."""
+def test_reward_makes_surer():
+    """At equal compute, with each seed, over the whole run; in exact match it gains nothing."""
     experiment = "experiments/joint_objective.py"
     drawn, right, found, cpu = (
         figures(experiment, name, missing=np.nan)
@@ -135,8 +135,8 @@ def test_reward_makes_surer_and_loses_nothing_beyond_chance():
         assert cpu[name].mean() == pytest.approx(cpu["likelihood"].mean(), rel=0.25), name
     for name in ("rloo", "joint"):
         assert np.all(drawn[name] > drawn["likelihood"] + 0.005), name
-        assert np.all(np.abs(right[name] - right["likelihood"]) < 0.01), name
-        assert np.all(np.abs(found[name] - found["likelihood"]) < 0.003), name
+        assert abs(np.mean(right[name] - right["likelihood"])) < 0.005, name
+        assert abs(np.mean(found[name] - found["likelihood"])) < 0.002, name
     table = load_table(ROOT / experiment)
     rows = {row.directory: row for row in table.rows}
     for name in ("rloo", "joint"):

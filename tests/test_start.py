@@ -74,7 +74,10 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_p
         f"        phases=(Phase(steps=4, batch_size=6, k=3),), start={str(trained)!r})\n"
     )
     run_dir = tmp_path / "joint"
-    assert main(["train", str(file), "--run-dir", str(run_dir), "--seed", "1"]) == 0
+    command = ["train", str(file), "--run-dir", str(run_dir), "--seed", "1"]
+    assert main([*command, "--start", str(tmp_path / "nothing")]) == 2
+    assert not run_dir.exists()  # so that the right command finds nothing in its way
+    assert main(command) == 0
     result = json.loads((run_dir / "result.json").read_text())
     assert result["start"]["run"] == str(trained)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]

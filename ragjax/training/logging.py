@@ -26,6 +26,7 @@ SHOWN = {
     "loss": "loss",
     "recall": "recall",
     "dev/em": "em",
+    "reward": "reward",
     "episode_return": "return",
     "eval/greedy_return": "greedy",
 }
