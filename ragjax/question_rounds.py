@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -128,13 +128,8 @@ class QuestionReader:
     def unread(self, count: int, k: int) -> Rounds:
         """The rounds of questions that were not asked: zeros of the right shapes."""
         asked = jax.ShapeDtypeStruct((count, self.experiment.config.tokenizer.question_length), int)
-        rounds = jax.eval_shape(
-            lambda *arrays: self._round_batch(*arrays, k),
-            self.params,
-            self.embeddings,
-            asked,
-            asked,
-        )
+        read = partial(self._round_batch, k=k)
+        rounds = jax.eval_shape(read, self.params, self.embeddings, asked, asked)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), rounds)
 
     @cached_property
