@@ -65,7 +65,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> d
     """
     started, cpu = time.perf_counter(), time.process_time()
     check_run_dir(config, run_dir, resume)
-    if config.start:
+    if config.start and not resume:
         starting_config(config)  # before anything is written
     data = config.task.load()
     check_splits(config, data)
