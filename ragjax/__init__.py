@@ -1,1 +1,1 @@
-
+"""Retrieval-augmented generation and reinforcement learning as one marginal over passages, in JAX."""

@@ -39,6 +39,8 @@ class Train:
     """Where the run's files go; runs/<task or environment>/<config>/seed_<seed> if not given."""
     resume: bool = False
     """Continue the run in --run-dir from its newest whole checkpoint."""
+    check: bool = False
+    """Print parameters, shapes, memory and the first batch instead, and train nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,14 +49,15 @@ class Evaluate:
 
     run_dir: Positional[Path]
     """The run's directory."""
-    split: Literal["train", "dev", "test"] = "test"
-    """The questions to answer, or those of an agent's episodes."""
-    episodes: int = 100
-    """Episodes that a policy plays, with its likeliest and with drawn actions."""
+    split: Literal["train", "dev", "test"] | None = None
+    """The questions to answer, or those of an agent's episodes; test if not given."""
+    episodes: int | None = None
+    """Episodes that a policy plays, with its likeliest and with drawn actions; as its config says if not
+    given."""
     json: bool = False
     """Print the figures as JSON, with those of each relation."""
     output: Path | None = None
-    """A file for the predictions, as JSON lines."""
+    """A file for the answers or episodes, as JSON lines."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +178,9 @@ def _parse_train(arguments: list[str], prog: str) -> tuple[Any, list[str]]:
     own, overrides, words = arguments[:1], [], arguments[1:]
     while words:
         word = words.pop(0)
-        if word in ("--resume", "--no-resume") or word.startswith(("--run-dir=", "--run_dir=")):
+        if word in ("--resume", "--no-resume", "--check", "--no-check") or word.startswith(
+            ("--run-dir=", "--run_dir=")
+        ):
             own.append(word)
         elif word in ("--run-dir", "--run_dir"):
             own += [word, *words[:1]]
@@ -186,29 +191,24 @@ def _parse_train(arguments: list[str], prog: str) -> tuple[Any, list[str]]:
 
 
 def _train(options: Train, overrides: list[str], console: Console) -> int:
-    from ragjax.config import Config, load_config
+    from ragjax import commands
+    from ragjax.config import load_config
     from ragjax.overrides import override
     from ragjax.run_dir import is_run
 
     prog = f"ragjax train {options.config}"
     config = override(load_config(options.config), overrides, prog)
+    _keep_compiled()
+    if options.check:
+        commands.check(config, Console(highlight=False))
+        return 0
     run_dir = options.run_dir
     if run_dir is None:
         run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
     # SIGTERM, which schedulers send first, ends a run as Ctrl-C does: saved, and with advice.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        if isinstance(config, Config):
-            from ragjax import commands
-
-            result = commands.train(config, run_dir, resume=options.resume, console=console)
-            _print_figures(result)
-        else:
-            from ragjax import policy_commands
-
-            results = policy_commands.train(config, run_dir, resume=options.resume, console=console)
-            _print_returns(results)
-            result = results[0]
+        results = commands.train(config, run_dir, resume=options.resume, console=console)
     except KeyboardInterrupt:
         words = ["ragjax", "train", str(options.config), *overrides, "--run-dir", str(run_dir)]
         words += ["--resume"] if is_run(run_dir) else []
@@ -216,74 +216,54 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
         return INTERRUPTED
     finally:
         signal.signal(signal.SIGTERM, before)
-    print(f"{run_dir}: {result['train_seconds']:.0f} s of training, {result['steps']} steps")
+    _print_report(config.records.report(results))
+    first = results[0]
+    print(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
     return 0
+
+
+def _keep_compiled() -> None:
+    """Lets JAX keep what it compiles beside the prepared data, so that a like run starts sooner.
+
+    `RAGJAX_COMPILATION_CACHE=off` switches it off, and a directory that JAX was given by its own variable
+    is left as it is.
+    """
+    import jax
+
+    from ragjax.files import data_dir
+
+    if os.environ.get("RAGJAX_COMPILATION_CACHE") == "off" or jax.config.jax_compilation_cache_dir:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(data_dir() / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
-    from ragjax.config import Config, read_json
-    from ragjax.run_dir import CONFIG
+    from ragjax import commands
 
-    _require_run(options.run_dir)
-    if isinstance(read_json(options.run_dir / CONFIG), Config):
-        from ragjax import commands
-
-        figures = commands.evaluate(options.run_dir, options.split, options.output, console)
-        show = _print_figures
-    else:
-        from ragjax import policy_commands
-
-        figures = policy_commands.evaluate(
-            options.run_dir, options.episodes, options.split, console
-        )
-        show = lambda figures: _print_returns([figures])  # noqa: E731
+    _keep_compiled()
+    figures, records = commands.evaluate(
+        options.run_dir,
+        split=options.split,
+        episodes=options.episodes,
+        output=options.output,
+        console=console,
+    )
     if options.json:
         print(json.dumps(figures, indent=2))
     else:
-        show(figures)
+        _print_report(records.report([figures]))
     return 0
 
 
-def _require_run(run_dir: Path) -> None:
-    require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
-
-
-def _print_returns(results: Sequence[dict[str, Any]]) -> None:
-    """Prints the mean returns of one or several seeds, and of one what else its episodes report."""
-    first = results[0]
-    asked = f" of {first['split']} questions" if "split" in first else ""
-    title = (
-        f"{first['environment']}: mean return of {first['episodes']} episodes{asked} ± deviation"
-    )
-    table = RichTable("seed", "greedy", "sampled", title=title)
-    for result in results:
-        cells = [
-            f"{result[f'{mode}_return']:.4g} ± {result[f'{mode}_deviation']:.3g}"
-            for mode in ("greedy", "sampled")
-        ]
-        table.add_row(str(result.get("seed", "")), *cells)
-    Console(highlight=False).print(table)
-    names = [name.removeprefix("sampled_") for name in first if name.startswith("sampled_")]
-    others = [name for name in names if name not in ("return", "deviation", "length")]
-    if len(results) == 1 and others:
-        table = RichTable("mean of an episode", "greedy", "sampled")
-        for name in others:
-            values = [first[f"{mode}_{name}"] for mode in ("greedy", "sampled")]
-            table.add_row(name, *("–" if value is None else f"{value:.3f}" for value in values))
-        Console(highlight=False).print(table)
-
-
-def _print_figures(figures: dict[str, Any]) -> None:
-    """Prints the figures of a split, over all questions and by relation."""
-    names = [name for name in figures if name in ("em", "f1", "mrr") or name.startswith("recall@")]
-    table = RichTable("relation", "questions", *names, title=f"{figures['split']} questions")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    rows = [("all", figures), *figures["per_relation"].items()]
-    for label, row in rows:
-        cells = ["–" if row.get(name) is None else f"{row[name]:.3f}" for name in names]
-        table.add_row(label, str(row["questions"]), *cells)
-    Console(highlight=False).print(table)
+def _print_report(tables: Sequence[Any]) -> None:
+    for table in tables:
+        shown = RichTable(*table.columns, title=table.title or None)
+        for column in shown.columns[1:]:
+            column.justify = "right"
+        for row in table.rows:
+            shown.add_row(*row)
+        Console(highlight=False).print(shown)
 
 
 def _answer(options: Answer, _: list[str], console: Console) -> int:
@@ -291,18 +271,10 @@ def _answer(options: Answer, _: list[str], console: Console) -> int:
         options.question is None or bool(options.question.strip()),
         "The question is empty; ask one in words.",
     )
-    from ragjax.config import Config, read_json
-    from ragjax.run_dir import CONFIG
+    from ragjax.commands import open_run
 
-    _require_run(options.run_dir)
-    if isinstance(read_json(options.run_dir / CONFIG), Config):
-        from ragjax import commands
-
-        run = commands.TrainedRun.load(options.run_dir, console)
-    else:
-        from ragjax import policy_commands
-
-        run = policy_commands.TrainedAgent.load(options.run_dir, console)
+    _keep_compiled()
+    run = open_run(options.run_dir, console)
     if options.question is not None:
         _print_answer(run.answer(options.question), options.json)
         return 0

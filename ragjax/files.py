@@ -11,6 +11,11 @@ from typing import Any
 from ragjax.errors import UserError, require
 
 
+def data_dir() -> Path:
+    """Where prepared data is kept: `$RAGJAX_DATA_DIR`, or `~/.cache/ragjax`."""
+    return Path(os.environ.get("RAGJAX_DATA_DIR") or "~/.cache/ragjax").expanduser()
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file under a temporary name and renames it, so that no reader sees half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

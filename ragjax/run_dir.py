@@ -1,25 +1,81 @@
-"""A run's directory: its files, what may start or continue there, and where its figures come from."""
+"""A run's directory: its files, what may start or continue there, and the one way to load a run."""
 
 import contextlib
 import json
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 
-from ragjax.config import RunConfig, differing_fields, read_json, to_json
-from ragjax.errors import require
+from ragjax.config import Config, config_json, differing_fields, read_json
+from ragjax.errors import UserError, require
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.learner import Learner, State
+from ragjax.training.program import state_shapes
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PACKAGES = (
     *("jax", "jaxlib", "flax", "optax", "rlax", "numpy", "tokenizers", "orbax-checkpoint", "bm25s"),
     "gymnasium",
 )
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run loaded for use.
+
+    Attributes:
+      config: its config.
+      learner: the functions of its config.
+      state: its newest whole checkpoint, finished: an index is of the state's own parameters.
+      step: of that checkpoint.
+      damaged: steps of newer checkpoints that were damaged and passed over.
+    """
+
+    config: Config
+    learner: Learner
+    state: State
+    step: int
+    damaged: list[int]
+
+    def answer(self, question: str) -> dict[str, Any]:
+        """Answers one question; see `training.learner.Learner.answer`.
+
+        Raises:
+          UserError: the question can't be read, or the run answers none.
+        """
+        return self.learner.answer(self.state, question)
+
+    def evaluate(self, split: str | None = None, episodes: int | None = None) -> dict[str, Any]:
+        """The figures of a split, or of episodes; see `training.learner.Learner.evaluate`."""
+        records, facts = self.learner.evaluate(self.state, split, episodes=episodes)
+        return facts | records.summary()
+
+
+def load_run(run_dir: Path | str) -> Run:
+    """Loads the run in a directory, of whatever learner.
+
+    Raises:
+      UserError: it is missing, holds no run of a single seed, or has no whole checkpoint.
+    """
+    run_dir = Path(run_dir)
+    require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
+    config = read_json(run_dir / CONFIG)
+    require(
+        config.num_seeds == 1,
+        f"{run_dir} holds {config.num_seeds} seeds; name the directory of one of them, such as "
+        f"{run_dir / f'seed_{config.seed}'}.",
+    )
+    learner = config.load(run_dir)
+    step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(
+        state_shapes(learner, config.seeds)
+    )
+    return Run(config, learner, learner.finish(state), step, damaged)
 
 
 def parameter_counts(params: Any) -> dict[str, int]:
@@ -63,7 +119,7 @@ def is_run(run_dir: Path) -> bool:
     return (run_dir / CONFIG).exists()
 
 
-def check_run_dir(config: RunConfig, run_dir: Path, resume: bool) -> None:
+def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
     """Checks that a run may start or continue in `run_dir`.
 
     Raises:
@@ -78,7 +134,8 @@ def check_run_dir(config: RunConfig, run_dir: Path, resume: bool) -> None:
         require(
             is_run(run_dir), f"{run_dir} holds no run to resume; leave out --resume to start one."
         )
-        differing = differing_fields(to_json(read_json(run_dir / CONFIG)), to_json(config))
+        theirs = config_json(read_json(run_dir / CONFIG))
+        differing = differing_fields(theirs, config_json(config))
         require(
             not differing,
             f"{run_dir} was made by another config; it differs in {', '.join(differing)}; give the "
@@ -86,7 +143,13 @@ def check_run_dir(config: RunConfig, run_dir: Path, resume: bool) -> None:
         )
 
 
-def report_damaged(damaged: list[int], used: int, console: Console) -> None:
-    """Says which checkpoints were passed over."""
-    for step in damaged:
-        console.print(f"checkpoint {step} is damaged; falling back to the one of step {used}")
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a run's metrics.jsonl.
+
+    Raises:
+      UserError: it can't be read.
+    """
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}); train the run again.") from error

@@ -250,25 +250,6 @@ class PolicyBatch:
 
 
 @struct.dataclass
-class Hyperparameters:
-    """What may differ between runs of one compiled program: scalars, or one a run under `vmap`.
-
-    Attributes:
-      learning_rate: peak learning rate.
-      discount: γ.
-      trace: λ of advantages and returns.
-      entropy_cost: weight of the entropy bonus.
-      clip: ε of PPO's ratio and value clipping.
-    """
-
-    learning_rate: Leaf
-    discount: Leaf
-    trace: Leaf
-    entropy_cost: Leaf
-    clip: Leaf
-
-
-@struct.dataclass
 class Retrieved:
     """An observation with the passages that were retrieved for it.
 
@@ -292,7 +273,7 @@ class PolicyModel(NamedTuple):
     Attributes:
       init: (key) -> params, with the groups "policy" and "value" ("retriever" too, where it retrieves).
       apply: (params, what `retrieve` gives) -> (action distribution, V [...]).
-      embed: (params) -> [N,D] the index, or None of a policy that retrieves nothing.
+      embed: (params) -> [N,D] the index; None of a policy that retrieves nothing.
       retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; the observation
         itself if nothing is retrieved.
       refresh_every: updates after which the index is embedded anew.
@@ -300,7 +281,7 @@ class PolicyModel(NamedTuple):
 
     init: Callable[..., Params]
     apply: Callable[..., tuple[Any, Array]]
-    embed: Callable[..., Any] = lambda params: None
+    embed: Callable[..., Any] | None = None
     retrieve: Callable[..., Any] = lambda params, index, key, observation: observation
     refresh_every: int = 1
 

@@ -1,16 +1,16 @@
 """A2C on Acrobot-v1, observations and rewards normalised: 5e5 steps."""
 
 from ragjax.envs.acrobot import Acrobot
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=Acrobot(),
-        algorithm=A2C(num_envs=16, rollout_length=8, trace=0.95),
-        optimizer=TracedAdam(learning_rate=1e-3),
+        algorithm=A2C(num_envs=16, rollout_length=8, gae_lambda=0.95),
+        optimizer=Adam.for_policies(learning_rate=1e-3),
         env_steps=500_000,
         normalise_observations=True,
         normalise_rewards=True,

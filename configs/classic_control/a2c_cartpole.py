@@ -1,16 +1,16 @@
 """A2C on CartPole-v1: a return of 500 after 5e5 steps."""
 
 from ragjax.envs.cartpole import CartPole
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=CartPole(),
         algorithm=A2C(num_envs=8, rollout_length=5),
-        optimizer=TracedAdam(learning_rate=7e-4),
+        optimizer=Adam.for_policies(learning_rate=7e-4),
         env_steps=500_000,
         evaluation=EpisodeEvaluation(every=625),
         log_every=125,

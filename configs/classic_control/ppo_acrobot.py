@@ -1,16 +1,16 @@
 """PPO on Acrobot-v1, observations and rewards normalised: 1e6 steps."""
 
 from ragjax.envs.acrobot import Acrobot
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=Acrobot(),
-        algorithm=PPO(num_envs=16, rollout_length=256, trace=0.94, epochs=4, minibatches=16),
-        optimizer=TracedAdam(learning_rate=1e-3),
+        algorithm=PPO(num_envs=16, rollout_length=256, gae_lambda=0.94, epochs=4, minibatches=16),
+        optimizer=Adam.for_policies(learning_rate=1e-3),
         env_steps=1_000_000,
         normalise_observations=True,
         normalise_rewards=True,

@@ -1,16 +1,16 @@
 """PPO on MountainCar-v0, observations and rewards normalised: 1e6 steps."""
 
 from ragjax.envs.mountain_car import MountainCar
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=MountainCar(),
-        algorithm=PPO(num_envs=16, rollout_length=16, trace=0.98, epochs=4, minibatches=4),
-        optimizer=TracedAdam(learning_rate=1e-3),
+        algorithm=PPO(num_envs=16, rollout_length=16, gae_lambda=0.98, epochs=4, minibatches=4),
+        optimizer=Adam.for_policies(learning_rate=1e-3),
         env_steps=1_000_000,
         normalise_observations=True,
         normalise_rewards=True,

@@ -1,16 +1,16 @@
 """V-trace on CartPole-v1 with rollouts of a policy that is up to 3 updates old: 5e5 steps."""
 
 from ragjax.envs.cartpole import CartPole
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.objectives.vtrace import VTrace
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=CartPole(),
         algorithm=VTrace(num_envs=8, rollout_length=5, refresh_actor_every=4),
-        optimizer=TracedAdam(learning_rate=7e-4),
+        optimizer=Adam.for_policies(learning_rate=7e-4),
         env_steps=500_000,
         evaluation=EpisodeEvaluation(every=625),
         log_every=125,

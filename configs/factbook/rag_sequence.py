@@ -1,7 +1,7 @@
 """RAG-Sequence on factbook: real prose, 13,000 passages, an index that ages between refreshes."""
 
-from ragjax.config import Config, Evaluation, Phase
 from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.scorer import Scorer
@@ -11,8 +11,8 @@ from ragjax.tasks.factbook import Factbook
 from ragjax.training.optimizer import Adam
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> QuestionsConfig:
+    return QuestionsConfig(
         task=Factbook(),
         tokenizer=TokenizerSpec(
             vocab_size=12000,
@@ -28,7 +28,7 @@ def get_config() -> Config:
         objective=RagSequence(
             documents="in_batch", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2
         ),
-        optimizer=Adam(retriever_rate=1e-2, generator_rate=5e-3, warmup_steps=100),
+        optimizer=Adam(retriever_rate=1e-2, reader_rate=5e-3, warmup_steps=100),
         # The index of an untrained encoder finds a gold passage for a quarter of the questions.
         phases=(
             Phase(steps=250, batch_size=32, k=4, candidates="bm25"),

@@ -1,18 +1,18 @@
 """Lookup in episodes of three steps that name their passage in the first: a latent of the episode."""
 
 from ragjax.envs.lookup import Lookup
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=Lookup(steps=3, time_limit=3, history=True),
-        algorithm=PPO(num_envs=64, rollout_length=3, minibatches=4, entropy_cost=0.02),
+        algorithm=PPO(num_envs=64, rollout_length=3, minibatches=4, entropy_coef=0.02),
         policy=RetrievalPolicy(k=8, latent="episode"),
-        optimizer=TracedAdam(learning_rate=5e-3),
+        optimizer=Adam.for_policies(learning_rate=5e-3),
         env_steps=64 * 3 * 400,
         evaluation=EpisodeEvaluation(episodes=400, every=20, during=100),
         log_every=50,

@@ -1,18 +1,18 @@
 """Retrieval by policy gradient on Lookup, a passage drawn with each action."""
 
 from ragjax.envs.lookup import Lookup
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=Lookup(),
         algorithm=A2C(num_envs=64, rollout_length=1),
         policy=RetrievalPolicy(k=8, estimator="sampled", reads="passage"),
-        optimizer=TracedAdam(learning_rate=5e-3),
+        optimizer=Adam.for_policies(learning_rate=5e-3),
         env_steps=64 * 600,
         evaluation=EpisodeEvaluation(episodes=400, every=10, during=200),
         log_every=50,

@@ -8,12 +8,12 @@ A reward of about .51 as it stands, of .69 by that command.
 
 from ragjax.envs.qa_agent import QaAgent
 from ragjax.envs.qa_plans import Plan
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=QaAgent(),
         algorithm=A2C(num_envs=8, rollout_length=4, discount=1.0),
         policy=Plan(retrievals=1),

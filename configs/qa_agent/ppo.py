@@ -7,25 +7,25 @@ A reward of about .75 on test questions, where the best fixed policy has .69.
 """
 
 from ragjax.envs.qa_agent import QaAgent
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=QaAgent(),
         algorithm=PPO(
             num_envs=256,
             rollout_length=8,
             discount=1.0,
-            entropy_cost=0.01,
+            entropy_coef=0.01,
             epochs=4,
             minibatches=4,
         ),
         policy=ActorCritic(hidden=(64, 64)),
-        optimizer=TracedAdam(learning_rate=1e-3, anneal=True),
+        optimizer=Adam.for_policies(learning_rate=1e-3),
         env_steps=256 * 8 * 150,
         evaluation=EpisodeEvaluation(episodes=3000, every=10, during=1000),
         log_every=50,

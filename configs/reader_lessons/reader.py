@@ -5,8 +5,8 @@
 An exact match of about .89 with one retrieval; .94 from memory on the facts taught by heart.
 """
 
-from ragjax.config import Config, Evaluation, Phase
 from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.objectives.likelihood import RagSequence
@@ -14,8 +14,8 @@ from ragjax.tasks.reader_lessons import ReaderLessons
 from ragjax.training.optimizer import Adam
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> QuestionsConfig:
+    return QuestionsConfig(
         task=ReaderLessons(),
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=28, passage_length=32, answer_length=10
@@ -29,7 +29,7 @@ def get_config() -> Config:
             corrupt_words=0.2,
             from_memory=True,
         ),
-        optimizer=Adam(retriever_rate=1e-2, generator_rate=5e-3, warmup_steps=100),
+        optimizer=Adam(retriever_rate=1e-2, reader_rate=5e-3, warmup_steps=100),
         phases=(Phase(steps=100, batch_size=32, k=4), Phase(steps=900, batch_size=64, k=2)),
         evaluation=Evaluation(k=4),
     )

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.config import Config, load_config
+from ragjax.config import load_config
+from ragjax.learners.questions import QuestionsConfig
 from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 
 
-def get_config() -> Config:
+def get_config() -> QuestionsConfig:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
         retriever=BM25(),

@@ -6,8 +6,8 @@
 `experiments/joint_objective.py` compares it with either alone.
 """
 
-from ragjax.config import Config, Evaluation, Phase
 from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.objectives.joint import Joint
@@ -15,8 +15,8 @@ from ragjax.tasks.world_facts import WorldFacts
 from ragjax.training.optimizer import Adam
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> QuestionsConfig:
+    return QuestionsConfig(
         task=WorldFacts(),
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=16, passage_length=32, answer_length=8
@@ -31,7 +31,7 @@ def get_config() -> Config:
             samples=4,
             reward_weight=5.0,
         ),
-        optimizer=Adam(retriever_rate=1e-3, generator_rate=1e-3, warmup_steps=10),
+        optimizer=Adam(retriever_rate=1e-3, reader_rate=1e-3, warmup_steps=10),
         phases=(Phase(steps=100, batch_size=64, k=2),),
         evaluation=Evaluation(k=8, every=50, questions=500),
         start="runs/joint_objective/rag_sequence/seed_{seed}",

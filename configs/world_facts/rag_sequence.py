@@ -1,7 +1,7 @@
 """RAG-Sequence on world_facts, retriever and reader trained end to end: the quickstart."""
 
-from ragjax.config import Config, Evaluation, Phase
 from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.scorer import Scorer
@@ -11,8 +11,8 @@ from ragjax.tasks.world_facts import WorldFacts
 from ragjax.training.optimizer import Adam
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> QuestionsConfig:
+    return QuestionsConfig(
         task=WorldFacts(),
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=16, passage_length=32, answer_length=8
@@ -24,7 +24,7 @@ def get_config() -> Config:
         objective=RagSequence(
             documents="index", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2
         ),
-        optimizer=Adam(retriever_rate=1e-2, generator_rate=5e-3, warmup_steps=100),
+        optimizer=Adam(retriever_rate=1e-2, reader_rate=5e-3, warmup_steps=100),
         phases=(Phase(steps=100, batch_size=32, k=4), Phase(steps=450, batch_size=64, k=2)),
         evaluation=Evaluation(k=8),
     )

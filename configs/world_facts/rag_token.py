@@ -3,11 +3,12 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.config import Config, load_config
+from ragjax.config import load_config
+from ragjax.learners.questions import QuestionsConfig
 from ragjax.objectives.likelihood import RagToken
 
 
-def get_config() -> Config:
+def get_config() -> QuestionsConfig:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
         objective=RagToken(

@@ -5,7 +5,6 @@ This is the only module that imports `tensorflow_datasets`; TensorFlow itself is
 
 import contextlib
 import io
-import os
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -14,10 +13,9 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from ragjax.errors import UserError
+from ragjax.files import data_dir as default_data_dir
 from ragjax.types import Passage, QaData, Question
 
-_ENVIRONMENT_VARIABLE = "RAGJAX_DATA_DIR"
-_DEFAULT_DIR = "~/.cache/ragjax"
 _PASSAGES, _QUESTIONS = "passages", "questions"
 _TEXT = tfds.features.Text()
 _COLUMNS = {
@@ -116,8 +114,7 @@ def load(task: Source, data_dir: pathlib.Path | None = None) -> QaData:
     Raises:
       UserError: if the directory can't be written.
     """
-    root = pathlib.Path(data_dir or os.environ.get(_ENVIRONMENT_VARIABLE) or _DEFAULT_DIR)
-    root = root.expanduser()
+    root = data_dir or default_data_dir()
     with _quiet():
         _prepare(task, root)
         passages = TableBuilder(task, _PASSAGES, root).read()["corpus"]

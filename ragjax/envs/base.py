@@ -4,6 +4,7 @@ A new environment is one new file in this package with one frozen dataclass that
 `Environment`; its fields are the constants that a config may change.
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,12 +27,12 @@ class Environment:
       history: whether observations hold the whole episode so far, in `time_limit` + 1 rows
         (`wrappers.episode_history`), which policies with a latent passage of the episode need.
       traceable: whether its functions can be vmapped, over seeds for example.
-      stands_alone: whether it can be built as it is; others are bound to a trained reader first.
+      splits: names of the splits of its questions, none if it has no questions.
     """
 
     name: ClassVar[str]
     traceable: ClassVar[bool] = True
-    stands_alone: ClassVar[bool] = True
+    splits: ClassVar[tuple[str, ...]] = ()
 
     time_limit: int = 500
     history: bool = False
@@ -48,15 +49,42 @@ class Environment:
         """Steps within which every episode ends."""
         return self.time_limit
 
-    def bind(self, split: str, open_book: Callable[[Any, str], Any]) -> "Environment":
-        """The environment to learn in (split "train") or to be measured in ("dev" and "test").
+    def prepare(self, seed: int) -> "Environment":
+        """The environment as a run of this seed uses it, with whatever it has to load; itself by default."""
+        del seed
+        return self
+
+    def on_split(self, split: str) -> "Environment":
+        """The environment to learn in ("train") or to be measured in ("dev" and "test").
+
+        Itself by default, where there are no `splits`. Called on what `prepare` returned.
+        """
+        del split
+        return self
+
+    def same_for_all_seeds(self) -> bool:
+        """Whether several seeds can share one program: not if each has a trained part of its own."""
+        return True
+
+    def facts(self) -> dict[str, Any]:
+        """What result.json says of it. Called on what `prepare` returned."""
+        return {}
+
+    def answer(self, act: Callable[[Array], Any], text: str) -> dict[str, Any] | None:
+        """Lets a policy answer one question; None of an environment that asks none.
+
+        Called on what `prepare` returned.
 
         Args:
-          split: of the questions, where there are any; other environments know no splits.
-          open_book: (environment, split) -> what a trained reader makes of its questions.
+          act: observation [E,O...] -> action distribution.
+          text: the question.
         """
-        del split, open_book
-        return self
+        del act, text
+        return None
+
+    def guard(self) -> contextlib.AbstractContextManager[None]:
+        """A context in which its functions run; it raises what went wrong outside JAX."""
+        return contextlib.nullcontext()
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -200,6 +200,10 @@ class Gymnasium(Environment):
         )
         return limit
 
+    def guard(self) -> contextlib.AbstractContextManager[None]:
+        """Raises what went wrong on the host, see `host_errors`."""
+        return host_errors()
+
     def build(self) -> Env:
         """There is no single episode of it to vmap."""
         raise NotImplementedError("a Gymnasium environment exists on the host only: use vectorise")

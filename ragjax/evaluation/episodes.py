@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ragjax.errors import UserError
 from ragjax.files import write_atomically
+from ragjax.training.learner import ReportTable
 
 MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the policy
 
@@ -23,6 +24,8 @@ class Episodes:
       lengths: mode -> steps.
       metrics: mode -> name -> what else the environment reported, None of episodes that it is not about.
     """
+
+    FILE: ClassVar[str] = "episodes.jsonl"
 
     returns: Mapping[str, Sequence[float]]
     lengths: Mapping[str, Sequence[int]]
@@ -70,11 +73,38 @@ class Episodes:
                 figures[f"{mode}_{name}"] = float(np.mean(known)) if known else None
         return figures
 
+    def write(self, path: Path) -> None:
+        """Writes one JSON line an episode."""
+        text = "".join(json.dumps(row) + "\n" for row in self.rows())
+        write_atomically(path, text.encode())
 
-def write_episodes(path: Path, episodes: Episodes) -> None:
-    """Writes one JSON line an episode."""
-    text = "".join(json.dumps(row) + "\n" for row in episodes.rows())
-    write_atomically(path, text.encode())
+    @staticmethod
+    def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
+        """Mean returns of one or several seeds, and of one what else its episodes report."""
+        first = results[0]
+        asked = f" of {first['split']} questions" if "split" in first else ""
+        title = f"{first['environment']}: mean return of {first['episodes']} episodes{asked} ± deviation"
+        rows = [
+            (
+                str(result.get("seed", "")),
+                *(
+                    f"{result[f'{mode}_return']:.4g} ± {result[f'{mode}_deviation']:.3g}"
+                    for mode in MODES
+                ),
+            )
+            for result in results
+        ]
+        tables = [ReportTable(title, ("seed", *MODES), rows)]
+        names = [name.removeprefix("sampled_") for name in first if name.startswith("sampled_")]
+        others = [name for name in names if name not in ("return", "deviation", "length")]
+        if len(results) == 1 and others:
+            values = {name: [first[f"{mode}_{name}"] for mode in MODES] for name in others}
+            rows = [
+                (name, *("–" if value is None else f"{value:.3f}" for value in of))
+                for name, of in values.items()
+            ]
+            tables.append(ReportTable("", ("mean of an episode", *MODES), rows))
+        return tables
 
 
 def read_episodes(path: Path) -> Episodes:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -60,7 +60,31 @@ class Perceptron(nn.Module):
 
 
 @dataclass(frozen=True)
-class ActorCritic:
+class PolicySpec:
+    """Base of the policy specs.
+
+    Attributes:
+      learns: whether training changes it; a policy that is fixed is only measured.
+    """
+
+    learns: ClassVar[bool] = True
+
+    def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
+        """Returns the functions for an environment's observations, passages and actions.
+
+        Args:
+          env: the environment; its arrays may be traced.
+          contents: what a policy that retrieves reads in each passage's place, its own features if
+            None.
+
+        Raises:
+          UserError: the environment is none for this policy.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ActorCritic(PolicySpec):
     """Two perceptrons that share nothing: π(a|s) = softmax(f(s))_a and V(s).
 
     Orthogonal initialisation with gain √2 in hidden layers, 0.01 for the policy's output and 1 for the
@@ -92,8 +116,9 @@ class ActorCritic:
             f"policy.activation is {self.activation!r}; choose tanh or relu.",
         )
 
-    def build(self, env: Env) -> PolicyModel:
+    def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations and actions."""
+        del contents
 
         def network(outputs, scale):
             return Perceptron(self.hidden, outputs, self.activation, scale, self.bias)

@@ -24,7 +24,7 @@ def build_model(
 ) -> RagModel:
     """Builds the model.
 
-    The parameters are {"retriever": {"query"[, "passage"], "log_scale"}, "generator"[, "critic"]}. The
+    The parameters are {"retriever": {"query"[, "passage"], "log_scale"}, "reader"[, "critic"]}. The
     critic is a linear head on the reader's states; it starts at 0 and sends them no gradient.
     `embed_query`, `embed_passage` and `encode` take `rename`, [V] new token ids (see `ops.noise`),
     `encode` [B,V], of each question its own; idf weights and matches are those of the original tokens,
@@ -63,7 +63,7 @@ def build_model(
             return module.token_logprobs(memory, tokens)
 
         reader = generator_module.init(generator_key, method=everything)["params"]
-        params = {"retriever": retriever, "generator": reader}
+        params = {"retriever": retriever, "reader": reader}
         if critic:
             states = jnp.zeros((1, generator.width))
             params["critic"] = head.init(generator_key, states)["params"]
@@ -95,34 +95,34 @@ def build_model(
                 rename, question, passages
             )
         return generator_module.apply(
-            {"params": params["generator"]}, question, passages, matches, method="encode"
+            {"params": params["reader"]}, question, passages, matches, method="encode"
         )
 
     def token_logprobs(params, memory, target) -> Any:
         return generator_module.apply(
-            {"params": params["generator"]}, memory, target, method="token_logprobs"
+            {"params": params["reader"]}, memory, target, method="token_logprobs"
         )
 
     def logprobs(params, memory, target) -> Any:
         return generator_module.apply(
-            {"params": params["generator"]}, memory, target, method="logprobs"
+            {"params": params["reader"]}, memory, target, method="logprobs"
         )
 
     def values(params, memory, target) -> Any:
         states: Any = generator_module.apply(
-            {"params": params["generator"]}, memory, target, method="states"
+            {"params": params["reader"]}, memory, target, method="states"
         )
         worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
         return worth[..., 0]
 
     def init_cache(params, memory, length):
         return generator_module.apply(
-            {"params": params["generator"]}, memory, length, method="init_cache"
+            {"params": params["reader"]}, memory, length, method="init_cache"
         )
 
     def decode_step(params, memory, cache, token, position):
         return generator_module.apply(
-            {"params": params["generator"]}, memory, cache, token, position, method="decode_step"
+            {"params": params["reader"]}, memory, cache, token, position, method="decode_step"
         )
 
     return RagModel(

@@ -14,80 +14,44 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.errors import require
+from ragjax.objectives.algorithm import Algorithm, Hyper
 from ragjax.ops.policy_gradient import entropy_sum, policy_gradient_sum, value_sum
 from ragjax.ops.returns import across_resets
-from ragjax.types import Hyperparameters, Loss, Params, PolicyBatch, PolicyModel, Rollout
+from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Rollout
 
 
 @dataclass(frozen=True)
-class PolicyGradient:
+class PolicyGradient(Algorithm):
     """Base of the policy-gradient algorithms.
 
     Attributes:
-      num_envs: E, environments side by side.
-      rollout_length: T, steps in each between two updates.
-      discount: γ.
-      entropy_cost: weight of the entropy bonus.
-      value_cost: weight of the critic's loss ½ (V - G)².
-      trace: λ of advantages and returns.
-      clip: ε, where the algorithm clips.
-      epochs: passes over a rollout.
-      minibatches: parts of a rollout, each an update.
-      refresh_actor_every: rollouts made by the same behaviour policy; 1 is on-policy.
-      episodic: whether each rollout starts new episodes and counts their first ones only.
-      target_kl: divergence from the behaviour policy beyond which a rollout is put aside; 0 for none.
+      entropy_coef: weight of the entropy bonus.
+      value_coef: weight of the critic's loss ½ (V - G)².
+      gae_lambda: λ of advantages and returns.
+      clip_eps: ε, where the algorithm clips.
     """
 
-    num_envs: int = 8
-    rollout_length: int = 128
-    discount: float = 0.99
-    entropy_cost: float = 0.0
-    value_cost: float = 0.5
+    entropy_coef: float = 0.0
+    value_coef: float = 0.5
 
-    trace: ClassVar[float] = 1.0
-    clip: ClassVar[float] = 0.0
-    epochs: ClassVar[int] = 1
-    minibatches: ClassVar[int] = 1
-    refresh_actor_every: ClassVar[int] = 1
-    episodic: ClassVar[bool] = False
-    target_kl: ClassVar[float] = 0.0
+    gae_lambda: ClassVar[float] = 1.0
+    clip_eps: ClassVar[float] = 0.0
 
     def __post_init__(self):
         """Checks the fields."""
-        for name in ("num_envs", "rollout_length", "epochs", "minibatches", "refresh_actor_every"):
-            value = getattr(self, name)
-            require(value >= 1, f"algorithm.{name} is {value}; it must be at least 1.")
-        for name in ("discount", "trace"):
-            value = getattr(self, name)
-            require(0 <= value <= 1, f"algorithm.{name} is {value}; it must lie between 0 and 1.")
-        for name in ("entropy_cost", "value_cost", "clip", "target_kl"):
+        super().__post_init__()
+        require(
+            0 <= self.gae_lambda <= 1,
+            f"algorithm.gae_lambda is {self.gae_lambda}; it must lie between 0 and 1.",
+        )
+        for name in ("entropy_coef", "value_coef", "clip_eps"):
             value = getattr(self, name)
             require(value >= 0, f"algorithm.{name} is {value}; it must not be negative.")
-        require(
-            self.batch_size % self.minibatches == 0,
-            f"algorithm.minibatches is {self.minibatches}, which does not divide the "
-            f"{self.batch_size} steps of a rollout (num_envs {self.num_envs} x rollout_length "
-            f"{self.rollout_length}); choose a divisor.",
-        )
 
-    @property
-    def batch_size(self) -> int:
-        """Steps of a rollout, T*E."""
-        return self.num_envs * self.rollout_length
-
-    def hyperparameters(self, learning_rate: float) -> Hyperparameters:
-        """The scalars that can be traced, as this spec has them."""
-        values = (learning_rate, self.discount, self.trace, self.entropy_cost, self.clip)
-        return Hyperparameters(*(jnp.asarray(value, jnp.float32) for value in values))
-
-    def targets(
-        self, policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyperparameters
-    ) -> PolicyBatch:
-        """Turns a rollout into steps to learn from, [T,E] leading; nothing carries a gradient.
-
-        Steps of weight 0 change nothing in the others, whatever they hold (`counted`).
-        """
-        raise NotImplementedError
+    def hyper(self) -> dict[str, float]:
+        """The numbers that are traced, by name."""
+        names = ("discount", "gae_lambda", "entropy_coef", "clip_eps")
+        return {name: getattr(self, name) for name in names}
 
     def loss(
         self,
@@ -95,11 +59,13 @@ class PolicyGradient:
         params: Params,
         key: Array,
         batch: PolicyBatch,
-        hyper: Hyperparameters,
+        hyper: Hyper,
+        *,
+        extra: Any = None,
     ) -> Loss:
         """The actor-critic loss, summed over the steps that count.
 
-            Σ_b w_b [-log π(a_b|s_b) A_b + value_cost ½ (V(s_b) - G_b)² - entropy_cost H(π(·|s_b))]
+            Σ_b w_b [-log π(a_b|s_b) A_b + value_coef ½ (V(s_b) - G_b)² - entropy_coef H(π(·|s_b))]
 
         Args:
           policy: the model.
@@ -107,11 +73,12 @@ class PolicyGradient:
           key: of the step; unused here.
           batch: B steps.
           hyper: traced scalars.
+          extra: unused here.
 
         Returns:
           The loss; its denominator is the number of steps that count.
         """
-        del key
+        del key, extra
         distribution, value = policy.apply(params, batch.observation)
         log_probs = distribution.log_probs
         parts = {
@@ -123,13 +90,13 @@ class PolicyGradient:
         }
         return self.total(parts, batch.weight, hyper)
 
-    def total(self, parts: Mapping[str, Array], weight: Array, hyper: Hyperparameters) -> Loss:
+    def total(self, parts: Mapping[str, Array], weight: Array, hyper: Hyper) -> Loss:
         """Adds the losses up; `parts` has policy_loss, value_loss, entropy and further metrics."""
         denom = jnp.sum(weight)
         return Loss(
             sum=parts["policy_loss"]
-            + self.value_cost * parts["value_loss"]
-            - hyper.entropy_cost * parts["entropy"],
+            + self.value_coef * parts["value_loss"]
+            - hyper["entropy_coef"] * parts["entropy"],
             denom=denom,
             metrics={name: (value, denom) for name, value in parts.items()},
         )
@@ -158,7 +125,7 @@ def counted(rollout: Rollout) -> Rollout:
 
 
 def rollout_values(
-    policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyperparameters
+    policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyper
 ) -> tuple[Array, Array, Array]:
     """What every estimator starts from.
 
@@ -174,7 +141,7 @@ def rollout_values(
     values = policy.apply(params, observations)[1]
     final_values = policy.apply(params, rollout.final_observation)[1]
     reward, discount = across_resets(
-        rollout.reward, rollout.terminated, rollout.truncated, final_values, hyper.discount
+        rollout.reward, rollout.terminated, rollout.truncated, final_values, hyper["discount"]
     )
     return reward, discount, values
 

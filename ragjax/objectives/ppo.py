@@ -1,11 +1,13 @@
 """PPO: proximal policy optimisation."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.objectives.a2c import A2C
+from ragjax.objectives.algorithm import Hyper
 from ragjax.ops.distributions import Categorical
 from ragjax.ops.policy_gradient import (
     clipped_surrogate_sum,
@@ -13,7 +15,7 @@ from ragjax.ops.policy_gradient import (
     standardised,
     value_sum,
 )
-from ragjax.types import Hyperparameters, Loss, Params, PolicyBatch, PolicyModel
+from ragjax.types import Loss, Params, PolicyBatch, PolicyModel
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class PPO(A2C):
     defaults follow Huang et al. 2022, "The 37 implementation details of PPO".
 
     Attributes:
-      trace: λ of the generalised advantages.
-      clip: ε of the ratio π(a|s)/μ(a|s), and of the critic's change with `clip_value`.
+      gae_lambda: λ of the generalised advantages.
+      clip_eps: ε of the ratio π(a|s)/μ(a|s), and of the critic's change with `clip_value`.
       clip_value: whether the critic's loss is clipped too.
       normalise_advantage: whether each minibatch's advantages are brought to mean 0 and deviation 1.
       epochs: passes over a rollout.
@@ -36,8 +38,8 @@ class PPO(A2C):
 
     num_envs: int = 8
     rollout_length: int = 128
-    trace: float = 0.95
-    clip: float = 0.2
+    gae_lambda: float = 0.95
+    clip_eps: float = 0.2
     clip_value: bool = False
     normalise_advantage: bool = True
     epochs: int = 4
@@ -50,7 +52,9 @@ class PPO(A2C):
         params: Params,
         key: Array,
         batch: PolicyBatch,
-        hyper: Hyperparameters,
+        hyper: Hyper,
+        *,
+        extra: Any = None,
     ) -> Loss:
         """Clipped surrogate, critic and entropy, summed over the steps that count.
 
@@ -60,11 +64,12 @@ class PPO(A2C):
           key: of the step; unused.
           batch: B steps.
           hyper: traced scalars.
+          extra: unused.
 
         Returns:
           The loss with `kl`, the exact KL(μ || π), and `clip_fraction`, the share of clipped ratios.
         """
-        del key
+        del key, extra
         weight = batch.weight
         distribution, value = policy.apply(params, batch.observation)
         behaviour = Categorical(batch.log_probs)
@@ -73,11 +78,13 @@ class PPO(A2C):
         if self.normalise_advantage:
             advantage = standardised(advantage, weight)
         old_value = batch.value if self.clip_value else None
-        clipped = jnp.abs(jnp.expm1(log_ratio)) > hyper.clip
+        clipped = jnp.abs(jnp.expm1(log_ratio)) > hyper["clip_eps"]
         counts = weight > 0
         parts = {
-            "policy_loss": clipped_surrogate_sum(log_ratio, advantage, hyper.clip, weight),
-            "value_loss": value_sum(value, batch.value_target, weight, old_value, hyper.clip),
+            "policy_loss": clipped_surrogate_sum(log_ratio, advantage, hyper["clip_eps"], weight),
+            "value_loss": value_sum(
+                value, batch.value_target, weight, old_value, hyper["clip_eps"]
+            ),
             "entropy": entropy_sum(distribution.log_probs, weight),
             "kl": jnp.sum(jnp.where(counts, behaviour.kl(distribution) * weight, 0.0)),
             "clip_fraction": jnp.sum(jnp.where(counts & clipped, weight, 0.0)),

@@ -2,14 +2,15 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.objectives.actor_critic import PolicyGradient, counted, policy_batch, rollout_values
+from ragjax.objectives.algorithm import Hyper
 from ragjax.ops.returns import lambda_returns
-from ragjax.types import Hyperparameters, Loss, Params, PolicyBatch, PolicyModel, Rollout
+from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Rollout
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Reinforce(PolicyGradient):
     episodic: ClassVar[bool] = True
 
     def targets(
-        self, policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyperparameters
+        self, policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyper
     ) -> PolicyBatch:
         """Monte-Carlo returns, minus V with a baseline."""
         rollout = counted(rollout)
@@ -50,8 +51,10 @@ class Reinforce(PolicyGradient):
         params: Params,
         key: Array,
         batch: PolicyBatch,
-        hyper: Hyperparameters,
+        hyper: Hyper,
+        *,
+        extra: Any = None,
     ) -> Loss:
         """The actor-critic loss, over the number of episodes instead of steps."""
-        loss = super().loss(policy, params, key, batch, hyper)
+        loss = super().loss(policy, params, key, batch, hyper, extra=extra)
         return dataclasses.replace(loss, denom=jnp.asarray(self.num_envs, jnp.float32))

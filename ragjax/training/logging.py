@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +48,18 @@ class MetricLog:
         self._file = self._path.open("ab", buffering=0)
         self._board = _tensorboard(run_dir / "tensorboard", step)
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+    def write(self, step: int, metrics: Mapping[str, Any], failed: Collection[int] = ()) -> None:
         """Adds one row of scalars; what could not be measured, NaN, is left out.
+
+        Args:
+          step: of the run.
+          metrics: numbers by name.
+          failed: empty, since a run whose only seed failed has ended.
 
         Raises:
           UserError: the file can't be written.
         """
+        del failed
         values = {name: float(value) for name, value in metrics.items()}
         row = {name: value for name, value in values.items() if not math.isnan(value)}
         try:
@@ -80,10 +86,23 @@ class SeedLogs:
         """Opens one log in each directory."""
         self._logs = [MetricLog(directory, step) for directory in directories]
 
-    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds one row to each log."""
-        for number, log in enumerate(self._logs):
-            log.write(step, {name: value[number] for name, value in metrics.items()})
+    def write(self, step: int, metrics: Mapping[str, Any], failed: Collection[int] = ()) -> None:
+        """Adds one row to each log.
+
+        Args:
+          step: of the run.
+          metrics: [n] numbers by name, or one that all seeds have in common.
+          failed: places of seeds that have stopped, whose logs get no more rows.
+        """
+        for place, log in enumerate(self._logs):
+            if place not in failed:
+                log.write(
+                    step,
+                    {
+                        name: value[place] if np.ndim(value) else value
+                        for name, value in metrics.items()
+                    },
+                )
 
     def close(self) -> None:
         """Closes the files."""
@@ -136,6 +155,10 @@ class RunProgress:
     def warn(self, step: int, symptom: str) -> None:
         """Says a symptom of an ailing retriever."""
         self._console.print(f"[yellow]retriever alarm at step {step}: {symptom}[/yellow]")
+
+    def say(self, sentence: str) -> None:
+        """Prints what went wrong with a part of the run that goes on."""
+        self._console.print(f"[red]{sentence}[/red]")
 
     def advance(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Moves the bar to `step` and shows the newest figures of `SHOWN`, means over seeds."""

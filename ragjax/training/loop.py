@@ -3,8 +3,9 @@
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,11 +25,12 @@ class Program:
 
     Attributes:
       total: steps of the whole run.
-      advance: (state, step) -> (state, metrics); one update, metrics still on the device.
+      advance: (state, step) -> (state, metrics); one step, metrics still on the device.
       evaluate: (state, step) -> figures measured while training, keyed as they are logged.
       log_every: steps between two rows of metrics.
       checkpoint_every: steps between checkpoints.
-      evaluate_every: steps between measurements; 0 for none.
+      evaluate_every: steps between measurements, the last step being measured too; 0 for none.
+      seeds: the seeds that run; of several every metric and figure has a value for each.
     """
 
     total: int
@@ -37,10 +39,55 @@ class Program:
     log_every: int
     checkpoint_every: int
     evaluate_every: int
+    seeds: tuple[int, ...] = (0,)
 
 
 class NonFiniteLossError(UserError):
     """The loss or its gradient became infinite or NaN."""
+
+
+class Seeds:
+    """The seeds of a run: which of them go on, and what became of the others."""
+
+    def __init__(self, seeds: Sequence[int], directory: Path):
+        """All seeds go on at first; `directory` holds the checkpoints."""
+        self._failed: dict[int, str] = {}
+        self._seeds, self._directory = tuple(seeds), directory
+
+    def check(self, step: int, metrics: Mapping[str, np.ndarray], good: Sequence[int]) -> list[str]:
+        """Finds the seeds whose loss or gradient is not finite.
+
+        Args:
+          step: whose metrics these are.
+          metrics: of a single seed numbers, of several one for each.
+          good: steps of the checkpoints.
+
+        Returns:
+          A sentence for each seed that stops here while others go on.
+
+        Raises:
+          NonFiniteLossError: none is left.
+        """
+        new = []
+        for name in ("loss", "grad_norm"):
+            values = np.atleast_1d(np.asarray(metrics.get(name, 0.0)))
+            for number in np.flatnonzero(~np.isfinite(values)):
+                if number not in self._failed:
+                    last = self._directory / str(good[-1]) if good else "none"
+                    which = f" of seed {self._seeds[number]}" if len(self._seeds) > 1 else ""
+                    self._failed[int(number)] = (
+                        f"The {name}{which} is {values[number]} at step {step} (last good checkpoint: "
+                        f"{last}); lower the learning rate and train into another --run-dir."
+                    )
+                    new.append(self._failed[int(number)])
+        if len(self._failed) == len(self._seeds):
+            raise NonFiniteLossError(" ".join(self._failed.values()))
+        return new
+
+    @property
+    def failed(self) -> dict[int, str]:
+        """Place of each seed that stopped -> why."""
+        return dict(self._failed)
 
 
 @contextlib.contextmanager
@@ -75,7 +122,7 @@ def fit(
     checkpoints: Checkpoints,
     log: MetricLog | SeedLogs,
     progress: RunProgress,
-) -> Any:
+) -> tuple[Any, dict[int, str]]:
     """Runs `program` from step `start` to its end.
 
     The loss of each step is looked at while the next one runs, so that the device never waits for the
@@ -92,37 +139,47 @@ def fit(
       progress: the bar.
 
     Returns:
-      The last state.
+      The last state; and of several seeds the places of those whose loss became non-finite, with why. Such
+      a seed stops alone: its rows end there and its part of the state means nothing.
 
     Raises:
-      NonFiniteLossError: names the step and the last good checkpoint.
+      NonFiniteLossError: the loss of the only seed, or of all; names the step and the last good
+        checkpoint.
       KeyboardInterrupt: after Ctrl-C or SIGTERM; the current step was finished and saved.
     """
-    step, pending, alarm = start, None, Alarm()
+    step, pending = start, None
+    seeds = Seeds(program.seeds, checkpoints.directory)
+    alarms = [Alarm() for _ in program.seeds]
 
     def show(number: int, row: Mapping[str, Any]) -> None:
-        """Logs a row, shows it, and says what it tells of an ailing retriever."""
-        log.write(number, row)
-        progress.advance(number, row)
-        for symptom in alarm.hear({name: float(np.mean(value)) for name, value in row.items()}):
-            progress.warn(number, symptom)
+        """Logs a row, shows it, and says what it tells of each seed's ailing retriever."""
+        row = {name: np.asarray(value) for name, value in row.items()}
+        log.write(number, row, seeds.failed)
+        going = [place for place in range(len(alarms)) if place not in seeds.failed]
+        progress.advance(
+            number,
+            {name: value[going] if value.ndim else value for name, value in row.items()},
+        )
+        for place in going:
+            own = {
+                name: float(value[place] if value.ndim else value) for name, value in row.items()
+            }
+            for symptom in alarms[place].hear(own):
+                which = f"seed {program.seeds[place]}: " if len(alarms) > 1 else ""
+                progress.warn(number, which + symptom)
 
     def settle(entry: tuple[int, Metrics] | None) -> None:
         """Fetches the metrics of a finished step, checks and logs them."""
         if entry is None:
             return
         number, metrics = entry
-        for name in ("loss", "grad_norm"):
-            value = np.asarray(metrics.get(name, 0.0))
-            if not np.isfinite(value).all():
-                good = checkpoints.steps()
-                last = checkpoints.directory / str(good[-1]) if good else "none"
-                raise NonFiniteLossError(
-                    f"The {name} is {value} at step {number} (last good checkpoint: {last}); lower the "
-                    "learning rate and train into another --run-dir."
-                )
+        watched = {
+            name: np.asarray(metrics[name]) for name in ("loss", "grad_norm") if name in metrics
+        }
+        for sentence in seeds.check(number, watched, checkpoints.steps()):
+            progress.say(sentence)
         if number % program.log_every == 0 or number == program.total:
-            show(number, {name: np.asarray(value) for name, value in metrics.items()})
+            show(number, metrics)
 
     with held_interrupts() as interrupted:
         while step < program.total:
@@ -131,7 +188,7 @@ def fit(
             settle(pending)
             pending = (step, metrics)
             every = program.evaluate_every
-            if every and step % every == 0 and step < program.total:
+            if every and (step % every == 0 or step == program.total):
                 settle(pending)
                 pending = None
                 show(step, program.evaluate(state, step))
@@ -144,4 +201,4 @@ def fit(
                 raise KeyboardInterrupt
         if interrupted():  # while the last checkpoint was written
             raise KeyboardInterrupt
-    return state
+    return state, seeds.failed

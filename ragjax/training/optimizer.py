@@ -1,20 +1,32 @@
-"""Optimiser specs: Adam by parameter group for text, and Adam with a traced rate for policies."""
+"""The optimiser: Adam with a rate for each group of parameters, and rates that are traced."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_args
 
 import jax
+import jax.numpy as jnp
 import optax
+from jaxtyping import Array
 
 from ragjax.errors import require
 from ragjax.types import Params
+
+ScheduleName = Literal["cosine", "linear", "constant"]
+Counts = Literal["updates", "steps"]
+Norm = Literal["group", "all"]
 
 
 class AverageState(NamedTuple):
     """State of `parameter_average`: the averaged parameters."""
 
     average: Params
+
+
+class RateState(NamedTuple):
+    """State of `scale_by_rate`: updates made."""
+
+    count: Array
 
 
 def parameter_average(decay: float) -> optax.GradientTransformation:
@@ -47,43 +59,139 @@ def evaluation_params(params: Params, opt_state: optax.OptState) -> Params:
     return averages[0] if averages else params
 
 
+def scale_by_rate(
+    name: str, schedule: Callable[[Any, Any], Array], counts: Counts
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies updates by minus a scheduled learning rate whose peak is traced.
+
+    Args:
+      name: of the peak rate in `hyper`.
+      schedule: (peak, count) -> rate.
+      counts: whether the schedule goes on with every update or with every step of the run.
+
+    Returns:
+      A transformation whose update takes `hyper` and `step`.
+    """
+
+    def init(params):
+        del params
+        return RateState(jnp.zeros((), jnp.int32))
+
+    def update(updates, state, params=None, *, hyper, step=None, **_):
+        del params
+        count = step if counts == "steps" else state.count
+        rate = schedule(hyper[name], count)
+        scaled = jax.tree.map(lambda leaf: jnp.asarray(-1 * rate, leaf.dtype) * leaf, updates)
+        return scaled, RateState(optax.safe_increment(state.count))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 @dataclass(frozen=True)
-class Adam:
-    """AdamW with a peak learning rate for each group of parameters.
+class Optimizer:
+    """Base of the optimiser specs.
 
     Attributes:
-      retriever_rate: peak learning rate of encoder and temperature.
-      generator_rate: peak learning rate of the reader.
-      critic_rate: peak learning rate of the critic, where the objective has one.
-      schedule: after the warm-up, `cosine` or `linear` decay to `final_fraction`, or `constant`.
-      warmup_steps: steps of linear warm-up from 0.
-      final_fraction: of the peak rate, where the decay would arrive one step after the last.
-      b1: decay of the first moment.
-      b2: decay of the second moment.
-      weight_decay: decoupled weight decay, times the learning rate.
-      clip: largest gradient norm of each group.
-      average: decay of a moving average of the parameters, used in evaluation; 0 keeps none.
       accumulate: micro-batches whose gradients are summed before one update.
     """
 
-    retriever_rate: float = 1e-2
-    generator_rate: float = 5e-3
-    critic_rate: float = 1e-2
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    accumulate: int = 1
+
+    def hyper(self) -> dict[str, float]:
+        """The numbers that are traced, such as peak rates."""
+        raise NotImplementedError
+
+    def build(
+        self, groups: Sequence[str], steps: int, updates: int | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Returns the gradient transformation; its update takes `hyper` and `step` too.
+
+        Args:
+          groups: the top level of the parameters' tree.
+          steps: of the whole run.
+          updates: of the whole run; as many as steps if None.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Adam(Optimizer):
+    """AdamW with a peak learning rate for each group of parameters.
+
+    Peak rates are traced: one compilation serves all of them. `Adam.for_policies` has the settings that
+    are usual for policy gradients.
+
+    Attributes:
+      learning_rate: peak learning rate of groups that have none of their own.
+      retriever_rate: that of encoders and temperature.
+      reader_rate: that of the reader.
+      critic_rate: that of the critic of an objective on answers.
+      schedule: after the warm-up, `cosine` or `linear` decay to `final_fraction`, or `constant`.
+      counts: whether the schedule counts `updates` or `steps` of the run, all of whose updates then
+        have one rate.
+      warmup_steps: updates (or steps) of linear warm-up from 0.
+      final_fraction: of the peak rate, where the decay would arrive one step after the last.
+      b1: decay of the first moment.
+      b2: decay of the second moment.
+      epsilon: added to the root of the second moment.
+      weight_decay: decoupled weight decay, times the learning rate.
+      max_grad_norm: largest norm of the gradient.
+      norm_of: whether that is the norm of each `group`, or of `all` groups together.
+      average: decay of a moving average of the parameters, used in evaluation; 0 keeps none.
+    """
+
+    GROUPS: ClassVar[tuple[str, ...]] = ("retriever", "reader", "critic")  # that may have a rate
+
+    learning_rate: float = 1e-3
+    retriever_rate: float | None = 1e-2
+    reader_rate: float | None = 5e-3
+    critic_rate: float | None = 1e-2
+    schedule: ScheduleName = "cosine"
+    counts: Counts = "updates"
     warmup_steps: int = 100
     final_fraction: float = 0.05
     b1: float = 0.9
     b2: float = 0.98
+    epsilon: float = 1e-8
     weight_decay: float = 0.0
-    clip: float = 1.0
+    max_grad_norm: float = 1.0
+    norm_of: Norm = "group"
     average: float = 0.0
-    accumulate: int = 1
+
+    @classmethod
+    def for_policies(cls, learning_rate: float = 2.5e-4, **fields: Any) -> "Adam":
+        """One rate for all that falls linearly to 0, ε 1e-5, and one gradient norm, at most 0.5.
+
+        Those of PPO (Huang et al. 2022, "The 37 implementation details of PPO").
+
+        Args:
+          learning_rate: peak.
+          **fields: whatever else is to differ.
+        """
+        usual = {
+            "retriever_rate": None,
+            "reader_rate": None,
+            "critic_rate": None,
+            "schedule": "linear",
+            "counts": "steps",
+            "warmup_steps": 0,
+            "final_fraction": 0.0,
+            "b2": 0.999,
+            "epsilon": 1e-5,
+            "max_grad_norm": 0.5,
+            "norm_of": "all",
+        }
+        return cls(**{**usual, "learning_rate": learning_rate, **fields})
 
     def __post_init__(self):
         """Checks the fields."""
-        for name in ("retriever_rate", "generator_rate", "critic_rate", "weight_decay"):
+        rates = ("learning_rate", *(f"{group}_rate" for group in self.GROUPS))
+        for name in (*rates, "weight_decay", "epsilon"):
             value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name} is {value}; it must not be negative.")
+            require(
+                value is None or value >= 0,
+                f"optimizer.{name} is {value}; it must not be negative.",
+            )
         for name in ("b1", "b2", "average"):
             value = getattr(self, name)
             require(0 <= value < 1, f"optimizer.{name} is {value}; it must be at least 0, below 1.")
@@ -91,11 +199,16 @@ class Adam:
             0 <= self.final_fraction <= 1,
             f"optimizer.final_fraction is {self.final_fraction}; it must lie between 0 and 1.",
         )
+        for name, kind in (("schedule", ScheduleName), ("counts", Counts), ("norm_of", Norm)):
+            value, options = getattr(self, name), get_args(kind)
+            require(
+                value in options,
+                f"optimizer.{name} is {value!r}; choose {', '.join(options[:-1])} or {options[-1]}.",
+            )
         require(
-            self.schedule in ("cosine", "linear", "constant"),
-            f"optimizer.schedule is {self.schedule!r}; choose cosine, linear or constant.",
+            self.max_grad_norm > 0,
+            f"optimizer.max_grad_norm is {self.max_grad_norm}; it must be positive.",
         )
-        require(self.clip > 0, f"optimizer.clip is {self.clip}; it must be positive.")
         require(
             self.warmup_steps >= 0,
             f"optimizer.warmup_steps is {self.warmup_steps}; it must not be negative.",
@@ -105,85 +218,55 @@ class Adam:
             f"optimizer.accumulate is {self.accumulate}; it must be at least 1.",
         )
 
-    def learning_rate(self, peak: float, steps: int) -> optax.Schedule:
-        """The schedule of a run of `steps` updates."""
-        decay_steps = max(steps - self.warmup_steps, 1)
+    def hyper(self) -> dict[str, float]:
+        """The peak rates, which are traced."""
+        rates = {f"{group}_rate": getattr(self, f"{group}_rate") for group in self.GROUPS}
+        given = {name: rate for name, rate in rates.items() if rate is not None}
+        return {"learning_rate": self.learning_rate} | given
+
+    def rate_at(self, peak: Any, count: Any, total: int) -> Array:
+        """The rate of an update, or of a step.
+
+        Args:
+          peak: peak rate, may be traced.
+          count: updates (or steps) made before, may be traced.
+          total: of the whole run.
+        """
+        decay_steps = max(total - self.warmup_steps, 1)
         if self.schedule == "cosine":
             decay = optax.cosine_decay_schedule(peak, decay_steps, self.final_fraction)
         elif self.schedule == "linear":
             decay = optax.linear_schedule(peak, peak * self.final_fraction, decay_steps)
         else:
             decay = optax.constant_schedule(peak)
-        warmup = optax.linear_schedule(0.0, peak, max(self.warmup_steps, 1))
-        return optax.join_schedules([warmup, decay], [self.warmup_steps])
+        if not self.warmup_steps:
+            return decay(count)
+        warmup = optax.linear_schedule(0.0, peak, self.warmup_steps)
+        return optax.join_schedules([warmup, decay], [self.warmup_steps])(count)
 
-    def build(self, steps: int, *, critic: bool = False) -> optax.GradientTransformation:
-        """Returns the gradient transformation of a run of `steps` updates.
+    def build(
+        self, groups: Sequence[str], steps: int, updates: int | None = None
+    ) -> optax.GradientTransformationExtraArgs:
+        """Returns the gradient transformation, see `Optimizer.build`."""
+        total = steps if self.counts == "steps" or updates is None else updates
 
-        Args:
-          steps: updates.
-          critic: whether the parameters have a critic's.
-        """
+        def schedule(peak, count):
+            return self.rate_at(peak, count, total)
 
-        def group(peak):
-            return optax.chain(
-                optax.clip_by_global_norm(self.clip),
-                optax.scale_by_adam(self.b1, self.b2),
-                optax.add_decayed_weights(self.weight_decay),
-                optax.scale_by_learning_rate(self.learning_rate(peak, steps)),
-            )
+        def group(name: str) -> optax.GradientTransformationExtraArgs:
+            own = f"{name}_rate"
+            rate = own if self.hyper().get(own) is not None else "learning_rate"
+            parts = [optax.scale_by_adam(self.b1, self.b2, self.epsilon)]
+            if self.norm_of == "group":
+                parts.insert(0, optax.clip_by_global_norm(self.max_grad_norm))
+            if self.weight_decay:
+                parts.append(optax.add_decayed_weights(self.weight_decay))
+            return optax.chain(*parts, scale_by_rate(rate, schedule, self.counts))
 
-        groups: dict[Hashable, optax.GradientTransformation] = {
-            "retriever": group(self.retriever_rate),
-            "generator": group(self.generator_rate),
-        }
-        if critic:
-            groups["critic"] = group(self.critic_rate)
-        optimizer = optax.partition(groups, {name: name for name in groups})
+        transformations: dict[Hashable, Any] = {name: group(name) for name in groups}
+        parts = [optax.partition(transformations, {name: name for name in groups})]
+        if self.norm_of == "all":
+            parts.insert(0, optax.clip_by_global_norm(self.max_grad_norm))
         if self.average:
-            optimizer = optax.chain(optimizer, parameter_average(self.average))
-        return optimizer
-
-
-@dataclass(frozen=True)
-class TracedAdam:
-    """Adam with one learning rate, which is an input of the compiled program rather than part of it.
-
-    So one compilation serves a sweep over learning rates. The rate of update n of N is
-
-        learning_rate · (1 - n / N) if annealed, else learning_rate.
-
-    Attributes:
-      learning_rate: peak learning rate.
-      anneal: whether it falls linearly to 0.
-      epsilon: added to the root of the second moment.
-      clip: largest gradient norm.
-    """
-
-    learning_rate: float = 2.5e-4
-    anneal: bool = True
-    epsilon: float = 1e-5
-    clip: float = 0.5
-
-    def __post_init__(self):
-        """Checks the fields."""
-        for name in ("learning_rate", "epsilon"):
-            value = getattr(self, name)
-            require(value >= 0, f"optimizer.{name} is {value}; it must not be negative.")
-        require(self.clip > 0, f"optimizer.clip is {self.clip}; it must be positive.")
-
-    def build(self) -> optax.GradientTransformation:
-        """Returns the transformation; `with_learning_rate` sets its rate before each update."""
-
-        def chain(learning_rate):
-            return optax.chain(
-                optax.clip_by_global_norm(self.clip),
-                optax.adam(learning_rate, eps=self.epsilon),
-            )
-
-        return optax.inject_hyperparams(chain)(learning_rate=self.learning_rate)
-
-
-def with_learning_rate(opt_state: Any, rate: Any) -> Any:
-    """The state of an injected optimiser with its learning rate set."""
-    return opt_state._replace(hyperparams=opt_state.hyperparams | {"learning_rate": rate})
+            parts.append(parameter_average(self.average))
+        return optax.with_extra_args_support(optax.chain(*parts))

@@ -1,57 +1,37 @@
-"""Training state and the one training step."""
+"""The one training step: collect a batch, then one or several updates of the parameters on it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
 from jaxtyping import Array
 
-from ragjax.types import Leaf, Loss, Params
+from ragjax.ops.noise import random_order
+from ragjax.training.learner import Learner, Stage, State, step_keys
+from ragjax.types import Loss, Params
 
-
-@struct.dataclass
-class TrainState:
-    """What the optimiser advances.
-
-    Attributes:
-      step: [] updates made so far.
-      params: parameters.
-      opt_state: state of the optax transformation.
-      key: PRNG key of the run; step t uses fold_in(key, t) and the key itself never changes.
-    """
-
-    step: Leaf
-    params: Params
-    opt_state: Leaf
-    key: Leaf
-
-
-LossFunction = Callable[..., Loss]  # (params, key, batch, *constants) -> Loss
-
-
-def init_state(params: Params, optimizer: optax.GradientTransformation, key: Array) -> TrainState:
-    """The state before the first update."""
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+LossFunction = Callable[[Params, Array, Any], Loss]  # (params, key, batch)
+Metrics = dict[str, Array]
+Step = Callable[..., tuple[State, Metrics]]
 
 
 def summed_gradients(
-    loss: LossFunction, params: Params, key: Array, batch: Any, constants: tuple, accumulate: int
+    loss: LossFunction, params: Params, key: Array, batch: Any, accumulate: int
 ) -> tuple[Params, Loss]:
     """Gradient of Loss.sum and the `Loss` itself, both summed over micro-batches.
 
     The batch's rows are dealt to `accumulate` micro-batches of equal size. All share the step's key,
     so that the sums are those of the undivided batch, but for what depends on its shape: in-batch
-    negatives, which are then those of the micro-batch, and the draws of `ops.noise.corrupt_words`.
+    negatives, which are then those of the micro-batch, and the draws of `augmentation.corrupt_words`.
 
     Args:
-      loss: (params, key, batch, *constants) -> Loss.
+      loss: (params, key, batch) -> Loss.
       params: differentiated.
       key: of the step.
       batch: a pytree whose leaves all lead with the batch axis.
-      constants: further arguments, without gradient.
       accumulate: number of micro-batches; divides the batch.
 
     Returns:
@@ -59,7 +39,7 @@ def summed_gradients(
     """
 
     def objective(params, micro):
-        result = loss(params, key, micro, *constants)
+        result = loss(params, key, micro)
         return result.sum, result
 
     gradient = jax.grad(objective, has_aux=True)
@@ -80,88 +60,125 @@ def summed_gradients(
     return total
 
 
-TrainStep = Callable[..., tuple[TrainState, dict[str, Array]]]
-
-
-def make_update(
-    loss: LossFunction, optimizer: optax.GradientTransformation, accumulate: int = 1
-) -> TrainStep:
-    """Builds the training step, to be traced within a larger program or jitted by itself.
-
-    Args:
-      loss: (params, key, batch, *constants) -> Loss.
-      optimizer: optax transformation.
-      accumulate: micro-batches per update.
-
-    Returns:
-      (state, batch, *constants) -> (state, metrics). The metrics are scalars: `loss`, `grad_norm` and
-      those of the loss, each sum divided once by its denominator.
-    """
-
-    def update(state: TrainState, batch: Any, *constants: Any):
-        key = jax.random.fold_in(state.key, state.step)
-        gradient, total = summed_gradients(loss, state.params, key, batch, constants, accumulate)
-        denom = jnp.maximum(total.denom, 1e-9)
-        gradient = jax.tree.map(lambda leaf: leaf / denom, gradient)
-        with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        metrics = {name: value / jnp.maximum(n, 1e-9) for name, (value, n) in total.metrics.items()}
-        metrics |= {"loss": total.sum / denom, "grad_norm": optax.tree.norm(gradient)}
-        return TrainState(state.step + 1, params, opt_state, state.key), metrics
-
-    return update
-
-
-def repeat_update(update: TrainStep, prepare: Callable[..., Any], times: int) -> TrainStep:
-    """Builds a step of several updates on what is made of its batch before the first.
-
-    Args:
-      update: from `make_update`; its batch is what `prepare` gives. All updates have the step's key.
-      prepare: (params, key, batch, *constants) -> the batch that `update` is given.
-      times: updates.
-
-    Returns:
-      (state, batch, *constants) -> (state, metrics), the metrics averaged over the updates.
-    """
-
-    def step(state: TrainState, batch: Any, *constants: Any):
-        prepared = prepare(
-            state.params, jax.random.fold_in(state.key, state.step), batch, *constants
-        )
-
-        def once(state, _):
-            new, metrics = update(state, prepared, *constants)
-            return TrainState(state.step, new.params, new.opt_state, new.key), metrics
-
-        state, metrics = jax.lax.scan(once, state, length=times)
-        done = TrainState(state.step + 1, state.params, state.opt_state, state.key)
-        return done, jax.tree.map(jnp.mean, metrics)
-
-    return step
-
-
-def make_train_step(
+def update(
     loss: LossFunction,
     optimizer: optax.GradientTransformation,
-    accumulate: int = 1,
+    state: State,
+    key: Array,
+    batch: Any,
     *,
-    prepare: Callable[..., Any] | None = None,
-    times: int = 1,
-) -> TrainStep:
-    """The step as a program, compiled once a batch shape; the state is donated.
+    accumulate: int = 1,
+    **traced: Any,
+) -> tuple[State, Metrics]:
+    """One update of the parameters.
 
     Args:
-      loss: (params, key, batch, *constants) -> Loss.
+      loss: (params, key, batch) -> Loss.
       optimizer: optax transformation.
-      accumulate: micro-batches per update.
-      prepare: where a step has several updates, what makes their batch; see `repeat_update`.
-      times: updates of a step.
+      state: of which parameters and optimiser state move.
+      key: of the step.
+      batch: a pytree whose leaves all lead with the batch axis.
+      accumulate: micro-batches.
+      **traced: further arguments of the optimiser's update.
 
     Returns:
-      (state, batch, *constants) -> (state, metrics).
+      The new state, and scalars: `loss`, `grad_norm` and the metrics of the loss, each sum divided once
+      by its denominator.
     """
-    step = make_update(loss, optimizer, accumulate)
-    if prepare is not None:
-        step = repeat_update(step, prepare, times)
-    return jax.jit(step, donate_argnums=0)
+    gradient, total = summed_gradients(loss, state.params, key, batch, accumulate)
+    denom = jnp.maximum(total.denom, 1e-9)
+    gradient = jax.tree.map(lambda leaf: leaf / denom, gradient)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
+        updates, opt_state = optax.with_extra_args_support(optimizer).update(
+            gradient, state.opt_state, state.params, **traced
+        )
+    params = optax.apply_updates(state.params, updates)
+    metrics = {name: value / jnp.maximum(n, 1e-9) for name, (value, n) in total.metrics.items()}
+    metrics |= {"loss": total.sum / denom, "grad_norm": optax.tree.norm(gradient)}
+    return state.replace(params=params, opt_state=opt_state), metrics
+
+
+def repeated_updates(
+    step: Callable[[State, Any], tuple[State, Metrics]],
+    state: State,
+    batch: Any,
+    *,
+    stage: Stage,
+    key: Array,
+) -> tuple[State, Metrics]:
+    """Goes through a batch `stage.epochs` times, in `stage.minibatches` parts.
+
+    Args:
+      step: (state, part) -> (state, metrics), one update.
+      state: before.
+      batch: a pytree whose leaves all lead with the batch axis.
+      stage: how often, in how many parts, and when to stop.
+      key: of the shuffling.
+
+    Returns:
+      The state, and the metrics averaged over all updates, those left out included; `updates_made` is
+      the share that was not left out.
+    """
+    count = stage.epochs * stage.minibatches
+    rows = None
+    if stage.shuffle or stage.minibatches > 1:
+        size = jax.tree.leaves(batch)[0].shape[0]
+        order = jnp.tile(jnp.arange(size), (stage.epochs, 1))
+        if stage.shuffle:
+            keys = jax.random.split(key, stage.epochs)
+            order = jax.vmap(lambda key: random_order(key, size))(keys)
+        rows = order.reshape(count, size // stage.minibatches)
+
+    def learn(carry, rows):
+        state, going = carry
+        part = batch if rows is None else jax.tree.map(lambda leaf: leaf[rows], batch)
+        new, metrics = step(state, part)
+        if stage.target_kl:
+            going &= metrics["kl"] <= stage.target_kl
+            new = jax.tree.map(lambda new, old: jnp.where(going, new, old), new, state)
+        return (new, going), metrics | {"updates_made": going}
+
+    (state, _), metrics = jax.lax.scan(learn, (state, jnp.asarray(True)), rows, length=count)
+    return state, {name: jnp.mean(values) for name, values in metrics.items()}
+
+
+def make_step(learner: Learner, stage: Stage) -> Step:
+    """Builds one step of a run: a pure function, to be jitted, vmapped or scanned.
+
+    Args:
+      learner: what is trained.
+      stage: static.
+
+    Returns:
+      (state, fed, hyper, data) -> (state, metrics): `fed` from `Learner.feed`, `hyper` traced scalars,
+      `data` the arrays of `Learner.data`. The metrics are scalars, of collecting and of the updates.
+    """
+
+    def step(state: State, fed: Any, hyper: Metrics, data: Any) -> tuple[State, Metrics]:
+        keys = step_keys(state)
+        state, batch, collected = learner.collect(state, fed, stage=stage, hyper=hyper, data=data)
+        before = jax.lax.stop_gradient(state)
+        loss = partial(learner.loss, stage=stage, state=before, hyper=hyper, data=data)
+
+        def once(state: State, part: Any) -> tuple[State, Metrics]:
+            return update(
+                loss,
+                learner.optimizer,
+                state,
+                keys.loss,
+                part,
+                accumulate=stage.accumulate,
+                hyper=hyper,
+                step=state.step,
+            )
+
+        if stage.epochs * stage.minibatches == 1:
+            state, learned = once(state, batch)
+        else:
+            # Only what an update moves is carried, so that nothing else is copied at each of them.
+            moved = State(state.step, state.params, state.opt_state, state.key)
+            moved, learned = repeated_updates(once, moved, batch, stage=stage, key=keys.shuffle)
+            state = state.replace(params=moved.params, opt_state=moved.opt_state)
+        return state.replace(step=state.step + 1), collected | learned
+
+    return step

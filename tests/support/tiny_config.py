@@ -2,7 +2,7 @@
 
 from tiny_task import TinyTask
 
-from ragjax.config import Config, Evaluation, Phase
+from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
@@ -11,8 +11,8 @@ from ragjax.retrieval.dense import Dense
 from ragjax.training.optimizer import Adam
 
 
-def get_config() -> Config:
-    return Config(
+def get_config() -> QuestionsConfig:
+    return QuestionsConfig(
         task=TinyTask(),
         tokenizer=TokenizerSpec(
             vocab_size=400, question_length=10, passage_length=12, answer_length=4

@@ -3,16 +3,16 @@
 from ragjax.envs.cartpole import CartPole
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.training.optimizer import TracedAdam
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
+from ragjax.training.optimizer import Adam
 
 
-def get_config() -> PolicyConfig:
-    return PolicyConfig(
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
         env=CartPole(time_limit=40),
-        algorithm=PPO(num_envs=4, rollout_length=16, epochs=2, minibatches=2, entropy_cost=0.01),
+        algorithm=PPO(num_envs=4, rollout_length=16, epochs=2, minibatches=2, entropy_coef=0.01),
         policy=ActorCritic(hidden=(8,)),
-        optimizer=TracedAdam(learning_rate=0.01),
+        optimizer=Adam.for_policies(learning_rate=0.01),
         env_steps=11 * 64 + 10,  # eleven rollouts, and a rest that is too short for another
         normalise_observations=True,
         normalise_rewards=True,

@@ -1,19 +1,72 @@
 """Answers the questions of a split and records what is needed to recompute every figure."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
-from ragjax.data.batching import EncodedCorpus, EncodedQuestions, batches_in_order
-from ragjax.data.tokenizer import Tokenizer
+from ragjax.data.batching import EncodedQuestions, batches_in_order
+from ragjax.data.prepared import PreparedText
 from ragjax.decoding.marginal import Decoded
-from ragjax.evaluation.metrics import exact_match, token_f1
+from ragjax.evaluation.metrics import (
+    drawn_exact_match,
+    exact_match,
+    summarise,
+    token_f1,
+    write_predictions,
+)
 from ragjax.objectives.likelihood import Likelihood, retrieve
 from ragjax.retrieval.base import Retriever
 from ragjax.retrieval.corpus import gather_passages
+from ragjax.training.learner import ReportTable
 from ragjax.types import RagBatch, RagModel, TopK
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The answers to the questions of a split, one record each as described in `evaluation.metrics`."""
+
+    FILE: ClassVar[str] = "predictions.jsonl"
+
+    records: list[dict[str, Any]]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures of `metrics.summarise`, and how often a drawn answer is the greedy one and right."""
+        return summarise(self.records) | {"drawn_em": drawn_exact_match(self.records)}
+
+    def write(self, path: Path) -> None:
+        """Writes one JSON line a question."""
+        write_predictions(path, self.records)
+
+    @staticmethod
+    def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
+        """The figures over all questions and by relation; of several seeds those over all questions."""
+        first = results[0]
+        names = [n for n in first if n in ("em", "f1", "mrr") or n.startswith("recall@")]
+
+        def cells(figures):
+            values = [figures.get(name) for name in names]
+            return ["–" if value is None else f"{value:.3f}" for value in values]
+
+        title = f"{first['split']} questions"
+        if len(results) > 1:
+            rows = [
+                (f"seed {result['seed']}", str(result["questions"]), *cells(result))
+                for result in results
+            ]
+            return [ReportTable(title, ("", "questions", *names), rows)]
+        rows = [("all", first), *first["per_relation"].items()]
+        return [
+            ReportTable(
+                title,
+                ("relation", "questions", *names),
+                [(label, str(row["questions"]), *cells(row)) for label, row in rows],
+            )
+        ]
+
 
 AnswerFunction = Callable[..., tuple[TopK, jax.Array, Decoded]]
 
@@ -58,8 +111,7 @@ def make_answer_function(
 def evaluate_questions(
     answer: AnswerFunction,
     params: Any,
-    tokenizer: Tokenizer,
-    corpus: EncodedCorpus,
+    text: PreparedText,
     device_corpus: jax.Array,
     embeddings: jax.Array,
     encoded: EncodedQuestions,
@@ -71,8 +123,7 @@ def evaluate_questions(
     Args:
       answer: from `make_answer_function`.
       params: the parameters.
-      tokenizer: turns tokens into text.
-      corpus: names the passages.
+      text: turns tokens into text and names the passages.
       device_corpus: [N,P] its tokens.
       embeddings: [N,D] the fresh index.
       encoded: the questions.
@@ -89,7 +140,7 @@ def evaluate_questions(
         topk, log_prior, decoded = jax.device_get(answer(params, asked, device_corpus, embeddings))
         for place, row in enumerate(rows):
             question = encoded.questions[row]
-            prediction = tokenizer.decode(decoded.tokens[place])
+            prediction = text.tokenizer.decode(decoded.tokens[place])
             # An empty passage (closed book) has row -1: it is read but it is no passage retrieved.
             hits = np.flatnonzero(topk.valid[place] & (topk.ids[place] >= 0))
             records.append(
@@ -104,7 +155,7 @@ def evaluate_questions(
                     "probability": _rounded(np.exp(decoded.log_prob[place])),
                     "em": exact_match(prediction, question.answers),
                     "f1": _rounded(token_f1(prediction, question.answers)),
-                    "retrieved": [corpus.passages[topk.ids[place, hit]].id for hit in hits],
+                    "retrieved": [text.corpus.passages[topk.ids[place, hit]].id for hit in hits],
                     "prior": [_rounded(np.exp(log_prior[place, hit])) for hit in hits],
                     "posterior": [
                         _rounded(np.exp(decoded.log_posterior[place, hit])) for hit in hits

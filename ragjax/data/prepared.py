@@ -1,0 +1,128 @@
+"""What a run makes of its task's text: tokenizer and encoded corpus, made, saved and loaded."""
+
+import dataclasses
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ragjax.data.batching import (
+    EncodedCorpus,
+    EncodedQuestions,
+    encode_corpus,
+    encode_questions,
+    train_tokenizer,
+)
+from ragjax.data.lexicon import Lexicon
+from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
+from ragjax.errors import UserError, require
+from ragjax.files import write_atomically
+from ragjax.retrieval.base import Retriever
+from ragjax.types import Passage, QaData, Question, Vocabulary
+
+TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
+PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
+_BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)  # what np.load raises, beside ValueError
+_VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedText:
+    """A corpus as a run reads it.
+
+    Attributes:
+      spec: lengths and sizes.
+      tokenizer: trained on the corpus.
+      corpus: the encoded passages.
+    """
+
+    spec: TokenizerSpec
+    tokenizer: Tokenizer
+    corpus: EncodedCorpus
+
+    @classmethod
+    def make(cls, spec: TokenizerSpec, data: QaData) -> "PreparedText":
+        """Trains the tokenizer and encodes the corpus."""
+        tokenizer = train_tokenizer(spec, data)
+        return cls(
+            spec, tokenizer, encode_corpus(tokenizer, spec, data.passages, data.splits["train"])
+        )
+
+    def save(self, run_dir: Path) -> None:
+        """Writes tokenizer and corpus into a run's directory."""
+        run_dir.mkdir(parents=True, exist_ok=True)
+        corpus = self.corpus
+        self.tokenizer.save(run_dir / TOKENIZER)
+        words = json.dumps(corpus.lexicon.words, ensure_ascii=False)
+        write_atomically(run_dir / LEXICON, words.encode())
+        lines = [json.dumps(vars(passage), ensure_ascii=False) for passage in corpus.passages]
+        write_atomically(run_dir / PASSAGES, "".join(line + "\n" for line in lines).encode())
+        arrays = io.BytesIO()
+        np.savez(arrays, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
+        write_atomically(run_dir / ARRAYS, arrays.getvalue())
+
+    @classmethod
+    def load(cls, spec: TokenizerSpec, run_dir: Path) -> "PreparedText":
+        """Reads what `save` wrote.
+
+        Raises:
+          UserError: a file is missing or malformed.
+        """
+        tokenizer = Tokenizer.load(run_dir / TOKENIZER)
+        try:
+            lines = (run_dir / PASSAGES).read_bytes().decode().split("\n")
+            passages = tuple(Passage(**json.loads(line)) for line in lines if line)
+            lexicon = Lexicon(json.loads((run_dir / LEXICON).read_bytes()))
+            # From memory, for np.load leaves a malformed file open.
+            with np.load(io.BytesIO((run_dir / ARRAYS).read_bytes())) as arrays:
+                vocabulary = Vocabulary(**{name: arrays[name] for name in _VOCABULARY})
+                corpus = EncodedCorpus(
+                    passages, arrays["tokens"], int(arrays["cut"]), vocabulary, lexicon
+                )
+        except (OSError, ValueError, TypeError, KeyError, EOFError, *_BROKEN_ZIP) as error:
+            raise UserError(
+                f"{run_dir} has no readable corpus ({error}); train the run again."
+            ) from error
+        for name, fits in (
+            (PASSAGES, len(corpus.passages) == len(corpus.tokens)),
+            (TOKENIZER, tokenizer.vocab_size == len(vocabulary.fold)),
+        ):
+            require(fits, f"{run_dir / name} and {run_dir / ARRAYS} disagree; train the run again.")
+        return cls(spec, tokenizer, corpus)
+
+    def encode(
+        self, questions: Sequence[Question], retriever: Retriever, k: int
+    ) -> EncodedQuestions:
+        """Tokenises questions, and looks up K passages for each if the retriever is a fixed one."""
+        return encode_questions(self.tokenizer, self.spec, self.corpus, questions, retriever, k)
+
+    def check_question(self, text: str) -> tuple[str, list[str]]:
+        """Checks a question that is not of the task.
+
+        Args:
+          text: the question.
+
+        Returns:
+          The question without white space around it, and notes on what of it is not read.
+
+        Raises:
+          UserError: it is empty or has no known word.
+        """
+        text = text.strip()
+        require(bool(text), "The question is empty; ask one in words.")
+        known, left_out = self.corpus.lexicon.known_form(self.tokenizer, text)
+        require(
+            any(letter.isalnum() for letter in known),
+            f"No word of {text!r} is in the corpus; ask about what its passages say.",
+        )
+        notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
+        tokens, length = self.tokenizer.encode(known), self.spec.question_length
+        if len(tokens) > length:
+            cut = self.tokenizer.decode(tokens[length:])
+            notes.append(f"only {length} tokens are read; cut: {cut}")
+        return text, notes

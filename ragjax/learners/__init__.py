@@ -1,0 +1,1 @@
+"""The two ways in which a batch comes about: questions and episodes."""

@@ -1,0 +1,150 @@
+"""A run as programs: the states of its seeds, and the steps that move them."""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ragjax.training.learner import (
+    Learner,
+    Stage,
+    State,
+    seed_axes,
+    stack_states,
+    stage_at,
+    state_of_seed,
+)
+from ragjax.training.loop import Program
+from ragjax.training.step import make_step
+
+
+def stack_keys(seeds: Sequence[int]) -> Array:
+    """[n,2] keys of n seeds."""
+    return jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
+
+
+def first_state(learner: Learner, seeds: Sequence[int]) -> State:
+    """The state of new parameters before the first step, of one seed or of several side by side.
+
+    Args:
+      learner: what is trained.
+      seeds: one seed, or several, which then lead every array that `learner.seed_axes` says.
+    """
+    hyper, data = learner.hyper, learner.init_data
+    if len(seeds) == 1:
+        return jax.jit(learner.init)(jax.random.PRNGKey(seeds[0]), hyper, data)
+    keys = stack_keys(seeds)
+    axes = seed_axes(jax.eval_shape(learner.init, keys[0], hyper, data))
+    init = jax.vmap(learner.init, in_axes=(0, None, None), out_axes=axes)
+    return jax.jit(init)(keys, hyper, data)
+
+
+def state_shapes(learner: Learner, seeds: Sequence[int]) -> State:
+    """The shapes of `first_state`, for restoring a checkpoint; nothing is computed."""
+    hyper, data = learner.hyper, learner.init_data
+    state = jax.eval_shape(learner.init, jax.random.PRNGKey(0), hyper, data)
+    if len(seeds) == 1:
+        return state
+    return jax.tree.map(
+        lambda axis, leaf: (
+            leaf if axis is None else jax.ShapeDtypeStruct((len(seeds), *leaf.shape), leaf.dtype)
+        ),
+        seed_axes(state),
+        state,
+        is_leaf=lambda axis: axis is None,
+    )
+
+
+def starting_state(learner: Learner, seeds: Sequence[int]) -> State:
+    """The state that a run begins with: new parameters, or those of the runs that its config names."""
+    state = first_state(learner, seeds)
+    if len(seeds) == 1:
+        return learner.warm_start(state, seeds[0])
+    own = [state_of_seed(state, number) for number in range(len(seeds))]
+    warm = [learner.warm_start(each, seed) for each, seed in zip(own, seeds, strict=True)]
+    return state if all(a is b for a, b in zip(own, warm, strict=True)) else stack_states(warm)
+
+
+def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Program:
+    """The run of a learner, for `training.loop.fit`.
+
+    Each stage's step is one program, compiled once, its state donated. Of several seeds it moves all,
+    and metrics have a value for each.
+
+    Args:
+      learner: what is trained.
+      seeds: one, or several that run side by side.
+      config: a `Config`, for how often what happens.
+    """
+    hyper, data, several = learner.hyper, learner.data, len(seeds) > 1
+
+    @cache
+    def compiled(stage: Stage) -> Callable[..., Any]:
+        step = make_step(learner, stage)
+        if several:
+            axes = seed_axes(state_shapes(learner, seeds))
+            step = jax.vmap(step, in_axes=(axes, 0, None, None), out_axes=(axes, 0))
+        return jax.jit(step, donate_argnums=0)
+
+    def advance(state: State, step: int):
+        fed = [learner.feed(seed, step) for seed in seeds]
+        given = jax.tree.map(lambda *leaves: np.stack(leaves), *fed) if several else fed[0]
+        return compiled(stage_at(learner, step))(state, given, hyper, data)
+
+    def measure(state: State, step: int) -> dict[str, Any]:
+        del step
+        if not several:
+            return learner.measure(state)
+        figures = [learner.measure(state_of_seed(state, n)) for n in range(len(seeds))]
+        return {name: np.array([of[name] for of in figures]) for name in figures[0]}
+
+    return Program(
+        total=config.steps,
+        advance=advance,
+        evaluate=measure,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        evaluate_every=config.evaluate_every,
+        seeds=tuple(seeds),
+    )
+
+
+def stage_feeds(learner: Learner, seed: int) -> list[Any]:
+    """What the host gives every step of each stage, stacked: the `fed` of `train`."""
+    feeds, step = [], 0
+    for stage in learner.stages:
+        fed = [learner.feed(seed, number) for number in range(step, step + stage.steps)]
+        feeds.append(jax.tree.map(lambda *leaves: np.stack(leaves), *fed))
+        step += stage.steps
+    return feeds
+
+
+def train(
+    learner: Learner, key: Array, fed: list[Any], hyper: dict[str, Array], data: Any
+) -> tuple[State, list[dict[str, Array]]]:
+    """A whole run as one pure function, to be jitted and vmapped over keys, feeds and hyperparameters.
+
+    Args:
+      learner: what is trained.
+      key: PRNG key; that of seed n is `jax.random.PRNGKey(n)`.
+      fed: from `stage_feeds`; None for each stage of a learner that is fed nothing.
+      hyper: traced scalars.
+      data: the arrays of `learner.data`.
+
+    Returns:
+      The last state, and the metrics of every step [steps], one dictionary a stage.
+    """
+    state, curve = learner.init(key, hyper, data), []
+    for stage, given in zip(learner.stages, fed, strict=True):
+        step = make_step(learner, stage)
+
+        def body(state, fed, step=step):
+            return step(state, fed, hyper, data)
+
+        state, metrics = jax.lax.scan(body, state, given, length=stage.steps)
+        curve.append(metrics)
+    return state, curve
