@@ -23,6 +23,8 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Annotations of public functions are checked while the tests run. The hook must precede the imports.
 install_import_hook("ragjax", "beartype.beartype")
 
+from command_line import the_sentence
+
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
@@ -190,3 +192,29 @@ def all_answers():
 def repeat_memory():
     """(memory of one question, n) -> the memory of n copies of it."""
     return lambda memory, times: jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), memory)
+
+
+@pytest.fixture
+def ragjax(capfd):
+    """(words) -> (exit code, stdout, stderr) of a command."""
+    from ragjax.cli import main
+
+    def run(*words):
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(ragjax):
+    """(words) -> the one sentence that bad input gets."""
+
+    def run(*words):
+        code, out, err = ragjax(*words)
+        assert code == 2, (out, err)
+        assert out == ""
+        return the_sentence(err)
+
+    return run

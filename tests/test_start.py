@@ -10,49 +10,46 @@ import pytest
 from tiny_config import get_config
 
 from ragjax.errors import UserError
-from ragjax.experiment import create_experiment, load_experiment, start_state
 from ragjax.objectives.joint import Joint
-from ragjax.training.checkpoint import Checkpoints
+from ragjax.run_dir import load_run
 from ragjax.training.optimizer import evaluation_params
+from ragjax.training.program import starting_state
 
 pytest_plugins = ["tiny_run"]
 
 
-@pytest.fixture
-def experiment(tmp_path, monkeypatch, tmp_path_factory):
-    """(config) -> its `Experiment`."""
-    monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
-    return lambda config: create_experiment(config, config.task.load(), tmp_path / "run")
+def begun(config):
+    """The state that a run of this config begins with."""
+    return starting_state(config.create(), config.seeds)
 
 
-def test_training_starts_from_the_parameters_that_the_run_was_evaluated_with(trained, experiment):
+def test_training_starts_from_the_parameters_that_the_run_was_evaluated_with(trained):
     config = dataclasses.replace(get_config(), start=str(trained))
-    state = start_state(experiment(config))
-    theirs = load_experiment(get_config(), trained)
-    found, _, _ = theirs.load_state(Checkpoints(trained / "checkpoints"))
-    expected = evaluation_params(found.train.params, found.train.opt_state)
-    jax.tree.map(np.testing.assert_array_equal, state.train.params, expected)
-    assert state.train.step == 0
+    state = begun(config)
+    theirs = load_run(trained).state
+    expected = evaluation_params(theirs.params, theirs.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, state.params, expected)
+    assert state.step == 0
     valued = dataclasses.replace(config, objective=Joint(advantage="gae"))
-    params = dict(start_state(experiment(valued)).train.params)
+    params = dict(begun(valued).params)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(params.pop("critic")))
     jax.tree.map(np.testing.assert_array_equal, params, expected)
     assert state.index.built_at_step == -1  # embedded anew before it is searched
 
 
-def test_the_seed_stands_in_the_name(trained, experiment):
+def test_the_seed_stands_in_the_name(trained):
     named = str(trained.parent / "{seed}")
     config = dataclasses.replace(get_config(), start=named, seed=3)
-    assert config.start_dir == trained.parent / "3"
+    assert config.start_dir(3) == trained.parent / "3"
     with pytest.raises(UserError, match=r"start is '.*', but .*3 holds no finished run"):
-        start_state(experiment(config))
+        begun(config)
 
 
-def test_a_run_of_another_model_is_refused(trained, experiment):
+def test_a_run_of_another_model_is_refused(trained):
     generator = dataclasses.replace(get_config().generator, width=32)
     config = dataclasses.replace(get_config(), start=str(trained), generator=generator)
     with pytest.raises(UserError, match=r"that run differs in generator.width; give the same"):
-        start_state(experiment(config))
+        begun(config)
 
 
 def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_path_factory):
@@ -62,7 +59,7 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_p
     file = tmp_path / "joint.py"
     file.write_text(
         "import dataclasses, tiny_config\n"
-        "from ragjax.config import Phase\n"
+        "from ragjax.learners.questions import Phase\n"
         "from ragjax.objectives.joint import Joint\n"
         "from ragjax.objectives.rewards import TokenF1\n"
         "def get_config():\n"

@@ -21,12 +21,12 @@ from ragjax.evaluation.metrics import (
 from ragjax.objectives.likelihood import Likelihood, retrieve
 from ragjax.retrieval.base import Retriever
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.training.learner import ReportTable
+from ragjax.training.learner import Records, ReportTable
 from ragjax.types import RagBatch, RagModel, TopK
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(Records):
     """The answers to the questions of a split, one record each as described in `evaluation.metrics`."""
 
     FILE: ClassVar[str] = "predictions.jsonl"

@@ -8,10 +8,10 @@ state of a run is one `State`, and one step of it is `training.step.make_step`:
 """
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -90,31 +90,35 @@ class Stage:
     phase: Any = None
 
 
-class Records(Protocol):
-    """What an evaluation leaves: one record a question or an episode, from which figures are made."""
-
-    FILE: ClassVar[str]
-
-    def summary(self) -> dict[str, Any]:
-        """The figures, for result.json."""
-        ...
-
-    def write(self, path: Path) -> None:
-        """Writes one JSON line a record, whole or not at all."""
-        ...
-
-    @staticmethod
-    def report(results: list[dict[str, Any]]) -> list["ReportTable"]:
-        """Summaries of one or several seeds as tables to print."""
-        ...
-
-
 class ReportTable(NamedTuple):
     """A table to print: title, column labels, and rows of cells."""
 
     title: str
     columns: tuple[str, ...]
     rows: list[tuple[str, ...]]
+
+
+class Records:
+    """What an evaluation leaves: one record a question or an episode, from which figures are made.
+
+    Attributes:
+      FILE: name of their file in a run's directory.
+    """
+
+    FILE: ClassVar[str]
+
+    def summary(self) -> dict[str, Any]:
+        """The figures, for result.json."""
+        raise NotImplementedError
+
+    def write(self, path: Path) -> None:
+        """Writes one JSON line a record, whole or not at all."""
+        raise NotImplementedError
+
+    @staticmethod
+    def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
+        """Summaries of one or several seeds as tables to print."""
+        raise NotImplementedError
 
 
 class Learner:
