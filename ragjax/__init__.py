@@ -1,8 +1,8 @@
 """Retrieval-augmented generation and reinforcement learning as one marginal over passages, in JAX.
 
-    import ragjax
-    run = ragjax.load_run("runs/quickstart")
-    run.answer("What is the capital of France?")["answer"]
+import ragjax
+run = ragjax.load_run("runs/quickstart")
+run.answer("What is the capital of France?")["answer"]
 """
 
 from typing import TYPE_CHECKING, Any

@@ -109,7 +109,6 @@ def evaluated(trained, tmp_path_factory):
     """What `evaluate --json` prints, and the file of its predictions."""
     path = tmp_path_factory.mktemp("evaluated") / "predictions.jsonl"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
         printed = []
         patch.setattr("builtins.print", lambda *words, **_: printed.append(words))
         assert main(["evaluate", str(trained), "--json", "--output", str(path)]) == 0
@@ -258,15 +257,14 @@ def get_table():
 
 
 @pytest.fixture
-def experiment(tmp_path, compiled, monkeypatch):
+def experiment(tmp_path, monkeypatch):
     """An experiment file with two seeds of the tiny run."""
     path = tmp_path / "experiments" / "tiny.py"
     path.parent.mkdir()
     overrides = "'--log_every', '2', '--evaluation.every', '0'"
     path.write_text(EXPERIMENT.format(config=str(CONFIG), overrides=overrides))
     monkeypatch.chdir(tmp_path)
-    for name, value in (compiled | {"PYTHONPATH": str(SUPPORT)}).items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     return path
 
 
@@ -589,7 +587,7 @@ def test_full_disk_before_the_run_begins(refused, tmp_path, monkeypatch):
     assert list((tmp_path / "run").iterdir()) == []
 
 
-def test_full_disk_while_training(trained, compiled, tmp_path):
+def test_full_disk_while_training(trained, tmp_path):
     """A process that may write no file beyond 50 kB: everything fits but a checkpoint."""
     assert Path(os.environ["RAGJAX_DATA_DIR"]).is_dir()  # prepared by the trained run
     assert max(path.stat().st_size for path in trained.iterdir() if path.is_file()) < 50_000
@@ -603,7 +601,7 @@ sys.exit(main({words}))
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env=os.environ | compiled | {"PYTHONPATH": str(SUPPORT)},
+        env=os.environ | {"PYTHONPATH": str(SUPPORT), "JAX_COMPILATION_CACHE_DIR": ""},
         capture_output=True,
         text=True,
     )

@@ -22,13 +22,13 @@ from ragjax.config import (
     read_json,
     to_json,
 )
-from ragjax.errors import UserError
 from ragjax.envs.cartpole import CartPole
+from ragjax.errors import UserError
 from ragjax.learners.episodes import EpisodesConfig
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
-from ragjax.objectives.likelihood import RagSequence
 from ragjax.objectives.a2c import A2C
+from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 from ragjax.tasks.base import Task
 from ragjax.training.learner import stage_at
@@ -207,7 +207,10 @@ def test_json_names_every_type(config):
         ({"steps": 3}, "None"),
         ({"type": "ragjax.learners.questions.Phase", "steps": 3, "speed": 1}, "speed"),
         ({"type": "ragjax.learners.questions.Phase"}, "steps"),
-        ({"type": "ragjax.learners.questions.Phase", "steps": "many"}, "ragjax.learners.questions.Phase"),
+        (
+            {"type": "ragjax.learners.questions.Phase", "steps": "many"},
+            "ragjax.learners.questions.Phase",
+        ),
         ({"type": "ragjax.learners.questions.Phase", "steps": 0}, "steps is 0"),
     ],
 )

@@ -27,8 +27,8 @@ from ragjax.objectives.ppo import PPO
 from ragjax.objectives.vtrace import VTrace
 from ragjax.run_dir import CHECKPOINTS, CONFIG
 from ragjax.training.checkpoint import Checkpoints
-from ragjax.training.program import state_shapes
 from ragjax.training.logging import MetricLog
+from ragjax.training.program import state_shapes
 
 pytest_plugins = ["tiny_run"]
 

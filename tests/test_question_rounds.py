@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ragjax.experiment import load_experiment
+from ragjax.policy_config import PolicyConfig
 from rich.console import Console
 from tiny_task import PEOPLE, TinyTask
 
@@ -17,10 +19,8 @@ from ragjax.commands import TrainedRun
 from ragjax.envs.qa_agent import QaAgent
 from ragjax.errors import UserError
 from ragjax.evaluation.metrics import exact_match
-from ragjax.experiment import load_experiment
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import PolicyConfig
 from ragjax.question_rounds import Library, QuestionReader, principal_components
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.run_dir import CHECKPOINTS

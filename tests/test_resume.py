@@ -50,7 +50,14 @@ def assert_same_run(run_dir, expected_dir):
     expected, expected_step = final_state(expected_dir)
     assert step == expected_step == read_json(run_dir / CONFIG).steps
     assert state.keys() == expected.keys()
-    for part in (".params", ".opt_state", ".key", ".index.embeddings", ".index.built_at_step", ".step"):
+    for part in (
+        ".params",
+        ".opt_state",
+        ".key",
+        ".index.embeddings",
+        ".index.built_at_step",
+        ".step",
+    ):
         assert any(part in name for name in state), part
     for name, value in expected.items():
         assert value.dtype == state[name].dtype

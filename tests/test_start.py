@@ -52,10 +52,9 @@ def test_a_run_of_another_model_is_refused(trained):
         begun(config)
 
 
-def test_a_joint_run_from_the_command_line(trained, tmp_path, monkeypatch, tmp_path_factory):
+def test_a_joint_run_from_the_command_line(trained, tmp_path):
     from ragjax.cli import main
 
-    monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
     file = tmp_path / "joint.py"
     file.write_text(
         "import dataclasses, tiny_config\n"

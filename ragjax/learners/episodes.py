@@ -231,14 +231,15 @@ class EpisodesLearner(Learner):
         index = None
         if policy.embed is not None:
             index = IndexState(policy.embed(params), jnp.full((), -1, jnp.int32))
+        carry = start(self.learning_env(data, hyper["discount"]), env_key)
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self.optimizer.init(params),
             key=run_key,
             index=index,
-            carry=start(self.learning_env(data, hyper["discount"]), env_key),
-            extra=self.config.algorithm.begin(policy, params),
+            carry=carry,
+            extra=self.config.algorithm.begin(policy, params, carry.timestep),
         )
 
     def collect(
