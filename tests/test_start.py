@@ -82,10 +82,18 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path):
     assert result["curve"] == {"step": [1, 2, 3, 4], "reward": rewards}
     assert 0 <= result["drawn_em"] <= result["em"]
     assert all(0 <= reward <= 1 for reward in rewards)
-    for name in ("kl", "entropy", "value_loss"):
-        figures = [row[name] for row in rows if name in row]
-        assert len(figures) == 4
-        assert all(np.isfinite(figure) and figure >= 0 for figure in figures), name
+    kl, entropy, value_loss = (
+        [row[name] for row in rows if name in row] for name in ("kl", "entropy", "value_loss")
+    )
+    # The first rate of the warm-up is 0; from then on the run leaves its reference.
+    assert kl[0] == pytest.approx(0, abs=1e-5)
+    assert len(kl) == 4
+    assert min(kl[1:]) > 0.01
+    vocabulary = get_config().tokenizer.vocab_size
+    assert len(entropy) == len(set(entropy)) == 4
+    assert all(0.1 < figure < np.log(vocabulary) for figure in entropy)
+    assert len(value_loss) == len(set(value_loss)) == 4
+    assert all(0 < figure < 1 for figure in value_loss)
     objective = json.loads((run_dir / "config.json").read_text())["objective"]
     assert objective["type"].endswith("Joint")
 
