@@ -153,7 +153,7 @@ def _continued(
 
 @contextlib.contextmanager
 def measuring(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Yields the function that is told how many records of how many are done, and draws a bar of them."""
+    """Yields a function to be told how many records of how many are done; draws a bar of them."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with contextlib.ExitStack() as stack:
         bars: list[tuple[Progress, Any]] = []

@@ -481,7 +481,7 @@ def test_resume_with_other_passages(refused, copied):
     changed = lines[0].replace("Arles", "Avignon") + "".join(lines[1:])
     (copied / "passages.jsonl").write_text(changed)
     message = refused("train", CONFIG, "--run-dir", copied, "--resume")
-    assert "The passages of the run are not those that task tiny makes now" in message
+    assert f"The passages of {copied} are not those that task tiny makes now" in message
 
 
 def damage(run_dir, step):

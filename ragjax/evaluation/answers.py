@@ -34,7 +34,7 @@ class Answers(Records):
     records: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:
-        """The figures of `metrics.summarise`, and how often a drawn answer is the greedy one and right."""
+        """The figures of `metrics.summarise`, and `metrics.drawn_exact_match`."""
         return summarise(self.records) | {"drawn_em": drawn_exact_match(self.records)}
 
     def write(self, path: Path) -> None:

@@ -115,8 +115,8 @@ class EpisodesConfig(Config):
         )
         require(
             self.optimizer.accumulate == 1,
-            f"optimizer.accumulate is {self.optimizer.accumulate}, but a policy's batches are divided by "
-            "algorithm.minibatches; leave it at 1.",
+            f"optimizer.accumulate is {self.optimizer.accumulate}, but a policy's batches are divided "
+            "by algorithm.minibatches; leave it at 1.",
         )
 
     @property
@@ -264,9 +264,8 @@ class EpisodesLearner(Learner):
             due = (index.built_at_step < 0) | (
                 state.step - index.built_at_step >= policy.refresh_every
             )
-            embeddings = jax.lax.cond(
-                due, lambda: policy.embed(state.params), lambda: index.embeddings
-            )
+            embed: Any = policy.embed  # there is one, for there is an index
+            embeddings = jax.lax.cond(due, lambda: embed(state.params), lambda: index.embeddings)
             index = IndexState(embeddings, jnp.where(due, state.step, index.built_at_step))
         if algorithm.episodic:
             carry = start_episodes(bind_env(self.raw_env, data), carry, keys.reset)

@@ -26,8 +26,7 @@ from ragjax.types import Leaf, Loss, Params
 _COLLECTION = 2**32 - 1
 
 
-@struct.dataclass
-class State:
+class State(struct.PyTreeNode):
     """All that a checkpoint holds.
 
     Attributes:
@@ -181,8 +180,8 @@ class Learner:
           data: the arrays of `data`.
 
         Returns:
-          The state with what collecting changed (index, carry, extra), a batch whose leaves all lead with
-          its rows, and metrics.
+          The state with what collecting changed (index, carry, extra), a batch whose leaves all lead
+          with its rows, and metrics.
         """
         raise NotImplementedError
 
@@ -254,8 +253,8 @@ class Learner:
         """Answers a question.
 
         Returns:
-          {"question", "answer" (None if there is none), "probability", "notes"}, and "passages" that were
-          read or the "decisions" that led to it.
+          {"question", "answer" (None if there is none), "probability", "notes"}, and "passages" that
+          were read or the "decisions" that led to it.
 
         Raises:
           UserError: it can't be read, or this learner answers no questions.

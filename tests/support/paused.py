@@ -4,7 +4,8 @@
 
 writes the file MARKER when it has got there. WHERE is `row` (half of the row of that step is on the
 disk), `state` (of its checkpoint, but not yet the manifest), `manifest` (it too, but not yet the name),
-`evaluate` (while development data is measured), `step` (while the step is computed) or `result` (the predictions or episodes are written, the result is not).
+`evaluate` (while development data is measured), `step` (while the step is computed) or `result` (the
+predictions or episodes are written, the result is not).
 """
 
 import dataclasses
