@@ -50,7 +50,7 @@ class Evaluate:
     split: Literal["train", "dev", "test"] = "test"
     """The questions to answer, or those of an agent's episodes."""
     episodes: int = 100
-    """Episodes that a policy plays, with its likeliest and with drawn actions."""
+    """Episodes that a policy plays in each mode, where they are not the questions of the split."""
     json: bool = False
     """Print the figures as JSON, with those of each relation."""
     output: Path | None = None
@@ -302,7 +302,7 @@ def _answer(options: Answer, _: list[str], console: Console) -> int:
     else:
         from ragjax import policy_commands
 
-        run = policy_commands.TrainedAgent.load(options.run_dir, console)
+        run = policy_commands.TrainedPolicy.load(options.run_dir, console)
     if options.question is not None:
         _print_answer(run.answer(options.question), options.json)
         return 0

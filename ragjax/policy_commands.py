@@ -15,30 +15,18 @@ import numpy as np
 from rich.console import Console
 
 from ragjax.config import read_json, to_json
+from ragjax.envs.base import EpisodeList
 from ragjax.envs.from_gymnasium import host_errors
-from ragjax.envs.qa_agent import (
-    ACTIONS,
-    ANSWER,
-    MEMORY,
-    READ,
-    REFORMULATE,
-    RETRIEVE,
-    ROUNDS,
-    BoundQaAgent,
-    QaAgent,
-)
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes, write_episodes
 from ragjax.files import write_json
 from ragjax.policy_config import PolicyConfig
 from ragjax.policy_experiment import PolicyExperiment, PolicyState, policy_program, stack_keys
-from ragjax.question_rounds import make_book
 from ragjax.run_dir import (
     CHECKPOINTS,
     CONFIG,
     RESULT,
     check_run_dir,
-    made_from,
     parameter_counts,
     peak_memory_mb,
     provenance,
@@ -106,7 +94,9 @@ def train(
         state = fit(program, state, begun, checkpoints, log, progress)
     trained, cpu = time.perf_counter() - started, time.process_time() - cpu
 
-    evaluate = lambda state: experiment.evaluate(state, config.evaluation.episodes)  # noqa: E731
+    listed = experiment.every_episode("test")
+    count = None if listed else config.evaluation.episodes
+    evaluate = lambda state: experiment.evaluate(state, count)  # noqa: E731
     with host_errors():
         played = jax.jit(jax.vmap(evaluate) if side_by_side else evaluate)(state)
     facts = {
@@ -116,16 +106,16 @@ def train(
         "resumed_at": begun,
         "peak_memory_mb": peak_memory_mb(),
     } | provenance()
-    if isinstance(config.env, QaAgent):
+    facts |= experiment.prepared.facts()
+    if config.env.splits:
         facts["split"] = "test"
-        facts["reader"] = made_from(config.env.reader_dir(config.seed))
     results = []
     for number, (own, directory) in enumerate(runs):
         mine, episodes = state, played
         if side_by_side:
             mine, episodes = jax.tree.map(lambda leaf: leaf[number], (state, played))  # noqa: B023
             Checkpoints(directory / CHECKPOINTS).save(config.steps, mine)
-        results.append(write_result(own, directory, mine, Episodes.from_played(episodes), facts))
+        results.append(write_result(own, directory, mine, as_episodes(episodes, listed), facts))
     return results
 
 
@@ -191,6 +181,12 @@ def write_result(
     return result
 
 
+def as_episodes(played: Any, listed: EpisodeList | None) -> Episodes:
+    """What was played as records, with the names of the episodes where they were listed."""
+    names = {} if listed is None else {"ids": listed.ids, "kinds": listed.kinds}
+    return Episodes.from_played(played, **names)
+
+
 def read_curve(path: Path, batch_size: int) -> dict[str, list[int] | list[float]]:
     """The learning curve within a run's metrics: env_steps, greedy and sampled mean returns."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -203,14 +199,14 @@ def read_curve(path: Path, batch_size: int) -> dict[str, list[int] | list[float]
 
 
 def load_run(
-    run_dir: Path, console: Console, *, unread: bool = False
+    run_dir: Path, console: Console, *, answering: bool = False
 ) -> tuple[PolicyExperiment, PolicyState, int]:
     """The experiment, state and step of the newest whole checkpoint of one seed's run.
 
     Args:
       run_dir: the run of one seed.
       console: where damaged checkpoints are reported.
-      unread: see `PolicyExperiment`.
+      answering: see `PolicyExperiment`.
 
     Raises:
       UserError: the run can't be loaded.
@@ -223,7 +219,7 @@ def load_run(
         f"{run_dir} holds {config.num_seeds} seeds; name the directory of one of them, such as "
         f"{run_dir / f'seed_{config.seed}'}.",
     )
-    experiment = PolicyExperiment(config, unread)
+    experiment = PolicyExperiment(config, answering)
     template = jax.eval_shape(first_state(experiment))
     step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
     report_damaged(damaged, step, console)
@@ -231,88 +227,43 @@ def load_run(
 
 
 @dataclass(frozen=True)
-class TrainedAgent:
-    """The run of a question-answering agent, loaded for use.
+class TrainedPolicy:
+    """The run of a policy whose environment answers questions, loaded for use.
 
     Attributes:
+      run_dir: the run.
       experiment: config and functions.
       state: the newest whole checkpoint.
-      spec: its environment.
     """
 
+    run_dir: Path
     experiment: PolicyExperiment
     state: PolicyState
-    spec: QaAgent
 
     @classmethod
-    def load(cls, run_dir: Path, console: Console) -> "TrainedAgent":
+    def load(cls, run_dir: Path, console: Console) -> "TrainedPolicy":
         """Reads a run's directory.
 
         Raises:
-          UserError: it is no run of such an agent, or has no whole checkpoint.
+          UserError: it has no whole checkpoint.
         """
-        experiment, state, _ = load_run(run_dir, console, unread=True)
-        spec = experiment.config.env
-        if not isinstance(spec, QaAgent):
-            raise UserError(
-                f"{run_dir} holds a policy for environment {spec.name}, which answers no questions; "
-                "name the run of a generator or of a qa_agent."
-            )
-        return cls(experiment, state, spec)
+        experiment, state, _ = load_run(run_dir, console, answering=True)
+        return cls(run_dir, experiment, state)
 
     def answer(self, text: str) -> dict[str, Any]:
-        """Lets the agent answer one question, by its likeliest decisions.
-
-        Args:
-          text: the question.
-
-        Returns:
-          {"question", "answer" (None if it abstains), "probability" of the reader's answer, "decisions":
-          [{"action", "probability", "query", "passages": [{"id", "title", "text", "prior"}]}], "notes"},
-          query and passages being what a retrieval used and found.
+        """Lets the policy answer one question, see `Environment.answer`.
 
         Raises:
-          UserError: the question is empty or has no known word.
+          UserError: the environment answers none, or not this one.
         """
-        reader, _, basis = self.experiment.library.reader(self.spec)
-        text, notes = reader.experiment.understood(text)
-        rounds = reader.read([text], self.spec.k)
-        unknown = [0.0] * ROUNDS  # what the answers would score
-        book = make_book(rounds, basis, [unknown], ["asked"])
-        env = BoundQaAgent(self.spec.time_limit, book=book, spec=self.spec).build()
-        act = self.experiment.acting(self.state)
-        key = jax.random.PRNGKey(0)
-        state, shown = env.reset(env.params, key)
-        decisions, action = [], READ
-        for _ in range(self.spec.time_limit):
-            distribution = act(shown.observation[None])
-            action, read_in = int(distribution.mode()[0]), int(state.round)
-            probabilities = np.exp(distribution.log_probs[0])
-            if read_in == MEMORY:
-                # Before anything was retrieved, two actions each do the same as another one.
-                probabilities[RETRIEVE] += probabilities[REFORMULATE]
-                probabilities[ANSWER] += probabilities[READ]
-                action = {REFORMULATE: RETRIEVE, READ: ANSWER}.get(action, action)
-            state, shown = env.step(env.params, key, state, jnp.int32(action))
-            decision: dict[str, Any] = {
-                "action": ACTIONS[action],
-                "probability": float(probabilities[action]),
-            }
-            if action in (RETRIEVE, REFORMULATE):
-                decision |= reader.found(rounds, int(state.round), text)
-            decisions.append(decision)
-            if shown.done:
-                break
-        answered = {ANSWER: MEMORY, READ: read_in}.get(action)
-        return {
-            "question": text,
-            "answer": None if answered is None else reader.text(rounds.answer[0, answered]),
-            "probability": None
-            if answered is None
-            else float(np.exp(rounds.log_prob[0, answered])),
-            "decisions": decisions,
-            "notes": notes,
-        }
+        answer = self.experiment.prepared.answer(self.experiment.acting(self.state), text)
+        if answer is None:
+            name = self.experiment.config.env.name
+            raise UserError(
+                f"{self.run_dir} holds a policy for environment {name}, which answers no questions; "
+                "name the run of a generator or of an agent that does."
+            )
+        return answer
 
 
 def evaluate(run_dir: Path, episodes: int, split: str, console: Console) -> dict[str, Any]:
@@ -321,7 +272,7 @@ def evaluate(run_dir: Path, episodes: int, split: str, console: Console) -> dict
     Args:
       run_dir: the run of one seed.
       episodes: how many, with likeliest and with drawn actions each.
-      split: of the questions, where the environment has any.
+      split: of the questions, where the environment has any; each is played once then.
       console: where damaged checkpoints are reported.
 
     Returns:
@@ -334,9 +285,11 @@ def evaluate(run_dir: Path, episodes: int, split: str, console: Console) -> dict
     experiment, state, step = load_run(run_dir, console)
     config = experiment.config
     with host_errors():
-        played = jax.jit(lambda state: experiment.evaluate(state, episodes, split=split))(state)
-    found = Episodes.from_played(jax.tree.map(np.asarray, played))
+        listed = experiment.every_episode(split)
+        count = None if listed else episodes
+        played = jax.jit(lambda state: experiment.evaluate(state, count, split=split))(state)
+    found = as_episodes(jax.tree.map(np.asarray, played), listed)
     facts = {"environment": config.env.name, "seed": config.seed, "step": step}
-    if isinstance(config.env, QaAgent):
+    if config.env.splits:
         facts["split"] = split
     return facts | found.summary()

@@ -4,11 +4,8 @@ from dataclasses import dataclass, field
 
 from ragjax.config import RunConfig
 from ragjax.envs.base import Environment
-from ragjax.envs.qa_agent import QaAgent
-from ragjax.envs.qa_plans import Plan
 from ragjax.errors import require
-from ragjax.models.policy import ActorCritic
-from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.policy import ActorCritic, Policy
 from ragjax.objectives.actor_critic import PolicyGradient
 from ragjax.training.optimizer import TracedAdam
 
@@ -18,7 +15,7 @@ class EpisodeEvaluation:
     """How a policy is measured: whole episodes in fresh environments, with and without drawing.
 
     Attributes:
-      episodes: episodes of the final figures.
+      episodes: episodes of the final figures, of an environment that can't list its episodes.
       every: updates between measurements while training; 0 for none.
       during: episodes of each of those.
     """
@@ -45,7 +42,8 @@ class PolicyConfig(RunConfig):
       policy: the policy and its critic.
       optimizer: the optimiser.
       num_seeds: runs with the seeds `seed`, `seed` + 1, ... side by side in one program.
-      env_steps: budget, in steps of all environments together; whole rollouts within it are made.
+      env_steps: budget, in steps of all environments together; whole rollouts within it are made, and
+        none by a policy that learns nothing.
       normalise_observations: whether observations are shifted and scaled by what was seen so far.
       normalise_rewards: whether rewards are divided by the deviation of the discounted return so far.
       evaluation: how the policy is measured.
@@ -53,7 +51,7 @@ class PolicyConfig(RunConfig):
 
     env: Environment
     algorithm: PolicyGradient
-    policy: ActorCritic | RetrievalPolicy | Plan = field(default_factory=ActorCritic)
+    policy: Policy = field(default_factory=ActorCritic)
     optimizer: TracedAdam = field(default_factory=TracedAdam)
     num_seeds: int = 1
     env_steps: int = 500_000
@@ -68,14 +66,12 @@ class PolicyConfig(RunConfig):
             self.num_seeds >= 1, f"num_seeds is {self.num_seeds}; at least one seed has to run."
         )
         require(
-            self.num_seeds == 1
-            or not isinstance(self.env, QaAgent)
-            or "{seed}" not in self.env.reader,
-            f"num_seeds is {self.num_seeds}, but env.reader names a reader for each seed; train them "
-            "one after another with --seed, or name one reader for all.",
+            self.num_seeds == 1 or self.env.same_for_all_seeds(),
+            f"num_seeds is {self.num_seeds}, but environment {self.env.name} has a trained part of "
+            "each seed's own; train them one after another with --seed, or let them share one.",
         )
         require(
-            self.env_steps >= self.algorithm.batch_size,
+            not self.policy.learns or self.env_steps >= self.algorithm.batch_size,
             f"env_steps is {self.env_steps}, less than the {self.algorithm.batch_size} steps of one "
             "rollout (algorithm.num_envs x algorithm.rollout_length); raise it.",
         )
@@ -88,7 +84,7 @@ class PolicyConfig(RunConfig):
     @property
     def steps(self) -> int:
         """Rollouts of the whole run."""
-        return self.env_steps // self.algorithm.batch_size
+        return self.env_steps // self.algorithm.batch_size if self.policy.learns else 0
 
     @property
     def subject(self) -> str:

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array
 
+from ragjax.envs.base import Environment, EpisodeList
 from ragjax.envs.wrappers import (
     normalise_observations,
     normalise_rewards,
@@ -29,7 +30,6 @@ from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.health import retrieval_health
 from ragjax.ops.noise import random_order
 from ragjax.policy_config import PolicyConfig
-from ragjax.question_rounds import Library
 from ragjax.training.loop import Program
 from ragjax.training.optimizer import with_learning_rate
 from ragjax.training.rollout import (
@@ -82,12 +82,19 @@ class PolicyExperiment:
 
     Attributes:
       config: the config.
-      unread: whether a trained reader is to leave the environment's questions unread, for a policy that
-        is only asked others (`question_rounds.Library`).
+      answering: whether the policy is only to answer questions, not to play or to learn
+        (`Environment.for_answering`).
     """
 
     config: PolicyConfig
-    unread: bool = False
+    answering: bool = False
+
+    @cached_property
+    def prepared(self) -> Environment:
+        """The environment of this seed, with what it has to load."""
+        # The first use may be within a trace, but arrays among an environment's constants outlive it.
+        with jax.ensure_compile_time_eval():
+            return self.config.env.prepare(self.config.seed)
 
     @cached_property
     def raw_env(self) -> Env:
@@ -229,13 +236,18 @@ class PolicyExperiment:
         return train, {name: jnp.mean(values) for name, values in metrics.items()}
 
     def evaluate(
-        self, state: PolicyState, episodes: int, *, split: str = "test", blind: bool = False
+        self,
+        state: PolicyState,
+        episodes: int | None,
+        *,
+        split: str = "test",
+        blind: bool = False,
     ) -> dict[str, dict[str, Array]]:
         """Plays whole episodes in fresh environments, with the normaliser's statistics as they are.
 
         Args:
           state: the run.
-          episodes: environments of each kind, one episode each.
+          episodes: drawn episodes of each kind, or None for `every_episode` of the split.
           split: of the questions, where the environment has any.
           blind: of a policy that retrieves, let it read the passages in a random order: what it searches
             and scores belongs to other passages than what it reads, the same ones all along.
@@ -245,7 +257,12 @@ class PolicyExperiment:
           "sampled" (as in rollouts) -> `return`, `length` and what else the environment reports of an
           episode, [episodes] each.
         """
-        env = self._evaluation_env(2 * episodes, split)
+        if episodes is None:
+            listed = self.every_episode(split)
+            assert listed is not None, "every_episode tells whether they can be listed"
+            env, episodes = listed.env, len(listed.ids)
+        else:
+            env = self._evaluation_env(2 * episodes, split)
         key = jax.random.fold_in(jax.random.fold_in(state.train.key, EVALUATIONS), state.updates)
         greedy = jnp.arange(2 * episodes) < episodes
         policy, see = self.policy, self._seeing(state)
@@ -306,14 +323,14 @@ class PolicyExperiment:
         return self._envs[episodes, split]
 
     def _build_env(self, num_envs: int, split: str) -> Env:
-        # The first use may be within a trace, but arrays among an environment's constants outlive it.
         with jax.ensure_compile_time_eval():
-            return self.config.env.bind(split, self.library.open).vectorise(num_envs)
+            env = self.prepared.for_answering() if self.answering else self.prepared.on_split(split)
+            return env.vectorise(num_envs)
 
-    @cached_property
-    def library(self) -> Library:
-        """Opens what trained readers make of the environment's questions."""
-        return Library(self.config.seed, self.unread)
+    def every_episode(self, split: str) -> EpisodeList | None:
+        """The episodes of a split, for both modes of playing; None where they can't be listed."""
+        with jax.ensure_compile_time_eval():
+            return self.prepared.on_split(split).every_episode(times=2)
 
     def figures(self, state: PolicyState) -> dict[str, Array]:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.

@@ -367,7 +367,7 @@ def test_a_policy_answers_no_questions(refused, trained):
     message = refused("answer", trained, "Where?")
     assert message == (
         f"{trained} holds a policy for environment cartpole, which answers no questions; name the run "
-        "of a generator or of a qa_agent."
+        "of a generator or of an agent that does."
     )
 
 

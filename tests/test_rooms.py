@@ -16,7 +16,7 @@ ROOMS = (
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config", "policy_config", "run_dir", "experiment"),
-    *("question_rounds", "policy_experiment"),
+    *("agents", "policy_experiment"),
     *("commands", "policy_commands", "overrides", "cli"),
 )
 

@@ -6,7 +6,7 @@ A new environment is one new file in this package with one frozen dataclass that
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -14,6 +14,21 @@ from jaxtyping import Array
 from ragjax.envs import wrappers
 from ragjax.errors import require
 from ragjax.types import Env, Timestep
+
+
+class EpisodeList(NamedTuple):
+    """Every episode that an environment has, to be played once each.
+
+    Attributes:
+      env: a batch of environments, of which number i starts with episode i; after the last episode they
+        begin again with the first, if each is to be played several times.
+      ids: names of the episodes, such as those of their questions.
+      kinds: the kind of each; a mean over all episodes counts every kind alike.
+    """
+
+    env: Env
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -26,12 +41,12 @@ class Environment:
       history: whether observations hold the whole episode so far, in `time_limit` + 1 rows
         (`wrappers.episode_history`), which policies with a latent passage of the episode need.
       traceable: whether its functions can be vmapped, over seeds for example.
-      stands_alone: whether it can be built as it is; others are bound to a trained reader first.
+      splits: names of the splits that its episodes come in, () if it knows none.
     """
 
     name: ClassVar[str]
     traceable: ClassVar[bool] = True
-    stands_alone: ClassVar[bool] = True
+    splits: ClassVar[tuple[str, ...]] = ()
 
     time_limit: int = 500
     history: bool = False
@@ -48,15 +63,60 @@ class Environment:
         """Steps within which every episode ends."""
         return self.time_limit
 
-    def bind(self, split: str, open_book: Callable[[Any, str], Any]) -> "Environment":
-        """The environment to learn in (split "train") or to be measured in ("dev" and "test").
+    def same_for_all_seeds(self) -> bool:
+        """Whether runs of several seeds can share it in one program; not if each has a trained part."""
+        return True
+
+    def prepare(self, seed: int) -> "Environment":
+        """The environment as a run of this seed uses it, with what it has to load; itself by default."""
+        del seed
+        return self
+
+    def on_split(self, split: str) -> "Environment":
+        """The environment to learn in ("train") or to be measured in ("dev", "test"); itself by default.
+
+        Called on what `prepare` returned.
+        """
+        del split
+        return self
+
+    def for_answering(self) -> "Environment":
+        """An environment of the same shapes that is quick to make, though nobody can play it.
+
+        It is what a policy is restored with that only answers questions. Itself by default; called on
+        what `prepare` returned.
+        """
+        return self
+
+    def facts(self) -> dict[str, Any]:
+        """What `result.json` says of it beyond the config, called on what `prepare` returned."""
+        return {}
+
+    def answer(self, act: Callable[[Array], Any], text: str) -> dict[str, Any] | None:
+        """Lets a policy answer one question; None of an environment that answers none.
+
+        Called on what `prepare` returned.
 
         Args:
-          split: of the questions, where there are any; other environments know no splits.
-          open_book: (environment, split) -> what a trained reader makes of its questions.
+          act: observation [E,O] -> action distribution.
+          text: the question.
+
+        Returns:
+          {"question", "answer" (None if it gives none), "probability", "notes", ...}.
         """
-        del split, open_book
-        return self
+        del act, text
+        return None
+
+    def every_episode(self, times: int = 1) -> EpisodeList | None:
+        """Every episode of the split, each in its own environment; None where they can't be listed.
+
+        Called on what `on_split` returned.
+
+        Args:
+          times: environments for each episode.
+        """
+        del times
+        return None
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""
@@ -67,10 +127,14 @@ class Environment:
 
         Episodes end at the time limit, start anew by themselves, and report their return and length.
         """
-        env = wrappers.time_limit(self.build(), self.time_limit)
+        return wrappers.batch(wrappers.auto_reset(self.whole_episode(self.build())), num_envs)
+
+    def whole_episode(self, env: Env) -> Env:
+        """One episode's functions with the time limit and the history of this spec, and statistics."""
+        env = wrappers.time_limit(env, self.time_limit)
         if self.history:
             env = wrappers.episode_history(env, self.time_limit)
-        return wrappers.batch(wrappers.auto_reset(wrappers.episode_statistics(env)), num_envs)
+        return wrappers.episode_statistics(env)
 
 
 def timestep(

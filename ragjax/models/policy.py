@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -60,7 +60,22 @@ class Perceptron(nn.Module):
 
 
 @dataclass(frozen=True)
-class ActorCritic:
+class Policy:
+    """The spec of a policy with its critic; every policy is a frozen dataclass that subclasses it.
+
+    Attributes:
+      learns: whether it has anything to learn; one that does not is measured as it is.
+    """
+
+    learns: ClassVar[bool] = True
+
+    def build(self, env: Env) -> PolicyModel:
+        """Returns the functions for an environment's observations and actions."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class ActorCritic(Policy):
     """Two perceptrons that share nothing: π(a|s) = softmax(f(s))_a and V(s).
 
     Orthogonal initialisation with gain √2 in hidden layers, 0.01 for the policy's output and 1 for the
