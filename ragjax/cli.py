@@ -52,8 +52,8 @@ class Evaluate:
     split: Literal["train", "dev", "test"] | None = None
     """The questions to answer, or those of an agent's episodes; test if not given."""
     episodes: int | None = None
-    """Episodes that a policy plays, with its likeliest and with drawn actions; as its config says if not
-    given."""
+    """Episodes that a policy plays in each mode, where they are not the questions of the split; as its
+    config says if not given."""
     json: bool = False
     """Print the figures as JSON, with those of each relation."""
     output: Path | None = None
@@ -232,7 +232,10 @@ def _keep_compiled() -> None:
 
     from ragjax.files import data_dir
 
-    if os.environ.get("RAGJAX_COMPILATION_CACHE") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if (
+        os.environ.get("RAGJAX_COMPILATION_CACHE") == "off"
+        or "JAX_COMPILATION_CACHE_DIR" in os.environ
+    ):
         return
     jax.config.update("jax_compilation_cache_dir", str(data_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

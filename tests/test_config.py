@@ -239,7 +239,9 @@ def test_a_config_imports_what_it_declares_and_no_more(config, tmp_path):
     path.write_text(json.dumps(value))
     assert read_json(path) == config
     path.write_text(json.dumps(value | {"modules": []}))
-    with pytest.raises(UserError, match=r"'tiny_task\.TinyTask', whose module is neither of ragjax"):
+    with pytest.raises(
+        UserError, match=r"'tiny_task\.TinyTask', whose module is neither of ragjax"
+    ):
         read_json(path)
     path.write_text(json.dumps(value | {"modules": "tiny_task"}))
     with pytest.raises(UserError, match="it must be a list of names"):

@@ -18,9 +18,8 @@ ROOMS = (
     *("errors", "types", "files"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
-    *("config", "policy_config", "run_dir", "experiment"),
-    *("question_rounds", "policy_experiment"),
-    *("commands", "policy_commands", "overrides", "cli"),
+    *("config", "run_dir", "learners", "agents"),
+    *("commands", "overrides", "cli"),
 )
 
 # Top-level module -> the only files that may import it, as patterns of paths within the package.

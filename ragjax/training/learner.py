@@ -157,6 +157,10 @@ class Learner:
         """The state before the first step, of new parameters."""
         raise NotImplementedError
 
+    def state_shapes(self) -> State:
+        """The shapes of `init`, for restoring a checkpoint; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.PRNGKey(0), self.hyper, self.init_data)
+
     def warm_start(self, state: State, seed: int) -> State:
         """Puts the parameters of another run, if the config names one, in place of the new ones."""
         del seed
