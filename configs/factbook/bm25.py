@@ -3,7 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.learners.questions import Phase, QuestionsConfig, load_config
+from ragjax.config import load_config
+from ragjax.learners.questions import Phase, QuestionsConfig
 from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25

@@ -76,6 +76,10 @@ class Lookup(Environment):
         for name in ("passages", "actions", "key_width", "steps"):
             value = getattr(self, name)
             require(value >= 1, f"env.{name} is {value}; it must be at least 1.")
+        require(
+            self.passage_seed >= 0,
+            f"env.passage_seed is {self.passage_seed}; it must not be negative.",
+        )
         require(self.noise >= 0, f"env.noise is {self.noise}; it must not be negative.")
         require(
             self.steps <= self.time_limit,

@@ -219,9 +219,9 @@ class EpisodesLearner(Learner):
         updates = steps * algorithm.epochs * algorithm.minibatches
         return self.config.optimizer.build(list(params), steps, updates)
 
-    def policy(self, data: Any, contents: Array | None = None) -> PolicyModel:
-        """The policy's pure functions over the arrays of `data`; see `Policy.build`."""
-        return self.config.policy.build(bind_env(self.raw_env, data), contents)
+    def policy(self, data: Any) -> PolicyModel:
+        """The policy's pure functions over the arrays of `data`."""
+        return self.config.policy.build(bind_env(self.raw_env, data))
 
     def learning_env(self, data: Any, discount: Array) -> Env:
         """The environments to learn in; the reward's normaliser needs the discount."""
@@ -379,11 +379,13 @@ class EpisodesLearner(Learner):
         data = env_data(env) if data is None else data
         key = jax.random.fold_in(jax.random.fold_in(state.key, EVALUATIONS), state.step)
         greedy = jnp.arange(2 * count) < count
-        policy, see = self.policy(data), self._seeing(state, data)
+        env, spec = bind_env(env, data), self.config.policy
+        policy = spec.build(env)
+        see = _seeing(state, policy)
         if blind:
             passages = jnp.asarray(data["passages"])
             order = random_order(key, len(passages))
-            policy = self.policy(data, passages[order])
+            policy = spec.build(env, passages[order])
 
         def look(key, observation):
             seen = see(key, observation)
@@ -395,8 +397,7 @@ class EpisodesLearner(Learner):
         def act(seen):
             return policy.apply(state.params, seen)[0]
 
-        env, limit = bind_env(env, data), self.config.env.limit
-        played = play_episodes(env, act, key, limit, greedy, look=look)
+        played = play_episodes(env, act, key, self.config.env.limit, greedy, look=look)
         return {
             "greedy": {name: values[:count] for name, values in played.items()},
             "sampled": {name: values[count:] for name, values in played.items()},
@@ -435,21 +436,9 @@ class EpisodesLearner(Learner):
         Args:
           state: the run, whose normaliser's statistics are taken as they are.
         """
-        see, policy = self._seeing(state, self.data), self.policy(self.data)
+        policy = self.policy(self.data)
+        see = _seeing(state, policy)
         return lambda observation: policy.apply(state.params, see(None, observation))[0]
-
-    def _seeing(self, state: State, data: Any) -> Callable[[Array | None, Array], Any]:
-        """(key, observation [E,O...]) -> what the policy acts on; without a key nothing is drawn."""
-        moments = observation_moments(state.carry.env_state)
-        policy = self.policy(data)
-        index = None if policy.embed is None else policy.embed(state.params)
-
-        def see(key, observation):
-            if moments is not None:
-                observation = normalised(moments, observation)
-            return policy.retrieve(state.params, index, key, observation)
-
-        return see
 
     def figures(self, state: State, data: Any = None) -> dict[str, Array]:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
@@ -576,6 +565,19 @@ def bind_env(env: Env, data: Any) -> Env:
         is_leaf=lambda leaf: leaf is None,
     )
     return env._replace(params=params, passages=data["passages"])
+
+
+def _seeing(state: State, policy: PolicyModel) -> Callable[[Array | None, Array], Any]:
+    """(key, observation [E,O...]) -> what the policy acts on; without a key nothing is drawn."""
+    moments = observation_moments(state.carry.env_state)
+    index = None if policy.embed is None else policy.embed(state.params)
+
+    def see(key, observation):
+        if moments is not None:
+            observation = normalised(moments, observation)
+        return policy.retrieve(state.params, index, key, observation)
+
+    return see
 
 
 def explained_variance(batch: PolicyBatch) -> Array:

@@ -208,6 +208,8 @@ class QuestionsLearner(Learner):
     Attributes:
       config: the config.
       text: tokenizer and corpus.
+      corpus: [N,P] passage tokens on the device.
+      vocabulary: token statistics on the device.
       model: the model's pure functions.
     """
 
@@ -229,6 +231,7 @@ class QuestionsLearner(Learner):
         self.config, self.text, self.origin = config, text, origin
         if task is not None:
             self.task = task
+        self.corpus = jnp.asarray(text.corpus.tokens)
         self.vocabulary = jax.tree.map(jnp.asarray, text.corpus.vocabulary)
         self.model = build_model(
             config.encoder,
@@ -270,11 +273,6 @@ class QuestionsLearner(Learner):
         groups = list(jax.eval_shape(self.model.init, jax.random.PRNGKey(0)))
         steps = self.config.steps
         return self.config.optimizer.build(groups, steps, steps * self.config.objective.updates)
-
-    @cached_property
-    def corpus(self) -> Array:
-        """[N,P] passage tokens on the device."""
-        return jnp.asarray(self.text.corpus.tokens)
 
     @cached_property
     def training_questions(self) -> dict[str, EncodedQuestions]:

@@ -115,6 +115,9 @@ class ActorCritic(Policy):
             self.activation in ACTIVATIONS,
             f"policy.activation is {self.activation!r}; choose tanh or relu.",
         )
+        for name in ("policy_scale", "value_scale"):
+            value = getattr(self, name)
+            require(value >= 0, f"policy.{name} is {value}; it must not be negative.")
 
     def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations and actions."""

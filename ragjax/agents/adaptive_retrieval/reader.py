@@ -135,7 +135,8 @@ class TrainedReader:
         size = min(BATCH, len(texts))
         filled = [np.pad(rows, ((0, -len(texts) % size), (0, 0))) for rows in asked]
         chunks = [rows.reshape(-1, size, rows.shape[-1]) for rows in filled]
-        trace = self._read_batches(self.params, self.embeddings, chunks[0], chunks[1], k)
+        arrays = self.params, self.learner.corpus, self.embeddings
+        trace = self._read_batches(arrays, chunks[0], chunks[1], k)
         trace = jax.device_get(trace)
         return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[: len(texts)], trace)
 
@@ -143,43 +144,51 @@ class TrainedReader:
         """The trace of questions that are not asked: zeros of the right shapes."""
         asked = jax.ShapeDtypeStruct((count, self.learner.config.tokenizer.question_length), int)
         read = partial(self._read_batch, k=k)
-        trace = jax.eval_shape(read, self.params, self.embeddings, asked, asked)
+        arrays = self.params, self.learner.corpus, self.embeddings
+        trace = jax.eval_shape(read, arrays, asked, asked)
         return jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), trace)
 
     @cached_property
     def _read_batches(self):
-        """The jitted (parameters, index, [n,B,Q] questions, [n,B,Q] rewritings, K) -> traces [n,B]."""
+        """The jitted (arrays, [n,B,Q] questions, [n,B,Q] rewritings, K) -> traces [n,B]."""
 
-        def several(params, embeddings, questions, rewritings, k):
+        def several(arrays, questions, rewritings, k):
             return jax.lax.map(
-                lambda asked: self._read_batch(params, embeddings, asked[0], asked[1], k),
+                lambda asked: self._read_batch(arrays, asked[0], asked[1], k),
                 (questions, rewritings),
             )
 
-        return jax.jit(several, static_argnums=4)
+        return jax.jit(several, static_argnums=3)
 
     def _read_batch(
         self,
-        params: Params,
-        embeddings: Float[Array, "N D"],
+        arrays: tuple[Params, Int[Array, "N P"], Float[Array, "N D"]],
         question: Int[Array, "B Q"],
         rewriting: Int[Array, "B Q"],
         k: int,
     ) -> RetrievalTrace:
-        """All stages of B questions; `rewriting` are the questions behind `REWRITE`."""
+        """All stages of B questions.
+
+        Args:
+          arrays: parameters, passage tokens and index.
+          question: the questions.
+          rewriting: the questions behind `REWRITE`.
+          k: K.
+        """
+        params, corpus, embeddings = arrays
         learner, config = self.learner, self.learner.config
         model = learner.model
 
         def search(query):
             asked = RagBatch(query)
-            arrays = params, asked, learner.corpus, embeddings
+            arrays = params, asked, corpus, embeddings
             topk, log_prior = retrieve(
                 config.objective, model, config.retriever, *arrays, k=k, frozen_index=True
             )
             return topk.ids, log_prior, topk.scores[:, 0]
 
         def decode(asked, ids, log_prior):
-            passages = gather_passages(learner.corpus, ids)
+            passages = gather_passages(corpus, ids)
             length = config.tokenizer.answer_length
             return config.objective.decode(model, params, asked, passages, log_prior, length)
 

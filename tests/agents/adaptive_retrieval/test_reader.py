@@ -1,25 +1,23 @@
 """The stages of a trained reader: what it would answer if it were asked at each of them by itself."""
 
-import dataclasses
 import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from rich.console import Console
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval
 from ragjax.agents.adaptive_retrieval.questions import principal_components
 from ragjax.agents.adaptive_retrieval.reader import TrainedReader
-from ragjax.commands import TrainedRun
 from ragjax.errors import UserError
 from ragjax.evaluation.metrics import exact_match
-from ragjax.experiment import load_experiment
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.corpus import gather_passages
+from ragjax.run_dir import load_run
 from ragjax.tasks.reader_training import REWRITE
+from ragjax.training.optimizer import evaluation_params
 from ragjax.types import EOS_ID, RagBatch
 
 pytest_plugins = ["tiny_run"]
@@ -44,7 +42,7 @@ def decode(model, params, question, passages, log_prior):
 
 @pytest.fixture(scope="module")
 def run(trained):
-    return TrainedRun.load(trained, Console(quiet=True))
+    return load_run(trained)
 
 
 @pytest.mark.parametrize("row", [0, 7, 29])
@@ -60,8 +58,8 @@ def test_the_first_retrieval_is_the_reader_s_own_answer(reader, trace, run, row)
 
 def test_the_second_retrieval_asks_what_the_reader_wrote(reader, trace):
     batch = RagBatch(jnp.asarray(trace.query))
-    arrays = reader.experiment.device_corpus, reader.embeddings
-    topk, log_prior, decoded = reader.experiment.answer(reader.params, batch, *arrays)
+    arrays = reader.learner.corpus, reader.embeddings
+    topk, log_prior, decoded = reader.learner._answer(reader.params, batch, *arrays)
     np.testing.assert_array_equal(trace.ids[:, 2], topk.ids)
     np.testing.assert_allclose(trace.log_prior[:, 2], log_prior, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(trace.answer[:, 2], decoded.tokens)
@@ -69,13 +67,13 @@ def test_the_second_retrieval_asks_what_the_reader_wrote(reader, trace):
 
 def test_the_reader_writes_the_query_of_question_and_passages(reader, trace):
     rewriting = reader.encode([f"{REWRITE} {text}" for text in TEXTS])
-    model, corpus = reader.experiment.model, reader.experiment.device_corpus
+    model, corpus = reader.learner.model, reader.learner.corpus
     passages = gather_passages(corpus, jnp.asarray(trace.ids[:, 1]))
     written = decode(model, reader.params, rewriting, passages, trace.log_prior[:, 1])
     words = np.where(written == EOS_ID, 0, written)
     np.testing.assert_array_equal(trace.query[:, : words.shape[1]], words)
     assert not trace.query[:, words.shape[1] :].any()
-    vocabulary, questions = reader.experiment.vocabulary, reader.encode(TEXTS)
+    vocabulary, questions = reader.learner.vocabulary, reader.encode(TEXTS)
     expected = []
     for query, question in zip(words.tolist(), questions.tolist(), strict=True):
         names = [token for token in query if vocabulary.content[token]]
@@ -87,8 +85,8 @@ def test_the_reader_writes_the_query_of_question_and_passages(reader, trace):
 
 
 def test_memory_reads_an_empty_passage(reader, trace):
-    empty = jnp.zeros((len(TEXTS), 1, reader.experiment.device_corpus.shape[1]), jnp.int32)
-    model, questions = reader.experiment.model, reader.encode(TEXTS)
+    empty = jnp.zeros((len(TEXTS), 1, reader.learner.corpus.shape[1]), jnp.int32)
+    model, questions = reader.learner.model, reader.encode(TEXTS)
     tokens = decode(model, reader.params, questions, empty, np.zeros((len(TEXTS), 1), np.float32))
     np.testing.assert_array_equal(trace.answer[:, 0], tokens)
     assert (trace.ids[:, 0] == -1).all()
@@ -152,7 +150,7 @@ def test_a_reader_without_a_retriever_of_its_own_is_refused(trained, copied):
     config["retriever"] = {"type": "ragjax.retrieval.fixed.ClosedBook"}
     config["objective"]["documents"] = "retrieved"
     (copied / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="no run of a generator with a retriever of its own"):
+    with pytest.raises(UserError, match="no run of a reader with a retriever of its own"):
         TrainedReader.load(copied)
 
 
@@ -161,9 +159,14 @@ def test_more_passages_than_there_are(reader):
         reader.read(TEXTS[:1], 31)
 
 
-def test_a_reader_is_read_with_the_parameters_that_it_was_measured_with(trained, reader):
-    """The moving average, where there is one."""
-    theirs = load_experiment(reader.experiment.config, trained)
-    assert dataclasses.asdict(theirs.config) == dataclasses.asdict(reader.experiment.config)
-    run = TrainedRun.load(trained, Console(quiet=True))
-    assert np.array_equal(run.state.index.embeddings, reader.embeddings)
+def test_a_reader_is_read_with_the_parameters_that_it_was_measured_with(run, reader):
+    """The moving average, and an index made of it."""
+    average = evaluation_params(run.state.params, run.state.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, reader.params, average)
+    # They are not those that were trained last.
+    same = jax.tree.map(np.array_equal, average["reader"], run.state.params["reader"])
+    assert not any(jax.tree.leaves(same))
+    embed = reader.learner.model.embed_passage
+    expected = embed(average, reader.learner.corpus)
+    np.testing.assert_allclose(reader.embeddings, expected, atol=1e-6)
+    assert np.abs(embed(run.state.params, reader.learner.corpus) - expected).max() > 1e-4

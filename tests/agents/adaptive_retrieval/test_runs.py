@@ -13,8 +13,8 @@ from ragjax.agents.adaptive_retrieval.questions import ReadQuestions
 from ragjax.cli import main
 from ragjax.errors import UserError
 from ragjax.evaluation.runs import load_runs, record_run
+from ragjax.learners.episodes import EpisodesConfig
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import PolicyConfig
 from ragjax.run_dir import CHECKPOINTS
 
 pytest_plugins = ["tiny_run"]
@@ -27,10 +27,10 @@ from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval
 from ragjax.agents.adaptive_retrieval.fixed_policies import FixedPolicy
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 
 def get_config():
-    return PolicyConfig(
+    return EpisodesConfig(
         env=AdaptiveRetrieval(reader={reader!r}, task=TinyTask(), k=3),
         algorithm=PPO(num_envs=8, rollout_length=4, discount=1.0, minibatches=2),
         policy={policy},
@@ -47,9 +47,7 @@ def agent(trained, tmp_path_factory):
     """The directory of an agent's run, made from the command line."""
     base = tmp_path_factory.mktemp("agent")
     (base / "agent.py").write_text(CONFIG.format(reader=str(trained), policy="ActorCritic()"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
-        assert main(["train", str(base / "agent.py"), "--run-dir", str(base / "run")]) == 0
+    assert main(["train", str(base / "agent.py"), "--run-dir", str(base / "run")]) == 0
     return base / "run"
 
 
@@ -117,10 +115,10 @@ def test_an_agent_is_evaluated_on_a_split(agent, capsys, monkeypatch):
     assert main(["evaluate", str(agent), "--split", "dev", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert (told["split"], told["episodes"]) == ("dev", 12)
-    assert set(used) == {"train", "dev"}
+    assert set(used) == {"dev"}
     assert main(["evaluate", str(agent)]) == 0
     shown = capsys.readouterr().out
-    assert set(used) == {"train", "dev", "test"}
+    assert set(used) == {"dev", "test"}
     assert "of 12 episodes of test questions" in " ".join(shown.split())
     assert "retrievals_home" in shown
 
@@ -144,11 +142,11 @@ def test_a_missing_reader_is_named(tmp_path, capsys):
 
 def test_seeds_side_by_side_share_one_reader():
     fields = {"algorithm": PPO(), "num_seeds": 2}
-    PolicyConfig(env=AdaptiveRetrieval(reader="runs/one"), **fields)
+    EpisodesConfig(env=AdaptiveRetrieval(reader="runs/one"), **fields)
     with pytest.raises(
         UserError, match="num_seeds is 2, but environment adaptive_retrieval has a trained part"
     ):
-        PolicyConfig(env=AdaptiveRetrieval(), **fields)
+        EpisodesConfig(env=AdaptiveRetrieval(), **fields)
 
 
 def test_an_agent_s_questions_pair_recorded_runs(agent, tmp_path):
@@ -166,12 +164,11 @@ def test_an_agent_s_questions_pair_recorded_runs(agent, tmp_path):
 
 
 def test_a_fixed_policy_is_measured_without_training(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path / "prepared"))
     config, run_dir = tmp_path / "fixed.py", tmp_path / "run"
     config.write_text(CONFIG.format(reader=str(trained), policy="FixedPolicy(1)"))
     assert main(["train", str(config), "--run-dir", str(run_dir)]) == 0
     result = json.loads((run_dir / "result.json").read_text())
-    assert (result["steps"], result["env_steps"], result["parameters"]["policy"]) == (0, 0, 0)
+    assert (result["steps"], result["env_steps"], sum(result["parameters"].values())) == (0, 0, 0)
     for mode in ("greedy", "sampled"):
         assert result[f"{mode}_retrievals_home"] == result[f"{mode}_retrievals_town"] == 1
     assert not (run_dir / "metrics.jsonl").read_text()
