@@ -1,4 +1,9 @@
-"""A2C on Acrobot-v1, observations and rewards normalised: 5e5 steps."""
+"""A2C on Acrobot-v1, observations and rewards normalised: 5e5 steps.
+
+    ragjax train configs/classic_control/a2c_acrobot.py
+
+Expected (experiments/classic_control.py): greedy -81.65 ± 0.93; sampled -84.22 ± 1.13.
+"""
 
 from ragjax.envs.acrobot import Acrobot
 from ragjax.objectives.a2c import A2C

@@ -1,4 +1,9 @@
-"""Retrieval by policy gradient on Lookup, a passage drawn with each action."""
+"""Retrieval by policy gradient on Lookup, a passage drawn with each action.
+
+    ragjax train configs/lookup/sampled.py
+
+Expected (experiments/lookup.py): greedy 0.927 ± 0.080; sampled 0.918 ± 0.093.
+"""
 
 from ragjax.envs.lookup import Lookup
 from ragjax.models.retrieval_policy import RetrievalPolicy
