@@ -295,14 +295,14 @@ def draw_panels(plots: Sequence[Plot], path: Path) -> None:
     rows = math.ceil(len(plots) / columns)
 
     def fill(figure: Any) -> None:
-        panels = figure.subplots(rows, columns, squeeze=False).flat
+        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
         colors: dict[str, str] = {}
         lines: dict[str, Any] = {}
         for axes, plot in zip(panels, plots, strict=False):
             _fill(axes, plot, colors)
             handles, labels = axes.get_legend_handles_labels()
             lines = dict(zip(labels, handles, strict=True)) | lines
-        for axes in list(panels)[len(plots) :]:
+        for axes in panels[len(plots) :]:
             axes.remove()
         figure.legend(
             lines.values(),
