@@ -202,7 +202,7 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
             return tyro.cli(kind, args=arguments, prog=prog)
     except SystemExit as error:
         lines = [line.strip("│╭╮╰╯─ ") for line in message.getvalue().splitlines()]
-        words = " ".join(line for line in lines if line and line != "Parsing error")
+        words = " ".join(line for line in lines if line.strip("-") and line != "Parsing error")
         words = words.partition("For full helptext")[0].strip(" .")
         raise UserError(f"{words}; `{prog} --help` lists the options.") from error
 

@@ -2,7 +2,7 @@
 
     ragjax train configs/classic_control/a2c_acrobot.py
 
-Expected (experiments/classic_control.py): greedy -81.65 ± 0.93; sampled -84.22 ± 1.13.
+Expected (experiments/classic_control.py): return, greedy -81.65 ± 0.93; return, sampled -84.22 ± 1.13.
 """
 
 from ragjax.envs.acrobot import Acrobot

@@ -2,7 +2,7 @@
 
     ragjax train configs/classic_control/a2c_mountain_car.py
 
-Expected (experiments/classic_control.py): greedy -128.16 ± 5.56; sampled -125.59 ± 4.83.
+Expected (experiments/classic_control.py): return, greedy -128.16 ± 5.56; return, sampled -125.59 ± 4.83.
 """
 
 from ragjax.envs.mountain_car import MountainCar

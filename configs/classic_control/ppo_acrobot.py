@@ -2,7 +2,7 @@
 
     ragjax train configs/classic_control/ppo_acrobot.py
 
-Expected (experiments/classic_control.py): greedy -75.82 ± 1.08; sampled -78.52 ± 3.34.
+Expected (experiments/classic_control.py): return, greedy -75.82 ± 1.08; return, sampled -78.52 ± 3.34.
 """
 
 from ragjax.envs.acrobot import Acrobot

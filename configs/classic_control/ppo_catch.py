@@ -2,7 +2,7 @@
 
     ragjax train configs/classic_control/ppo_catch.py
 
-Expected (experiments/classic_control.py): greedy 1.00 ± 0.00; sampled 1.00 ± 0.00.
+Expected (experiments/classic_control.py): return, greedy 1.00 ± 0.00; return, sampled 1.00 ± 0.00.
 """
 
 from ragjax.envs.catch import Catch

@@ -2,7 +2,7 @@
 
     ragjax train configs/classic_control/ppo_mountain_car.py
 
-Expected (experiments/classic_control.py): greedy -102.42 ± 3.04; sampled -103.93 ± 3.74.
+Expected (experiments/classic_control.py): return, greedy -102.42 ± 3.04; return, sampled -103.93 ± 3.74.
 """
 
 from ragjax.envs.mountain_car import MountainCar

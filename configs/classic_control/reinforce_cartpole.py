@@ -2,7 +2,7 @@
 
     ragjax train configs/classic_control/reinforce_cartpole.py
 
-Expected (experiments/classic_control.py): greedy 497.79 ± 1.92; sampled 490.36 ± 8.96.
+Expected (experiments/classic_control.py): return, greedy 497.79 ± 1.92; return, sampled 490.36 ± 8.96.
 """
 
 from ragjax.envs.cartpole import CartPole

@@ -2,7 +2,7 @@
 
     ragjax train configs/classic_control/vtrace_cartpole.py
 
-Expected (experiments/classic_control.py): greedy 500.00 ± 0.00; sampled 500.00 ± 0.00.
+Expected (experiments/classic_control.py): return, greedy 500.00 ± 0.00; return, sampled 500.00 ± 0.00.
 """
 
 from ragjax.envs.cartpole import CartPole

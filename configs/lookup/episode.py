@@ -2,7 +2,7 @@
 
     ragjax train configs/lookup/episode.py
 
-Expected (experiments/lookup.py): greedy 2.246 ± 0.195; sampled 2.273 ± 0.186.
+Expected (experiments/lookup.py): return, greedy 2.246 ± 0.195; return, sampled 2.273 ± 0.186.
 """
 
 from ragjax.envs.lookup import Lookup

@@ -2,7 +2,7 @@
 
     ragjax train configs/lookup/sampled.py
 
-Expected (experiments/lookup.py): greedy 0.927 ± 0.080; sampled 0.918 ± 0.093.
+Expected (experiments/lookup.py): return, greedy 0.927 ± 0.080; return, sampled 0.918 ± 0.093.
 """
 
 from ragjax.envs.lookup import Lookup

@@ -269,16 +269,7 @@ def draw(plot: Plot, path: Path) -> None:
     Raises:
       UserError: matplotlib isn't installed, or the file can't be written.
     """
-
-    def fill(figure: Any) -> None:
-        axes = figure.subplots()
-        _fill(axes, plot, {})
-        axes.legend(fontsize="small")
-        if plot.note:
-            words = textwrap.fill(plot.note, _CHARACTERS)
-            figure.supxlabel(words, fontsize="x-small", x=0.01, horizontalalignment="left")
-
-    _save(path, _INCHES, fill)
+    _save(path, _INCHES, lambda figure: _fill_figure(figure, plot))
 
 
 def draw_panels(plots: Sequence[Plot], path: Path) -> None:
@@ -293,27 +284,9 @@ def draw_panels(plots: Sequence[Plot], path: Path) -> None:
     """
     columns = min(len(plots), _COLUMNS)
     rows = math.ceil(len(plots) / columns)
-
-    def fill(figure: Any) -> None:
-        panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-        colors: dict[str, str] = {}
-        lines: dict[str, Any] = {}
-        for axes, plot in zip(panels, plots, strict=False):
-            _fill(axes, plot, colors)
-            handles, labels = axes.get_legend_handles_labels()
-            lines = dict(zip(labels, handles, strict=True)) | lines
-        for axes in panels[len(plots) :]:
-            axes.remove()
-        figure.legend(
-            lines.values(),
-            lines.keys(),
-            loc="outside lower center",
-            ncols=columns,
-            fontsize="small",
-        )
-
     width, height = _INCHES_OF_A_PANEL
-    _save(path, (width * columns, height * rows), fill)
+    inches = width * columns, height * rows
+    _save(path, inches, lambda figure: _fill_panels(figure, plots, rows, columns))
 
 
 def _save(path: Path, inches: tuple[float, float], fill: Callable[[Any], None]) -> None:
@@ -337,6 +310,31 @@ def _save(path: Path, inches: tuple[float, float], fill: Callable[[Any], None]) 
         figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, picture.getvalue())
+
+
+def _fill_figure(figure: Any, plot: Plot) -> None:
+    """Puts one plot, its legend and its note into an empty figure."""
+    axes = figure.subplots()
+    _fill(axes, plot, {})
+    axes.legend(fontsize="small")
+    if plot.note:
+        words = textwrap.fill(plot.note, _CHARACTERS)
+        figure.supxlabel(words, fontsize="x-small", x=0.01, horizontalalignment="left")
+
+
+def _fill_panels(figure: Any, plots: Sequence[Plot], rows: int, columns: int) -> None:
+    """Puts plots and one legend into an empty figure."""
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    colors: dict[str, str] = {}
+    lines: dict[str, Any] = {}
+    for axes, plot in zip(panels, plots, strict=False):
+        _fill(axes, plot, colors)
+        handles, labels = axes.get_legend_handles_labels()
+        lines = dict(zip(labels, handles, strict=True)) | lines
+    for axes in panels[len(plots) :]:
+        axes.remove()
+    place = {"loc": "outside lower center", "ncols": columns, "fontsize": "small"}
+    figure.legend(list(lines.values()), list(lines), **place)
 
 
 def _fill(axes: Any, plot: Plot, colors: dict[str, str]) -> None:
