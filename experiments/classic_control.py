@@ -35,7 +35,10 @@ Published scores are those of other code and other evaluations.
 A time limit is no termination here, and nothing leaks from one episode into the next across an
 automatic reset (`ragjax/ops/returns.py`). Losses are sums over the steps that count, divided once.
 Any library's estimator of returns can be held against the cases of
-`tests/support/boundary_cases.py`."""
+`tests/support/boundary_cases.py`.
+
+Each of these environments is one of Gymnasium, too: `as_gymnasium(CartPole())`, or several side
+by side by `as_gymnasium_vector` (`ragjax/envs/to_gymnasium.py`)."""
 
 
 def get_table() -> Table:

@@ -21,7 +21,12 @@ and an encoder can learn by heart which these are. So recall of the named passag
 chance while the return is near its best.
 
 To a return of 0.8 each of the exact sum's seeds needs fewer episodes than any of the sampled
-passage's."""
+passage's.
+
+While a policy or a reader that retrieves is trained, its log holds how healthy its retriever is:
+entropies of prior and posterior, the effective number of passages, recall, the share of the most
+retrieved passage, and what is gained over random passages. An alarm names what lasts: a hub, a
+collapse, a retriever that is ignored or does harm (`ragjax/training/alarm.py`)."""
 
 
 def get_table() -> Table:
