@@ -15,8 +15,8 @@ import numpy as np
 from ragjax.agents.adaptive_retrieval.environment import PreparedAdaptiveRetrieval
 from ragjax.config import load_config
 from ragjax.envs.to_gymnasium import as_gymnasium
-from ragjax.evaluation.plots import Plot, read_figures, results_of
-from ragjax.evaluation.tables import Written
+from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
+from ragjax.evaluation.tables import MarkdownTable
 from ragjax.policy_experiment import PolicyExperiment
 
 CONFIG = Path(__file__).parents[1] / "configs" / "adaptive_retrieval" / "ppo.py"
@@ -82,13 +82,10 @@ def measure() -> dict[str, Any]:
     }
 
 
-def get_table() -> Written:
-    """The recorded figures as a table of the README."""
+def get_table() -> MarkdownTable:
+    """The recorded figures as a table."""
     numbers = read_figures(results_of(Path(__file__)))
     lines = [
-        "**The question-answering agent: how much is done in a second.** Medians of "
-        f"{REPEATS} measurements on one machine; what counts is the ratio.",
-        "",
         "| | a second | ratio |",
         "| --- | ---: | ---: |",
     ]
@@ -101,12 +98,15 @@ def get_table() -> Written:
             lines.append(f"| {label} | {rate:,.0f} | {rate / slowest:,.1f} |")
     lines += [
         "",
-        "Stepped from Python, the same policy acts in the same environment through its Gymnasium "
-        "adapter, with jitted functions, and learns nothing. Recorded at git commit "
-        f"{numbers['git_commit'] or 'none recorded'} by `ragjax plot experiments/agent_speed.py --run`.",
-        "",
+        f"Medians of {REPEATS} measurements on one machine; what counts is the ratio. Stepped from "
+        "Python, the same policy acts in the same environment through its Gymnasium adapter, with "
+        "jitted functions, and learns nothing.",
     ]
-    return Written("\n".join(lines))
+    return MarkdownTable(
+        title="The question-answering agent: how much is done in a second",
+        body="\n".join(lines),
+        source=recorded_by(numbers, "ragjax plot experiments/agent_speed.py --run"),
+    )
 
 
 def get_plots() -> tuple[Plot, ...]:

@@ -10,6 +10,8 @@ def get_table() -> Table:
     return Table(
         name="reader_training",
         title="The agent's reader, asked with one retrieval",
+        notes="This reader is the one of [adaptive_retrieval](#adaptive_retrieval). It answers with "
+        "passages and from memory, and it writes the query of a second retrieval.",
         caption="Exact match and recall in per cent, over questions about entities that training never "
         "asks about: facts, facts asked for by a query, and queries to be written from a question and "
         "its first passage.",

@@ -1,4 +1,9 @@
-"""BM25 on factbook, for its recall: the reader is hardly trained, its answers mean nothing."""
+"""BM25 on factbook, for its recall: the reader is hardly trained, its answers mean nothing.
+
+    ragjax train configs/factbook/bm25.py
+
+Expected (experiments/factbook.py): R@1 34.5 ± 2.1; R@5 72.1 ± 2.0.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,9 @@
-"""RAG-Sequence on factbook: real prose, 13,000 passages, an index that ages between refreshes."""
+"""RAG-Sequence on factbook: real prose, 13,000 passages, an index that ages between refreshes.
+
+    ragjax train configs/factbook/rag_sequence.py
+
+Expected (experiments/factbook.py): R@1 87.3 ± 1.5; R@5 96.8 ± 0.8.
+"""
 
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig

@@ -2,7 +2,7 @@
 
     ragjax train configs/reader_training/reader.py
 
-An exact match of about .89 with one retrieval; .94 from memory on the facts taught by heart.
+Expected (experiments/reader_lessons.py): EM 90.5 ± 1.8; R@1 92.3 ± 1.5.
 """
 
 from ragjax.data.tokenizer import TokenizerSpec

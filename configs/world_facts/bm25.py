@@ -1,4 +1,9 @@
-"""BM25 on world_facts: the reader of rag_sequence.py over passages that are not learned to be found."""
+"""BM25 on world_facts: the reader of rag_sequence.py over passages that are not learned to be found.
+
+    ragjax train configs/world_facts/bm25.py
+
+Expected (experiments/world_facts.py): EM 75.0 ± 2.2; F1 75.6 ± 2.2.
+"""
 
 from dataclasses import replace
 from pathlib import Path

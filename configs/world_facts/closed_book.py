@@ -1,4 +1,9 @@
-"""Closed book on world_facts: the generator of rag_sequence.py without passages."""
+"""Closed book on world_facts: the generator of rag_sequence.py without passages.
+
+    ragjax train configs/world_facts/closed_book.py
+
+Expected (experiments/world_facts.py): EM 0.3 ± 0.3; F1 0.6 ± 0.4.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,9 @@
-"""Oracle on world_facts: the reader of rag_sequence.py over the gold passage, a ceiling."""
+"""Oracle on world_facts: the reader of rag_sequence.py over the gold passage, a ceiling.
+
+    ragjax train configs/world_facts/oracle.py
+
+Expected (experiments/world_facts.py): EM 99.3 ± 0.5; F1 99.8 ± 0.1.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,11 @@
-"""RAG-Sequence on world_facts, retriever and reader trained end to end: the quickstart."""
+"""RAG-Sequence on world_facts, retriever and reader trained end to end: the quickstart.
+
+    ragjax train configs/world_facts/rag_sequence.py
+
+Expected (experiments/world_facts.py): EM 93.8 ± 1.3; F1 94.1 ± 1.2.
+
+Expected (experiments/quickstart.py): training, s 148; with evaluation, s 155.
+"""
 
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig

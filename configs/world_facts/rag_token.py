@@ -1,4 +1,9 @@
-"""RAG-Token on world_facts: as rag_sequence.py, a passage for each token of the answer."""
+"""RAG-Token on world_facts: as rag_sequence.py, a passage for each token of the answer.
+
+    ragjax train configs/world_facts/rag_token.py
+
+Expected (experiments/world_facts.py): EM 93.7 ± 1.3; F1 94.2 ± 1.1.
+"""
 
 from dataclasses import replace
 from pathlib import Path

@@ -24,6 +24,7 @@ import numpy as np
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes, read_episodes
 from ragjax.evaluation.metrics import Outcomes, read_predictions, summarise_outcomes
+from ragjax.files import read_json_object
 
 REQUIRED_FIGURES = {
     Outcomes: ("em", "f1", "recall@1", "recall@5"),
@@ -102,7 +103,7 @@ def record_run(run_dir: Path, destination: Path, *, overwrite: bool = False) -> 
     """
     run_dir, destination = Path(run_dir), Path(destination)
     records = _require_finished(run_dir)
-    config, result = (_read_json(run_dir / name) for name in _FILES[:2])
+    config, result = (read_json_object(run_dir / name, "run it again.") for name in _FILES[:2])
     _require_result(run_dir, config, result, _RECORDS[records])
     outcomes: Outcomes | Episodes
     if _RECORDS[records] is Episodes:
@@ -256,7 +257,9 @@ def _questions(outcomes: Outcomes | Episodes) -> tuple[list[str], list[str]]:
 
 
 def _load_run(directory: Path, seed: int) -> Run:
-    config, result = (_read_json(directory / name) for name in _FILES[:2])
+    config, result = (
+        read_json_object(directory / name, "record the run again.") for name in _FILES[:2]
+    )
     outcomes = _unpack(directory / _FILES[2])
     _require_result(directory, config, result, type(outcomes))
     require(
@@ -316,19 +319,6 @@ def _require_agreement(
             f"{directory / 'result.json'} gives {name} as {given[name]}, but {source} beside it "
             f"gives {value}; evaluate the run again.",
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be read ({error.strerror}); record the run again."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); run it again.") from error
-    require(isinstance(content, dict), f"{path} is not a JSON object; run it again.")
-    return content
 
 
 def _is_number(value: Any) -> bool:

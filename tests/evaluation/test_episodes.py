@@ -9,9 +9,17 @@ import pytest
 from ragjax.errors import UserError
 from ragjax.evaluation.episodes import Episodes, read_episodes, write_episodes
 from ragjax.evaluation.plots import learning_curves
+from ragjax.evaluation.rendering import render
 from ragjax.evaluation.runs import load_runs, record_run
 from ragjax.evaluation.statistics import bootstrap_interval
-from ragjax.evaluation.tables import Column, Row, Table, Written, load_table, missing_runs, render
+from ragjax.evaluation.tables import (
+    Column,
+    MarkdownTable,
+    Row,
+    Table,
+    load_table,
+    missing_runs,
+)
 
 SCORES = (10.0, 20.0, 30.0, 40.0, 1000.0)
 
@@ -205,12 +213,13 @@ def test_learning_curves_are_bands_of_seeds(table):
 def test_a_benchmark_writes_its_own_table(tmp_path):
     path = Path(tmp_path / "benchmark.py")
     path.write_text(
-        "from ragjax.evaluation.tables import Written\n\n\n"
-        'def get_table():\n    return Written("| a |\\n")\n'
+        "from ragjax.evaluation.tables import MarkdownTable\n\n\n"
+        'def get_table():\n    return MarkdownTable("Speed", "| a |", "By hand.")\n'
     )
     table = load_table(path)
-    assert table == Written("| a |\n")
-    assert render(table) == "| a |\n"
+    assert table == MarkdownTable("Speed", "| a |", "By hand.")
+    source = "<details><summary>Source</summary>\n\nBy hand.\n\n</details>"
+    assert render(table) == f"**Speed.**\n\n| a |\n\n{source}\n"
     assert missing_runs(table) == []
     with pytest.raises(UserError, match="markdown only"):
         render(table, "csv")
