@@ -11,13 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from ragjax.policy_experiment import PolicyExperiment
 
 from ragjax.agents.adaptive_retrieval.environment import PreparedAdaptiveRetrieval
 from ragjax.config import load_config
 from ragjax.envs.to_gymnasium import as_gymnasium
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
-from ragjax.policy_experiment import PolicyExperiment
 
 CONFIG = Path(__file__).parents[1] / "configs" / "adaptive_retrieval" / "ppo.py"
 UPDATES, EPISODES, QUESTIONS, REPEATS = 30, 300, 256, 5

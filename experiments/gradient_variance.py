@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.policy_experiment import PolicyExperiment
 
 from ragjax.envs.lookup import Lookup
 from ragjax.evaluation.gradients import drawn_gradients, exact_gradient, spread
@@ -20,8 +22,6 @@ from ragjax.evaluation.plots import Curve, Line, Plot, read_figures, recorded_by
 from ragjax.evaluation.tables import MarkdownTable
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment
 from ragjax.training.optimizer import TracedAdam
 
 ESTIMATORS = ("marginal", "sampled", "gumbel", "attention")

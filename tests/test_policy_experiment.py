@@ -24,8 +24,6 @@ from ragjax.objectives.a2c import A2C
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, explained_variance, stack_keys
 from ragjax.training.alarm import Alarm, symptoms
 from ragjax.training.optimizer import TracedAdam
 from ragjax.types import Hyperparameters, PolicyBatch

@@ -5,8 +5,8 @@ import os
 import re
 import shutil
 import subprocess
-from fnmatch import fnmatch
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest

@@ -8,14 +8,14 @@ Expected (experiments/factbook.py): R@1 34.5 ± 2.1; R@5 72.1 ± 2.0.
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.config import load_config
-from ragjax.learners.questions import Phase, QuestionsConfig
+from ragjax.config import Config, load_config
+from ragjax.learners.questions import Phase
 from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 
 
-def get_config() -> QuestionsConfig:
+def get_config() -> Config:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
         retriever=BM25(),

@@ -8,14 +8,13 @@ Expected (experiments/world_facts.py): EM 75.0 ± 2.2; F1 75.6 ± 2.2.
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.config import load_config
-from ragjax.learners.questions import QuestionsConfig
+from ragjax.config import Config, load_config
 from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 
 
-def get_config() -> QuestionsConfig:
+def get_config() -> Config:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
         retriever=BM25(),

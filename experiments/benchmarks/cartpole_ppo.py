@@ -41,6 +41,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
+from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.policy_experiment import PolicyExperiment, PolicyState
 from rich.console import Console
 
 from ragjax.envs.cartpole import CartPole
@@ -51,8 +53,6 @@ from ragjax.evaluation.tables import MarkdownTable
 from ragjax.files import write_json
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, PolicyState
 from ragjax.run_dir import provenance
 from ragjax.training.optimizer import TracedAdam
 from ragjax.types import Hyperparameters

@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, policy_program
+from ragjax.policy_experiment import PolicyExperiment, policy_program, stack_keys
 
 from ragjax.config import load_config
 from ragjax.envs.lookup import Lookup
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, policy_program, stack_keys
 from ragjax.training.alarm import MEASURED_BY, Alarm, symptoms
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import METRICS, MetricLog, RunProgress
