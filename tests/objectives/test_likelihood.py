@@ -340,22 +340,6 @@ def test_given_candidates_are_scored_by_the_encoder(towers, corpus, batch):
     assert not zero_leaves(gradient)
 
 
-def test_renaming_changes_what_is_read_but_not_what_is_found(towers, corpus, arm_batch, run_arm):
-    """The index holds the original names, so that the search uses them under any renaming."""
-    objective = RagSequence(rename_reader=1.0, rename_retriever=1.0)
-
-    @jax.jit
-    def run(params, key):
-        arrays = key, arm_batch("dense_retrieved"), corpus, STALE_
-        return objective.loss(towers.model, towers.vocabulary, Dense(), params, *arrays, k=K)
-
-    plain, _ = run_arm("dense_retrieved")
-    losses = [run(towers.params, jax.random.PRNGKey(seed)) for seed in range(3)]
-    assert all(loss.metrics["recall"][0] == plain.metrics["recall"][0] for loss in losses)
-    assert len({float(loss.sum) for loss in (plain, *losses)}) == 4
-    assert all(np.isfinite(loss.sum) for loss in losses)
-
-
 def test_from_memory_reads_no_passage_and_no_new_names(towers, corpus, arm_batch, brute):
     """Where a question names no gold passage; the others are read and renamed as ever."""
     objective = RagSequence(rename_reader=1.0, rename_retriever=1.0, from_memory=True)
