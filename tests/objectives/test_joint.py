@@ -9,11 +9,13 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from ragjax.errors import UserError
+from ragjax.objectives.answer_reward import AnswerReward
+from ragjax.objectives.base import Context
 from ragjax.objectives.joint import Joint
-from ragjax.objectives.likelihood import RagSequence, retrieve
+from ragjax.objectives.likelihood import RagSequence, RagToken, retrieve
 from ragjax.objectives.rewards import ExactMatch, HostReward, Reward, Total
+from ragjax.ops.augmentation import random_renaming
 from ragjax.ops.marginal import log_posterior, marginal, rag_sequence
-from ragjax.ops.noise import random_renaming
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.retrieval.dense import Dense
 from ragjax.types import BOS_ID, PAD_ID
@@ -42,8 +44,8 @@ def problem(make_toy, corpus, batch):
 
     def loss_of(objective, batch=given):
         def loss(params, key):
-            fixed = toy.model, toy.vocabulary, Dense()
-            return objective.loss(*fixed, params, key, batch, corpus, embeddings, k=K)
+            context = Context(toy.model, toy.vocabulary, Dense(), K)
+            return objective.loss(context, params, key, batch, corpus=corpus, index=embeddings)
 
         return loss
 
@@ -53,7 +55,7 @@ def problem(make_toy, corpus, batch):
 def test_likelihood_alone_is_rag_sequence_to_the_bit(problem):
     loss_of, toy, *_ = problem
     gradients = []
-    for objective in (RagSequence(), Joint(reward_weight=0.0)):
+    for objective in (RagSequence(), Joint(reward=AnswerReward(weight=0.0))):
         loss = loss_of(objective)
         gradient = jax.jit(
             jax.value_and_grad(lambda params, loss=loss: loss(params, jax.random.PRNGKey(0)).sum)
@@ -90,8 +92,9 @@ def agreement(drawn, exact):
 def sampled(problem, request):
     """`gradients` of reward alone, by the advantages that leave the expected one as it is."""
     loss_of, toy, *_ = problem
-    fields = {"likelihood_weight": 0.0, "samples": 8, "reward": FirstToken(), "trace": 1.0}
-    return gradients(loss_of(Joint(advantage=request.param, **fields)), toy.params, DRAWS)
+    fields = {"samples": 8, "reward": FirstToken(), "gae_lambda": 1.0}
+    reward = AnswerReward(advantage=request.param, **fields)
+    return gradients(loss_of(Joint(likelihood_weight=0.0, reward=reward)), toy.params, DRAWS)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +137,8 @@ def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm
     model = toy.model
     target = jnp.asarray([[4, 8], [6, 9], [7, 5], [4, 8]])  # likely, so that some are drawn
     short = given.replace(target=target, accepted=jnp.stack([target, 0 * target], axis=1))
-    objective = Joint(likelihood_weight=0.0, samples=16, reward=ExactMatch(), documents=documents)
+    likelihood = RagSequence(documents=documents)
+    objective = Joint(likelihood, 0.0, AnswerReward(samples=16, reward=ExactMatch()))
 
     @jax.jit
     def gradient(renormalised):
@@ -142,7 +146,7 @@ def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm
 
         def expected(params):
             arrays = params, short, corpus, embeddings
-            topk, log_prior = retrieve(objective, model, Dense(), *arrays, k=K)
+            topk, log_prior = retrieve(likelihood, model, Dense(), *arrays, k=K)
             memory = model.encode(params, short.question, gather_passages(corpus, topk.ids))
             said = model.token_logprobs(params, memory, target)
             among = log_posterior(log_prior, jnp.zeros_like(log_prior))
@@ -154,7 +158,7 @@ def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm
 
     def parts(rows):
         """Of generator and retriever."""
-        size = ravel_pytree(toy.params["generator"])[0].size
+        size = ravel_pytree(toy.params["reader"])[0].size
         return np.split(np.asarray(rows), [size], axis=-1)
 
     drawn = parts(gradients(loss_of(objective, short), toy.params, DRAWS))
@@ -189,14 +193,15 @@ def test_answers_are_rewarded_in_their_own_names(problem, corpus):
         positives=given.positives.at[0].set(-1),
     )
     objective = Joint(
-        samples=64, reward=Total((Says(), ExactMatch())), rename_reader=1.0, from_memory=True
+        likelihood=RagSequence(rename_reader=1.0, from_memory=True),
+        reward=AnswerReward(samples=64, reward=Total((Says(), ExactMatch()))),
     )
     key = jax.random.PRNGKey(2)
 
     @jax.jit
     def draw(params):
-        fixed = toy.model, toy.vocabulary, Dense()
-        return objective.sample(*fixed, params, key, short, corpus, embeddings, k=K)
+        context = Context(toy.model, toy.vocabulary, Dense(), K)
+        return objective.sample(context, params, key, short, corpus=corpus, index=embeddings)
 
     _, samples = draw(toy.params)
     shown = np.tile(
@@ -224,7 +229,8 @@ def test_answers_are_rewarded_in_their_own_names(problem, corpus):
 @pytest.mark.parametrize("fields", [{}, {"advantage": "gae", "whiten": True}])
 def test_steps_on_the_reward_raise_it(problem, fields):
     loss_of, toy, *_ = problem
-    loss = loss_of(Joint(likelihood_weight=0.0, samples=8, reward=FirstToken(), **fields))
+    reward = AnswerReward(samples=8, reward=FirstToken(), **fields)
+    loss = loss_of(Joint(likelihood_weight=0.0, reward=reward))
     critic = {"kernel": np.zeros((8, 1), np.float32), "bias": np.zeros(1, np.float32)}
 
     @jax.jit
@@ -235,7 +241,7 @@ def test_steps_on_the_reward_raise_it(problem, fields):
                 return found.sum / found.denom, found.metrics["reward"]
 
             gradient, (reward, count) = jax.grad(total, has_aux=True)(params)
-            rates = {"retriever": 0.2, "generator": 0.2, "critic": 0.01}
+            rates = {"retriever": 0.2, "reader": 0.2, "critic": 0.01}
             steps = {
                 name: jax.tree.map(lambda g, rate=rate: rate * g, gradient[name])
                 for name, rate in rates.items()
@@ -251,33 +257,42 @@ def test_steps_on_the_reward_raise_it(problem, fields):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"samples": 1}, r"objective.samples is 1; objective.advantage rloo needs at least 2"),
-        ({"samples": 0, "advantage": "reinforce"}, r"objective.samples is 0; .* at least 1"),
-        ({"updates": 0}, r"objective.updates is 0; it must be at least 1"),
-        ({"trace": 1.5}, r"objective.trace is 1.5; it must lie between 0 and 1"),
-        ({"samples": 0, "advantage": "gae"}, r"objective.samples is 0; .* gae needs at least 1"),
-        ({"entropy_weight": -1.0}, r"objective.entropy_weight is -1.0; it must not be negative"),
-        (
-            {"reward_weight": 0.0, "advantage": "gae"},
-            r"objective.reward_weight is 0, so objective.advantage gae's critic has nothing",
-        ),
-        (
-            {"reward_weight": 0.0, "whiten": True},
-            r"objective.reward_weight is 0, .* that objective.whiten could be about; leave it at",
-        ),
-        ({"clip": 0.0}, r"objective.clip is 0.0; it must be positive"),
-        ({"kl_weight": -0.1}, r"objective.kl_weight is -0.1; it must not be negative"),
-        (
-            {"reward_weight": 0.0, "kl_weight": 0.1},
-            r"objective.reward_weight is 0, so there are no",
-        ),
-        ({"reward_weight": -1.0}, r"objective.reward_weight is -1.0; it must not be negative"),
-        (
-            {"likelihood_weight": 0.0, "reward_weight": 0.0},
-            r"objective.likelihood_weight and objective.reward_weight are both 0",
+        ({"samples": 1}, r"samples is 1; objective.reward.advantage rloo needs at least 2"),
+        ({"samples": 0, "advantage": "reinforce"}, r"samples is 0; .* at least 1"),
+        ({"samples": 0, "advantage": "gae"}, r"samples is 0; .* gae needs at least 1"),
+        ({"advantage": "best"}, r"advantage is 'best'; choose rloo, grpo, reinforce or gae"),
+        ({"updates": 0}, r"updates is 0; it must be at least 1"),
+        ({"gae_lambda": 1.5}, r"gae_lambda is 1.5; it must lie between 0 and 1"),
+        ({"clip_eps": 0.0}, r"clip_eps is 0.0; it must be positive"),
+        ({"weight": -1.0}, r"weight is -1.0; it must not be negative"),
+        ({"kl_coef": -0.1}, r"kl_coef is -0.1; it must not be negative"),
+        ({"entropy_coef": -1.0}, r"entropy_coef is -1.0; it must not be negative"),
+        ({"weight": 0.0, "advantage": "gae"}, r"weight is 0, .* gae's critic has nothing"),
+        *(
+            (
+                {"weight": 0.0, name: value},
+                rf"weight is 0, .* objective.reward.{name} could be about",
+            )
+            for name, value in zip(
+                ("whiten", "updates", "kl_coef", "entropy_coef"), (True, 2, 0.1, 0.1), strict=True
+            )
         ),
     ],
 )
-def test_bad_fields_are_named(fields, message):
-    with pytest.raises(UserError, match=message):
-        Joint(**fields)
+def test_bad_fields_of_the_reward_are_named(fields, message):
+    with pytest.raises(UserError, match=rf"^objective\.reward\.{message}"):
+        AnswerReward(**fields)
+
+
+def test_bad_fields_are_named():
+    nothing = AnswerReward(weight=0.0)
+    for fields, message in (
+        ({"likelihood_weight": -1.0}, r"objective.likelihood_weight is -1.0; it must not"),
+        (
+            {"likelihood_weight": 0.0, "reward": nothing},
+            r"objective.likelihood_weight and objective.reward.weight are both 0",
+        ),
+        ({"likelihood": RagToken()}, r"objective.likelihood is a RagToken, .* give one"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Joint(**fields)

@@ -9,8 +9,10 @@ import pytest
 from tiny_model import TINY, VOCABULARY, Hand, K, P, Q, T, V, tiny_batch, tiny_params
 
 from ragjax.decoding.marginal import decode_rag_sequence, decode_rag_token
+from ragjax.objectives.base import Context
+from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence, RagToken
-from ragjax.ops.noise import corrupt_words, random_renaming
+from ragjax.ops.augmentation import corrupt_words, random_renaming
 from ragjax.retrieval.dense import Dense
 
 PARAMS = tiny_params(0)
@@ -34,8 +36,12 @@ def by_token(hand, b, answer):
 @functools.cache
 def loss_of(objective):
     """Jitted (key, batch, corpus, index) -> `Loss`."""
-    fixed = TINY, VOCABULARY, Dense()
-    return jax.jit(lambda *arrays: objective.loss(*fixed, PARAMS, *arrays, k=K))
+    context = Context(TINY, VOCABULARY, Dense(), K)
+
+    def loss(key, batch, corpus, index):
+        return objective.loss(context, PARAMS, key, batch, corpus=corpus, index=index)
+
+    return jax.jit(loss)
 
 
 @pytest.fixture(scope="module")
@@ -96,26 +102,29 @@ def test_the_noises_of_a_key_differ(by_hand):
     assert any(np.any(hand.names != plain.names) for hand in hands)
 
 
-@pytest.mark.parametrize("thorough", [False, True])
-def test_decoding_scores_proposals_as_the_objective_says(thorough):
+@pytest.mark.parametrize("rescore_all", [False, True])
+def test_decoding_scores_proposals_as_the_objective_says(rescore_all):
     rng, count = np.random.default_rng(12), 40
     question = jnp.asarray(rng.integers(4, V, size=(count, Q)), jnp.int32)
-    passages = jnp.asarray(rng.integers(4, V, size=(count, K, P)), jnp.int32)
-    log_prior = jnp.log(jnp.asarray(rng.dirichlet(np.ones(K), count), jnp.float32))
+    given = {
+        "passages": jnp.asarray(rng.integers(4, V, size=(count, K, P)), jnp.int32),
+        "log_prior": jnp.log(jnp.asarray(rng.dirichlet(np.ones(K), count), jnp.float32)),
+    }
+    sequence = RagSequence(rescore_all=rescore_all)
+    joint = Joint(likelihood=sequence)
 
     @jax.jit
-    def run(*arrays):
-        arrays = TINY, PARAMS, *arrays, T
+    def run(question, given):
+        asked, given = (TINY, PARAMS, question), given | {"length": T}
         return (
-            RagSequence(thorough=thorough).decode(*arrays),
-            decode_rag_sequence(*arrays, thorough=thorough),
-            decode_rag_sequence(*arrays, thorough=not thorough),
-            RagToken().decode(*arrays),
-            decode_rag_token(*arrays),
+            [objective.decode(*asked, **given) for objective in (sequence, joint)],
+            [decode_rag_sequence(*asked, **given, rescore_all=all_) for all_ in (False, True)],
+            [RagToken().decode(*asked, **given), decode_rag_token(*asked, **given)],
         )
 
-    mine, same, other, token, same_token = jax.device_get(run(question, passages, log_prior))
-    np.testing.assert_array_equal(mine.tokens, same.tokens)
-    assert 0 < np.sum(np.any(mine.tokens != other.tokens, axis=-1)) < count
-    np.testing.assert_array_equal(token.tokens, same_token.tokens)
-    assert np.any(token.tokens != mine.tokens)
+    mine, both, token = jax.device_get(run(question, given))
+    for found in mine:
+        np.testing.assert_array_equal(found.tokens, both[rescore_all].tokens)
+    assert 0 < np.sum(np.any(both[0].tokens != both[1].tokens, axis=-1)) < count
+    np.testing.assert_array_equal(token[0].tokens, token[1].tokens)
+    assert np.any(token[0].tokens != mine[0].tokens)

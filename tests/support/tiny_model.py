@@ -29,7 +29,7 @@ def _encode(params, question, passages, rename=None):
         passages = jnp.take_along_axis(rename[:, None], passages, axis=-1)
 
     def read(side, tokens):
-        rows = params["generator"][side][tokens]
+        rows = params["reader"][side][tokens]
         return jnp.sum(jnp.where((tokens != PAD_ID)[..., None], rows, 0.0), axis=-2)
 
     return read("question", question)[:, None] + read("passage", passages)
@@ -38,11 +38,11 @@ def _encode(params, question, passages, rename=None):
 def _written(params, memory, target):
     start = jnp.full_like(target[:, :1], BOS_ID)
     previous = jnp.concatenate([start, target[:, :-1]], axis=-1)
-    return jnp.tanh(memory[:, :, None] + params["generator"]["previous"][previous][:, None])
+    return jnp.tanh(memory[:, :, None] + params["reader"]["previous"][previous][:, None])
 
 
 def _distribution(params, states):
-    logits = states @ params["generator"]["write"]
+    logits = states @ params["reader"]["write"]
     return jax.nn.log_softmax(jnp.where(jnp.arange(V) == PAD_ID, -1e9, logits), axis=-1)
 
 
@@ -62,7 +62,7 @@ def _values(params, memory, target):
 
 
 def _decode_step(params, memory, cache, token, position):
-    states = jnp.tanh(memory + params["generator"]["previous"][token])
+    states = jnp.tanh(memory + params["reader"]["previous"][token])
     return _distribution(params, states), cache
 
 
@@ -75,7 +75,7 @@ def tiny_params(seed):
 
     return {
         "retriever": {"query": draw(V, D), "passage": draw(V, D), "log_scale": jnp.float32(-0.7)},
-        "generator": {
+        "reader": {
             "question": 0.3 * draw(V, H),
             "passage": 0.5 * draw(V, H),
             "previous": 0.7 * draw(V, H),
@@ -168,7 +168,7 @@ class Hand:
 
     def states(self, b, answer):
         """[K,T,H] before each token of an answer."""
-        reader = self.params["generator"]
+        reader = self.params["reader"]
         read = self._bag(reader["question"], self.question[b], self.names)
         read = read + self._bag(reader["passage"], self.corpus[self.ids[b]], self.names)
         previous = np.concatenate([[BOS_ID], answer[:-1]])
@@ -176,7 +176,7 @@ class Hand:
 
     def distributions(self, b, answer):
         """[K,T,V] p(·|x,d,y_<t)."""
-        logits = self.states(b, answer) @ self.params["generator"]["write"]
+        logits = self.states(b, answer) @ self.params["reader"]["write"]
         weight = np.exp(logits) * (np.arange(V) != PAD_ID)
         return weight / weight.sum(axis=-1, keepdims=True)
 
