@@ -13,7 +13,7 @@ KINDS = ("known", "unseen", "two_hop")
 def get_table() -> Table:
     """Declares the table; `ragjax table experiments/retrieval_policy.py --run` makes what is missing.
 
-    The readers are those of `experiments/reader_lessons.py`, whose runs have to be made first.
+    The readers are those of `experiments/reader_training.py`, whose runs have to be made first.
     """
 
     def plan(label: str, key: str, retrievals: int, *more: str) -> Row:

@@ -52,8 +52,8 @@ class Evaluate:
     split: Literal["train", "dev", "test"] | None = None
     """The questions to answer, or those of an agent's episodes; test if not given."""
     episodes: int | None = None
-    """Episodes that a policy plays, with its likeliest and with drawn actions; as its config says if not
-    given."""
+    """Episodes that a policy plays in each mode, where they are not the questions of the split; as its
+    config says if not given."""
     json: bool = False
     """Print the figures as JSON, with those of each relation."""
     output: Path | None = None
@@ -225,14 +225,17 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
 def _keep_compiled() -> None:
     """Lets JAX keep what it compiles beside the prepared data, so that a like run starts sooner.
 
-    `RAGJAX_COMPILATION_CACHE=off` switches it off, and a directory that JAX was given by its own variable
-    is left as it is.
+    `RAGJAX_COMPILATION_CACHE=off` switches it off; a directory that JAX was given by its own variable is
+    left as it is.
     """
     import jax
 
     from ragjax.files import data_dir
 
-    if os.environ.get("RAGJAX_COMPILATION_CACHE") == "off" or jax.config.jax_compilation_cache_dir:
+    if (
+        os.environ.get("RAGJAX_COMPILATION_CACHE") == "off"
+        or "JAX_COMPILATION_CACHE_DIR" in os.environ
+    ):
         return
     jax.config.update("jax_compilation_cache_dir", str(data_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

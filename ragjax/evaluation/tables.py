@@ -281,7 +281,7 @@ def _cell(column: Column, row: Row, loaded: Mapping[str, Sequence[Run]]) -> Inte
             "no single number of a run; use the mean.",
         )
         return interquartile_interval([np.concatenate(scaled)])
-    return bootstrap_interval(scaled)
+    return bootstrap_interval(scaled, strata=runs[0].strata(column.metric))
 
 
 def _outcomes(column: Column, runs: Sequence[Run]) -> list[np.ndarray]:
@@ -337,7 +337,7 @@ def _legend(table: Table, lines: Sequence[_Line]) -> str:
     if not runs:
         return "No run is recorded yet."
     outcomes = runs[0].outcomes
-    if isinstance(outcomes, Episodes):
+    if isinstance(outcomes, Episodes) and not outcomes.ids:
         iqm = any(column.statistic == "iqm" for column in table.columns)
         return (
             f"Cells: {'interquartile ' * iqm}mean ± half the width of the {LEVEL:.0%} stratified "

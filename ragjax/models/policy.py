@@ -60,7 +60,7 @@ class Perceptron(nn.Module):
 
 
 @dataclass(frozen=True)
-class PolicySpec:
+class Policy:
     """Base of the policy specs.
 
     Attributes:
@@ -84,7 +84,7 @@ class PolicySpec:
 
 
 @dataclass(frozen=True)
-class ActorCritic(PolicySpec):
+class ActorCritic(Policy):
     """Two perceptrons that share nothing: π(a|s) = softmax(f(s))_a and V(s).
 
     Orthogonal initialisation with gain √2 in hidden layers, 0.01 for the policy's output and 1 for the

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.errors import require
-from ragjax.models.policy import Perceptron, PolicySpec
+from ragjax.models.policy import Perceptron, Policy
 from ragjax.ops.distributions import (
     Categorical,
     JointCategorical,
@@ -74,7 +74,7 @@ def _unit(x: Array) -> Array:
 
 
 @dataclass(frozen=True)
-class RetrievalPolicy(PolicySpec):
+class RetrievalPolicy(Policy):
     """A policy that reads K passages of its environment, with a critic over the same ones.
 
     Observation and passages are embedded, the K best are found in an index, and every one of them is

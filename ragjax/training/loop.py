@@ -139,8 +139,8 @@ def fit(
       progress: the bar.
 
     Returns:
-      The last state; and of several seeds the places of those whose loss became non-finite, with why. Such
-      a seed stops alone: its rows end there and its part of the state means nothing.
+      The last state; and of several seeds the places of those whose loss became non-finite, with why.
+      Such a seed stops alone: its rows end there and its part of the state means nothing.
 
     Raises:
       NonFiniteLossError: the loss of the only seed, or of all; names the step and the last good
@@ -182,6 +182,8 @@ def fit(
             show(number, metrics)
 
     with held_interrupts() as interrupted:
+        if program.total == 0:  # nothing to learn, but a run to be loaded
+            checkpoints.save(0, state)
         while step < program.total:
             state, metrics = program.advance(state, step)
             step += 1

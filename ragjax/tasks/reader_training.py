@@ -1,4 +1,4 @@
-"""What the reader of a question-answering agent is taught, as questions with answers.
+"""What the reader of an agent that decides when to retrieve is trained on, as questions with answers.
 
 Beside the questions of `world_facts`, answered from a passage, it learns part of the facts by heart, and
 to write the query of a further retrieval from a question and a first passage: a two-hop question about
@@ -30,8 +30,8 @@ QUERIES = {
 
 
 @dataclass(frozen=True)
-class ReaderLessons(world_facts.WorldFacts):
-    """The passages and questions of `WorldFacts`, and three kinds of lessons beside them.
+class ReaderTraining(world_facts.WorldFacts):
+    """The passages and questions of `WorldFacts`, and three kinds of questions beside them.
 
     Their relation names the kind. `memory`: training questions about the facts to be known by heart,
     which name no passage (`objectives.likelihood.Likelihood.from_memory`); `query`: a fact asked for by
@@ -43,7 +43,7 @@ class ReaderLessons(world_facts.WorldFacts):
       by_heart: share of the training facts to be known by heart.
     """
 
-    name: ClassVar[str] = "reader_lessons"
+    name: ClassVar[str] = "reader_training"
     version: ClassVar[str] = "1.0.0"
 
     by_heart: float = 0.2
@@ -58,10 +58,10 @@ class ReaderLessons(world_facts.WorldFacts):
         """Returns the passages of `WorldFacts`, and all questions."""
         plain = super().generate()
         questions = [(split, q) for split, rows in plain.splits.items() for q in rows]
-        questions.extend(self._lessons())
+        questions.extend(self._further_questions())
         return QaData(passages=plain.passages, splits=base.assemble(questions))
 
-    def _lessons(self) -> Iterator[tuple[str, Question]]:
+    def _further_questions(self) -> Iterator[tuple[str, Question]]:
         """Yields (split, question) for everything beside the plain questions."""
         for fact in world_facts.all_facts():
             if known_by_heart(fact, self.by_heart):
@@ -97,7 +97,7 @@ def query_for(fact: world_facts.Fact) -> str:
 
 
 def _rewriting(question: Question, query: str, positives: tuple[str, ...]) -> Question:
-    """The lesson that turns a question and its first passage into a query."""
+    """The question whose answer is the query made of another question and its first passage."""
     return dataclasses.replace(
         question,
         id=f"rewrite/{question.id}",

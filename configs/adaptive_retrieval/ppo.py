@@ -1,12 +1,12 @@
 """When to retrieve, learned by PPO: answer from memory, retrieve, retrieve again, or abstain.
 
-    ragjax train configs/reader_lessons/reader.py      # first, its reader
-    ragjax train configs/qa_agent/ppo.py
+    ragjax train configs/reader_training/reader.py      # first, its reader
+    ragjax train configs/adaptive_retrieval/ppo.py
 
 A reward of about .75 on test questions, where the best fixed policy has .69.
 """
 
-from ragjax.envs.qa_agent import QaAgent
+from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
@@ -15,7 +15,7 @@ from ragjax.training.optimizer import Adam
 
 def get_config() -> EpisodesConfig:
     return EpisodesConfig(
-        env=QaAgent(),
+        env=AdaptiveRetrieval(),
         algorithm=PPO(
             num_envs=256,
             rollout_length=8,
@@ -27,7 +27,7 @@ def get_config() -> EpisodesConfig:
         policy=ActorCritic(hidden=(64, 64)),
         optimizer=Adam.for_policies(learning_rate=1e-3),
         env_steps=256 * 8 * 150,
-        evaluation=EpisodeEvaluation(episodes=3000, every=10, during=1000),
+        evaluation=EpisodeEvaluation(every=10, during=1000),
         log_every=50,
         checkpoint_every=150,
     )

@@ -6,14 +6,14 @@ from ragjax.evaluation.tables import Column, Row, Table
 
 
 def get_table() -> Table:
-    """Declares the table; `ragjax table experiments/reader_lessons.py --run` makes what is missing."""
+    """Declares the table; `ragjax table experiments/reader_training.py --run` makes what is missing."""
     return Table(
-        name="reader_lessons",
+        name="reader_training",
         title="The agent's reader, asked with one retrieval",
         caption="Exact match and recall in per cent, over questions about entities that training never "
         "asks about: facts, facts asked for by a query, and queries to be written from a question and "
         "its first passage.",
-        rows=(Row("RAG-Sequence, taught", "configs/reader_lessons/reader.py"),),
+        rows=(Row("RAG-Sequence, taught", "configs/reader_training/reader.py"),),
         columns=(
             Column("EM", "em"),
             Column("R@1", "recall@1"),

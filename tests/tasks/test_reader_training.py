@@ -1,26 +1,26 @@
-"""What a reader is taught can be answered from what it is shown, or is to be known by heart."""
+"""What an agent's reader is taught can be answered from what it is shown, or is to be known by heart."""
 
 import pytest
 
 from ragjax.errors import UserError
 from ragjax.tasks import base, world_facts
-from ragjax.tasks.reader_lessons import REWRITE, ReaderLessons, known_by_heart, query_for
+from ragjax.tasks.reader_training import REWRITE, ReaderTraining, known_by_heart, query_for
 from ragjax.tasks.two_hop_facts import two_hop_questions
 from ragjax.tasks.world_facts import WorldFacts
 
-LESSONS = ("memory", "query", "rewrite")
+FURTHER = ("memory", "query", "rewrite")
 
 
 @pytest.fixture(scope="module")
 def data():
-    return ReaderLessons().generate()
+    return ReaderTraining().generate()
 
 
 def test_the_rest_is_world_facts(data):
     plain = WorldFacts().generate()
     assert data.passages == plain.passages
     for split, rows in plain.splits.items():
-        assert tuple(q for q in data.splits[split] if q.relation not in LESSONS) == rows
+        assert tuple(q for q in data.splits[split] if q.relation not in FURTHER) == rows
 
 
 def test_ids_are_unique(data):
@@ -53,20 +53,20 @@ def test_the_share_known_by_heart_can_be_nothing_or_all(share):
 
 def test_a_share_outside_is_refused():
     with pytest.raises(UserError, match=r"task\.by_heart is 1\.5; it is a share, 0 to 1\."):
-        ReaderLessons(by_heart=1.5)
+        ReaderTraining(by_heart=1.5)
 
 
 def test_rewriting_a_two_hop_question_needs_its_first_passage_alone(data):
     passages = {passage.id: passage for passage in data.passages}
-    lessons = {q.id: q for rows in data.splits.values() for q in rows if q.relation == "rewrite"}
+    rewritings = {q.id: q for rows in data.splits.values() for q in rows if q.relation == "rewrite"}
     for hops in two_hop_questions():
-        lesson = lessons[f"rewrite/{hops.question.id}"]
-        assert lesson.question == f"{REWRITE} {hops.question.question}"
-        assert lesson.positives == hops.question.positives[:1]
-        assert lesson.answers == (query_for(hops.second),)
+        asked = rewritings[f"rewrite/{hops.question.id}"]
+        assert asked.question == f"{REWRITE} {hops.question.question}"
+        assert asked.positives == hops.question.positives[:1]
+        assert asked.answers == (query_for(hops.second),)
         country = hops.second.phrase.removeprefix("the ")
-        assert lesson.answers[0].endswith(country)
-        shown = passages[lesson.positives[0]]
+        assert asked.answers[0].endswith(country)
+        shown = passages[asked.positives[0]]
         assert country in f"{shown.title} {shown.text}"
 
 

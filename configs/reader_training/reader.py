@@ -1,6 +1,6 @@
 """The reader of the question-answering agent, which answers with and without passages.
 
-    ragjax train configs/reader_lessons/reader.py
+    ragjax train configs/reader_training/reader.py
 
 An exact match of about .89 with one retrieval; .94 from memory on the facts taught by heart.
 """
@@ -10,13 +10,13 @@ from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.objectives.likelihood import RagSequence
-from ragjax.tasks.reader_lessons import ReaderLessons
+from ragjax.tasks.reader_training import ReaderTraining
 from ragjax.training.optimizer import Adam
 
 
 def get_config() -> QuestionsConfig:
     return QuestionsConfig(
-        task=ReaderLessons(),
+        task=ReaderTraining(),
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=28, passage_length=32, answer_length=10
         ),

@@ -1,30 +1,34 @@
-"""QaAgent on a book of four questions: every sequence of decisions against a plain reckoning."""
+"""Adaptive retrieval of four questions: every sequence of decisions against a plain reckoning."""
 
 import dataclasses
 import itertools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.envs.qa_agent import (
+from ragjax.agents.adaptive_retrieval.decisions import (
     ABSTAIN,
     ACTIONS,
     ANSWER,
     READ,
     REFORMULATE,
     RETRIEVE,
-    ROUNDS,
-    SHOWN,
-    Book,
-    BoundQaAgent,
-    QaAgent,
 )
-from ragjax.envs.qa_plans import Plan
+from ragjax.agents.adaptive_retrieval.environment import (
+    AdaptiveRetrieval,
+    PreparedAdaptiveRetrieval,
+)
+from ragjax.agents.adaptive_retrieval.fixed_policies import FixedPolicy
+from ragjax.agents.adaptive_retrieval.questions import FEATURES, QuestionTable, ReadQuestions
+from ragjax.agents.adaptive_retrieval.reader import STAGES
 from ragjax.envs.to_gymnasium import as_gymnasium
 from ragjax.errors import UserError
+from ragjax.ops.distributions import Categorical
 from ragjax.training.rollout import play_episodes
+from ragjax.types import Question
 
 COST, ABSTAINED = 0.1, 0.25
 SCORES = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 1], [0, 0, 0.5]], np.float32)
@@ -36,16 +40,16 @@ PROBABILITY = np.array(
 )
 
 
-def make_book(scores=SCORES, shift=0.0):
+def make_table(scores=SCORES, shift=0.0):
     rng = np.random.default_rng(0)
-    shown = rng.random((4, ROUNDS, len(SHOWN))).astype(np.float32)
-    shown[:, :, SHOWN.index("probability")] = PROBABILITY
-    shown[:, 1:] += shift
+    features = rng.random((4, STAGES, len(FEATURES))).astype(np.float32)
+    features[:, :, FEATURES.index("probability")] = PROBABILITY
+    features[:, 1:] += shift
     return jax.tree.map(
         jnp.asarray,
-        Book(
+        QuestionTable(
             score=scores,
-            shown=shown,
+            features=features,
             question=rng.random((4, 3)).astype(np.float32),
             kind=KIND.astype(np.int32),
             starts=np.array([0, 1, 3], np.int32),
@@ -55,19 +59,38 @@ def make_book(scores=SCORES, shift=0.0):
     )
 
 
-def bound(book=None, **fields):
-    spec = QaAgent(cost=COST, abstain=ABSTAINED, **fields)
-    return BoundQaAgent(spec.time_limit, book=book or make_book(), spec=spec)
+class Questions(ReadQuestions):
+    """The four questions, which no reader has read."""
+
+    def __init__(self, table):
+        vars(self)["made"] = table
+
+    def table(self, split):
+        return self.made
+
+    def questions(self, split):
+        return [
+            Question(f"{split}/{row}", "?", ("!",), (), KINDS[kind], "")
+            for row, kind in enumerate(KIND)
+        ]
+
+
+def prepared(table=None, **fields):
+    spec = AdaptiveRetrieval(cost=COST, abstain=ABSTAINED, **fields)
+    questions = Questions(table or make_table())
+    return PreparedAdaptiveRetrieval(
+        spec.time_limit, spec=spec, questions=questions, reader_dir=Path("reader")
+    )
 
 
 @pytest.fixture(scope="module")
 def functions():
-    env = bound().build()
+    env = prepared().build()
     return env, jax.jit(env.reset), jax.jit(env.step)
 
 
 def reckon(row, actions):
-    """Rewards, round and end after each action of an episode on a question."""
+    """Rewards, stage and end after each action of an episode on a question."""
     reached, made = 0, []
     for action in actions:
         if action == RETRIEVE:
@@ -100,7 +123,7 @@ def test_every_sequence_of_three_decisions(functions):
             total += reward
             retrievals += action in (RETRIEVE, REFORMULATE)
             assert float(shown.reward) == pytest.approx(reward)
-            assert int(state.round) == reached
+            assert int(state.stage) == reached
             assert bool(shown.terminated) == ended
             assert not shown.truncated
             for number, kind in enumerate(KINDS):
@@ -134,9 +157,9 @@ def test_kinds_are_drawn_equally_often(functions):
     np.testing.assert_allclose(shares, [1 / 3, 1 / 6, 1 / 6, 1 / 3], atol=0.03)
 
 
-def test_what_was_not_retrieved_is_not_seen():
-    """Neither in what is shown nor in scores: rounds that are not reached may hold anything."""
-    one, other = bound().build(), bound(make_book(SCORES * 0, shift=7.0)).build()
+def test_what_was_not_retrieved_is_not_observed():
+    """Neither features nor scores: stages that are not reached may hold anything."""
+    one, other = prepared().build(), prepared(make_table(SCORES * 0, shift=7.0)).build()
     for seed in range(8):
         key = jax.random.PRNGKey(seed)
         (state, seen), (_, also) = one.reset(one.params, key), other.reset(other.params, key)
@@ -147,7 +170,7 @@ def test_what_was_not_retrieved_is_not_seen():
 
 
 def test_the_time_limit_truncates_what_never_answers():
-    env = bound(time_limit=3).vectorise(2)
+    env = prepared(time_limit=3).vectorise(2)
     key = jax.random.PRNGKey(0)
     state, _ = env.reset(env.params, key)
     for number in range(3):
@@ -157,7 +180,7 @@ def test_the_time_limit_truncates_what_never_answers():
 
 
 def test_as_a_gymnasium_environment():
-    env = as_gymnasium(bound())
+    env = as_gymnasium(prepared())
     env.reset(seed=0)
     *_, terminated, truncated, _ = env.step(READ)
     assert terminated
@@ -165,20 +188,20 @@ def test_as_a_gymnasium_environment():
 
 
 @pytest.mark.parametrize(
-    ("plan", "retrievals"),
+    ("policy", "retrievals"),
     [
-        (Plan(0), [0, 0, 0, 0]),
-        (Plan(1), [1, 1, 1, 1]),
-        (Plan(2), [2, 2, 2, 2]),
-        (Plan(2, threshold=0.5), [0, 2, 2, 0]),
-        (Plan(2, threshold=0.5, doubts="every"), [0, 1, 2, 0]),
-        (Plan(2, threshold=0.35, doubts="every"), [0, 1, 1, 0]),
-        (Plan(1, threshold=0.25), [0, 1, 0, 0]),
+        (FixedPolicy(0), [0, 0, 0, 0]),
+        (FixedPolicy(1), [1, 1, 1, 1]),
+        (FixedPolicy(2), [2, 2, 2, 2]),
+        (FixedPolicy(2, threshold=0.5), [0, 2, 2, 0]),
+        (FixedPolicy(2, threshold=0.5, checked="every"), [0, 1, 2, 0]),
+        (FixedPolicy(2, threshold=0.35, checked="every"), [0, 1, 1, 0]),
+        (FixedPolicy(1, threshold=0.25), [0, 1, 0, 0]),
     ],
 )
-def test_plans(functions, plan, retrievals):
+def test_fixed_policies(functions, policy, retrievals):
     env, reset, step = functions
-    model = plan.build(env)
+    model = policy.build(env)
     params = model.init(jax.random.PRNGKey(0))
     for seed in range(12):
         key = jax.random.PRNGKey(seed)
@@ -195,17 +218,17 @@ def test_plans(functions, plan, retrievals):
         assert int(state.retrievals) == retrievals[int(state.row)]
 
 
-def test_the_random_plan_is_uniform(functions):
+def test_the_random_policy_is_uniform(functions):
     env, reset, _ = functions
-    model = Plan(random=True).build(env)
+    model = FixedPolicy(random=True).build(env)
     _, shown = reset(env.params, jax.random.PRNGKey(0))
     distribution, _ = model.apply(model.init(None), shown.observation)
     np.testing.assert_allclose(np.exp(distribution.log_probs), 0.2, rtol=1e-6)
 
 
 def test_episodes_report_by_kind():
-    env = bound().vectorise(64)
-    model = Plan(2).build(env)
+    env = prepared().vectorise(64)
+    model = FixedPolicy(2).build(env)
     params = model.init(None)
     played = play_episodes(
         env, lambda o: model.apply(params, o)[0], jax.random.PRNGKey(0), 6, jnp.ones(64, bool)
@@ -217,16 +240,50 @@ def test_episodes_report_by_kind():
     np.testing.assert_allclose(np.nanmean(played["reward_unseen"]), 0.3, rtol=1e-6)
 
 
+def test_every_episode_plays_each_question():
+    """Once or several times, whatever the key; the mean over kinds is what drawn episodes expect."""
+    listed = prepared().on_split("test").every_episode(times=2)
+    assert listed.ids == ("test/0", "test/1", "test/2", "test/3")
+    assert listed.kinds == ("known", "two_hop", "two_hop", "unseen")
+    model = FixedPolicy(1).build(listed.env)
+    for seed in range(2):
+        played = play_episodes(
+            listed.env,
+            lambda o: model.apply(model.init(None), o)[0],
+            jax.random.PRNGKey(seed),
+            6,
+            jnp.ones(8, bool),
+        )
+        np.testing.assert_allclose(played["return"], np.tile(SCORES[:, 1] - COST, 2), rtol=1e-6)
+        assert played["length"].tolist() == [2] * 8
+        for row, kind in enumerate(KIND):
+            known = [name for name in KINDS if not np.isnan(played[f"score_{name}"][row])]
+            assert known == [KINDS[kind]]
+
+
+def test_an_environment_lists_its_episodes_after_all_wrappers():
+    """The time limit holds in them, too."""
+    listed = prepared(time_limit=3).every_episode()
+    never = play_episodes(
+        listed.env,
+        lambda o: Categorical(jnp.where(jnp.arange(5) == RETRIEVE, 30.0, 0.0) + 0 * o[:, :1]),
+        jax.random.PRNGKey(0),
+        3,
+        jnp.ones(4, bool),
+    )
+    assert never["length"].tolist() == [3] * 4
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: QaAgent(k=0), r"env\.k is 0"),
-        (lambda: QaAgent(cost=-0.1), r"env\.cost is -0\.1"),
-        (lambda: QaAgent(abstain=1.5), r"env\.abstain is 1\.5"),
-        (lambda: QaAgent(history=True), r"env\.history is True"),
-        (lambda: QaAgent().build(), r"qa_agent works with a trained reader"),
-        (lambda: Plan(retrievals=3), r"policy\.retrievals is 3; choose 0 to 2"),
-        (lambda: Plan(threshold=2.0), r"policy\.threshold is 2\.0"),
+        (lambda: AdaptiveRetrieval(k=0), r"env\.k is 0"),
+        (lambda: AdaptiveRetrieval(cost=-0.1), r"env\.cost is -0\.1"),
+        (lambda: AdaptiveRetrieval(abstain=1.5), r"env\.abstain is 1\.5"),
+        (lambda: AdaptiveRetrieval(history=True), r"env\.history is True"),
+        (lambda: AdaptiveRetrieval().build(), r"adaptive_retrieval works with a trained reader"),
+        (lambda: FixedPolicy(retrievals=3), r"policy\.retrievals is 3; choose 0 to 2"),
+        (lambda: FixedPolicy(threshold=2.0), r"policy\.threshold is 2\.0"),
     ],
 )
 def test_bad_fields_are_named(make, message):
@@ -237,8 +294,8 @@ def test_bad_fields_are_named(make, message):
 @pytest.mark.parametrize(
     ("spec", "field", "message"),
     [
-        (QaAgent(), "measure", r"env\.measure is 'bleu'; choose one of em, f1"),
-        (Plan(), "doubts", r"policy\.doubts is 'bleu'; choose memory or every"),
+        (AdaptiveRetrieval(), "measure", r"env\.measure is 'bleu'; choose one of em, f1"),
+        (FixedPolicy(), "checked", r"policy\.checked is 'bleu'; choose memory or every"),
     ],
 )
 def test_bad_choices_are_named(spec, field, message):
@@ -247,15 +304,17 @@ def test_bad_choices_are_named(spec, field, message):
         spec.__post_init__()
 
 
-def test_plans_are_for_this_environment():
+def test_fixed_policies_are_for_this_environment():
     from ragjax.envs.testbed import Testbed
 
-    with pytest.raises(UserError, match="policy is a Plan, which is one of environment qa_agent"):
-        Plan().build(Testbed().build())
+    with pytest.raises(
+        UserError, match="policy is a FixedPolicy, which is one of environment adaptive_"
+    ):
+        FixedPolicy().build(Testbed().build())
 
 
 def test_a_spec_is_a_frozen_value():
-    assert QaAgent() == QaAgent()
-    assert hash(QaAgent()) == hash(QaAgent())
+    assert AdaptiveRetrieval() == AdaptiveRetrieval()
+    assert hash(AdaptiveRetrieval()) == hash(AdaptiveRetrieval())
     with pytest.raises(dataclasses.FrozenInstanceError):
-        QaAgent().k = 3
+        AdaptiveRetrieval().k = 3
