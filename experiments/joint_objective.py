@@ -35,7 +35,7 @@ def get_table() -> Table:
             Row(
                 "likelihood, 300 steps more",
                 JOINT,
-                ("--objective.reward_weight", "0", "--phases.0.steps", "300"),
+                ("--objective.reward.weight", "0", "--phases.0.steps", "300"),
                 "likelihood",
             ),
             Row("reward by RLOO, 100 steps", JOINT, REWARD_ALONE, "rloo"),
@@ -44,8 +44,8 @@ def get_table() -> Table:
                 JOINT,
                 (
                     *REWARD_ALONE,
-                    *("--objective.advantage", "gae", "--objective.whiten", "True"),
-                    *("--objective.updates", "2", "--objective.kl_weight", "0.05"),
+                    *("--objective.reward.advantage", "gae", "--objective.reward.whiten", "True"),
+                    *("--objective.reward.updates", "2", "--objective.reward.kl_coef", "0.05"),
                     *("--phases.0.steps", "50"),
                 ),
                 "ppo",

@@ -268,7 +268,7 @@ def test_read_json_refuses_bytes(tmp_path):
         ({"optimizer": Adam(accumulate=4)}, r"phases\.0\.batch_size is 6, .*accumulate 4"),
         (
             {"retriever": BM25()},
-            "objective.documents is 'index'.* use objective.documents retrieved",
+            "The objective's documents is 'index', but a fixed retriever .* choose retrieved",
         ),
     ],
 )

@@ -18,11 +18,10 @@ from ragjax.evaluation.metrics import (
     token_f1,
     write_predictions,
 )
-from ragjax.objectives.likelihood import Likelihood, retrieve
-from ragjax.retrieval.base import Retriever
+from ragjax.objectives.base import Context, Objective
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.training.learner import Records, ReportTable
-from ragjax.types import RagBatch, RagModel, TopK
+from ragjax.types import RagBatch, TopK
 
 
 @dataclass(frozen=True)
@@ -72,21 +71,13 @@ AnswerFunction = Callable[..., tuple[TopK, jax.Array, Decoded]]
 
 
 def make_answer_function(
-    model: RagModel,
-    objective: Likelihood,
-    retriever: Retriever,
-    *,
-    k: int,
-    length: int,
-    quickly_compiled: bool = False,
+    objective: Objective, context: Context, *, length: int, quickly_compiled: bool = False
 ) -> AnswerFunction:
     """Builds the jitted function that answers a batch.
 
     Args:
-      model: the model.
-      objective: says how to normalise p(d|x) and how to decode.
-      retriever: spec of the retriever.
-      k: K.
+      objective: says how to retrieve and how to decode.
+      context: the composed model.
       length: T.
       quickly_compiled: leave out XLA's optimisations, for a program that answers few questions.
 
@@ -95,12 +86,17 @@ def make_answer_function(
     """
 
     def answer(params, batch: RagBatch, corpus, embeddings):
-        topk, log_prior = retrieve(
-            objective, model, retriever, params, batch, corpus, embeddings, k=k, frozen_index=True
+        topk, log_prior = objective.retrieve(
+            context, params, batch, corpus=corpus, index=embeddings
         )
         passages = gather_passages(corpus, topk.ids)
         decoded = objective.decode(
-            model, params, batch.question, passages, log_prior, length=length
+            context.model,
+            params,
+            batch.question,
+            passages=passages,
+            log_prior=log_prior,
+            length=length,
         )
         return topk, log_prior, decoded
 

@@ -25,9 +25,9 @@ from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes
 from ragjax.models.policy import ActorCritic, Policy
 from ragjax.objectives.algorithm import Algorithm
+from ragjax.ops.augmentation import random_order
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.health import retrieval_health
-from ragjax.ops.noise import random_order
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, Stage, State, step_keys
 from ragjax.training.optimizer import Adam, Optimizer

@@ -22,7 +22,8 @@ from ragjax.models.encoder import BagEncoder, TransformerEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
 from ragjax.models.scorer import Scorer
-from ragjax.objectives.likelihood import Likelihood, RagSequence
+from ragjax.objectives.base import Context, Objective
+from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.base import Retriever
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.corpus import IndexState, embed_corpus
@@ -119,7 +120,7 @@ class QuestionsConfig(Config):
     retriever: Retriever = field(default_factory=Dense)
     scorer: Scorer = field(default_factory=Scorer)
     generator: Generator = field(default_factory=Generator)
-    objective: Likelihood = field(default_factory=RagSequence)
+    objective: Objective = field(default_factory=RagSequence)
     optimizer: Optimizer = field(default_factory=Adam)
     phases: tuple[Phase, ...] = (Phase(steps=400),)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -137,9 +138,9 @@ class QuestionsConfig(Config):
                 f"{self.optimizer.accumulate} does not divide; choose a multiple of it.",
             )
         require(
-            self.retriever.learned or self.objective.documents == "retrieved",
-            f"objective.documents is {self.objective.documents!r}, but a fixed retriever has scores "
-            "for the passages it returns only; use objective.documents retrieved.",
+            self.retriever.learned or self.objective.normalised_over == "retrieved",
+            f"The objective's documents is {self.objective.normalised_over!r}, but a fixed retriever "
+            "has scores for the passages it returns only; choose retrieved.",
         )
         require(
             self.retriever.learned or all(phase.candidates == "index" for phase in self.phases),
@@ -340,7 +341,7 @@ class QuestionsLearner(Learner):
     def _begun(self, params: Params, key: Array, index: IndexState) -> State:
         """A state before the first step, with its reference where the objective needs one."""
         reference = None
-        if self.config.objective.anchored:
+        if self.config.objective.needs_reference:
             reference = jax.tree.map(jnp.copy, params)  # those that are trained are donated
         zero = jnp.zeros((), jnp.int32)
         return State(zero, params, self.optimizer.init(params), key, index, extra=reference)
@@ -384,7 +385,7 @@ class QuestionsLearner(Learner):
         """Whether the phase takes passages from an index that ages."""
         return (
             self.config.retriever.learned
-            and self.config.objective.documents != "index"
+            and self.config.objective.normalised_over != "index"
             and phase.candidates == "index"
         )
 
@@ -414,13 +415,12 @@ class QuestionsLearner(Learner):
         samples = None
         if objective.updates > 1:
             batch, samples = objective.sample(
-                *self._fixed,
+                self.context(phase.k),
                 state.params,
                 step_keys(state).loss,
                 batch,
-                data["corpus"],
-                index.embeddings,
-                k=self._depth(phase),
+                corpus=data["corpus"],
+                index=index.embeddings,
             )
         return state, (batch, samples), metrics
 
@@ -439,23 +439,20 @@ class QuestionsLearner(Learner):
         del hyper
         questions, samples = batch
         return self.config.objective.loss(
-            *self._fixed,
+            self.context(stage.phase.k),
             params,
             key,
             questions,
-            data["corpus"],
-            state.index.embeddings,
-            k=self._depth(stage.phase),
+            corpus=data["corpus"],
+            index=state.index.embeddings,
             samples=samples,
             reference=state.extra,
         )
 
-    @property
-    def _fixed(self) -> Any:
-        return self.model, self.vocabulary, self.config.retriever
-
-    def _depth(self, phase: Phase) -> int:
-        return self.config.retriever.passages_per_question(phase.k)
+    def context(self, k: int) -> Context:
+        """The composed model, for its objective; a retriever may have fewer than K passages to give."""
+        retriever = self.config.retriever
+        return Context(self.model, self.vocabulary, retriever, retriever.passages_per_question(k))
 
     # Measuring and answering
 
@@ -471,10 +468,8 @@ class QuestionsLearner(Learner):
     def _answer_function(self, *, quickly_compiled: bool = False):
         config = self.config
         return make_answer_function(
-            self.model,
             config.objective,
-            config.retriever,
-            k=config.retriever.passages_per_question(config.evaluation.k),
+            self.context(config.evaluation.k),
             length=config.tokenizer.answer_length,
             quickly_compiled=quickly_compiled,
         )

@@ -26,7 +26,7 @@ def build_model(
 
     The parameters are {"retriever": {"query"[, "passage"], "log_scale"}, "reader"[, "critic"]}. The
     critic is a linear head on the reader's states; it starts at 0 and sends them no gradient.
-    `embed_query`, `embed_passage` and `encode` take `rename`, [V] new token ids (see `ops.noise`),
+    `embed_query`, `embed_passage` and `encode` take `rename`, [V] new token ids (`ops.augmentation`),
     `encode` [B,V], of each question its own; idf weights and matches are those of the original tokens,
     so that a renaming changes names alone.
 

@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.errors import UserError, require
 from ragjax.learners.questions import QuestionsLearner
-from ragjax.objectives.likelihood import retrieve
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.run_dir import RESULT, load_run
 from ragjax.tasks.reader_training import REWRITE
@@ -180,17 +179,21 @@ class TrainedReader:
         model = learner.model
 
         def search(query):
-            asked = RagBatch(query)
-            arrays = params, asked, corpus, embeddings
-            topk, log_prior = retrieve(
-                config.objective, model, config.retriever, *arrays, k=k, frozen_index=True
+            topk, log_prior = config.objective.retrieve(
+                learner.context(k), params, RagBatch(query), corpus=corpus, index=embeddings
             )
             return topk.ids, log_prior, topk.scores[:, 0]
 
         def decode(asked, ids, log_prior):
             passages = gather_passages(corpus, ids)
-            length = config.tokenizer.answer_length
-            return config.objective.decode(model, params, asked, passages, log_prior, length)
+            return config.objective.decode(
+                model,
+                params,
+                asked,
+                passages=passages,
+                log_prior=log_prior,
+                length=config.tokenizer.answer_length,
+            )
 
         # From memory. One passage suffices where none is read.
         none = jnp.full((question.shape[0], k), -1)

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ragjax.ops.noise import corrupt_words, random_order, random_renaming
+from ragjax.ops.augmentation import corrupt_words, random_order, random_renaming
 
 V = 20
 CONTENT = np.isin(np.arange(V), [5, 7, 8, 9, 13, 14, 19])
