@@ -36,7 +36,12 @@ def trace(reader):
 
 def decode(model, params, question, passages, log_prior):
     """What RAG-Sequence answers, as tokens."""
-    answer = jax.jit(lambda *arrays: RagSequence().decode(model, *arrays, length=4).tokens)
+
+    @jax.jit
+    def answer(params, question, passages, log_prior):
+        found = {"passages": passages, "log_prior": log_prior}
+        return RagSequence().decode(model, params, question, **found, length=4).tokens
+
     return np.asarray(answer(params, question, passages, log_prior))
 
 
