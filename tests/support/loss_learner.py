@@ -1,5 +1,7 @@
 """A learner of any loss on any batch, for tests of the step, the loop and the program around it."""
 
+from typing import ClassVar
+
 import jax.numpy as jnp
 
 from ragjax.training.learner import Learner, Stage, State
@@ -9,7 +11,7 @@ class LossLearner(Learner):
     """Its batch is what it is fed; its loss is (params, key, batch, *data) -> `Loss`."""
 
     stages = (Stage(1),)
-    hyper = {}
+    hyper: ClassVar[dict] = {}
     data = ()
     optimizer = None
 
