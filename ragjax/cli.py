@@ -225,14 +225,14 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
 def _keep_compiled() -> None:
     """Lets JAX keep what it compiles beside the prepared data, so that a like run starts sooner.
 
-    `RAGJAX_COMPILATION_CACHE=off` switches it off, and a directory that JAX was given by its own variable
-    is left as it is.
+    `RAGJAX_COMPILATION_CACHE=off` switches it off; a directory that JAX was given by its own variable is
+    left as it is.
     """
     import jax
 
     from ragjax.files import data_dir
 
-    if os.environ.get("RAGJAX_COMPILATION_CACHE") == "off" or jax.config.jax_compilation_cache_dir:
+    if os.environ.get("RAGJAX_COMPILATION_CACHE") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
     jax.config.update("jax_compilation_cache_dir", str(data_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

@@ -62,6 +62,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
 
     # The state to begin with
     learner = config.load(run_dir) if resume else config.create()
+    program = training_program(learner, config.seeds, config)
     with learner.guard():
         if resume and checkpoints.steps():
             begun, state = _continued(learner, config, checkpoints, console)
@@ -78,7 +79,6 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
         console.print(note)
 
     # Training
-    program = training_program(learner, config.seeds, config)
     directories = [directory for _, directory in runs]
     log = SeedLogs(directories, begun) if several else MetricLog(run_dir, begun)
     with (
@@ -153,11 +153,19 @@ def _continued(
 
 @contextlib.contextmanager
 def measuring(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar over records; yields the function that is told how many of how many are done."""
+    """Yields a function to be told how many records of how many are done; draws a bar of them."""
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("measuring", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with contextlib.ExitStack() as stack:
+        bars: list[tuple[Progress, Any]] = []
+
+        def told(done: int, total: int) -> None:
+            if not bars:  # drawn once there is something to show
+                progress = stack.enter_context(Progress(*columns, console=console))
+                bars.append((progress, progress.add_task("measuring", total=total)))
+            for progress, task in bars:
+                progress.update(task, completed=done, total=total)
+
+        yield told
 
 
 def report_damaged(damaged: list[int], used: int, console: Console) -> None:

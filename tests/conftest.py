@@ -3,6 +3,8 @@
 
 import functools
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -12,6 +14,13 @@ FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization
 if version("jaxlib").startswith("0.10."):  # later versions do not start with a flag they dropped
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
+# Processes of one session share what they compile and prepare; the first sets it, the others inherit it.
+if "RAGJAX_TEST_SHARED" not in os.environ:
+    os.environ["RAGJAX_TEST_SHARED"] = tempfile.mkdtemp(prefix="ragjax-tests-")
+SHARED = os.environ["RAGJAX_TEST_SHARED"]
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(SHARED, "compiled"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ["RAGJAX_DATA_DIR"] = os.path.join(SHARED, "prepared")  # apart from the user's
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +32,31 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 # Annotations of public functions are checked while the tests run. The hook must precede the imports.
 install_import_hook("ragjax", "beartype.beartype")
 
+from command_line import the_sentence
+
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
 from ragjax.types import RagBatch, RagModel, TopK, Vocabulary
 
+# Whole files are dealt to the processes in this order, and then the others: the long ones first, so that
+# none is left alone at the end.
+LONG_FILES = (
+    *("test_policy_resume.py", "test_resume.py", "test_cli.py", "test_tables.py"),
+    *("test_questions.py", "test_episodes.py", "test_policy_cli.py", "test_joint.py"),
+)
 
-@pytest.fixture(autouse=True)
-def _prepared_data_apart(tmp_path_factory, monkeypatch):
-    """Keeps prepared data out of the user's cache, in one directory a session."""
-    base = tmp_path_factory.getbasetemp() / "prepared"
-    monkeypatch.setenv("RAGJAX_DATA_DIR", str(base))
+
+def pytest_collection_modifyitems(items):
+    """Puts the long files first."""
+    rank = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
+def pytest_unconfigure(config):
+    """Removes what the session's processes shared, when the last of them ends."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(SHARED, ignore_errors=True)
 
 
 def generic_params(model: RagModel, seed: int) -> Any:
@@ -190,3 +213,29 @@ def all_answers():
 def repeat_memory():
     """(memory of one question, n) -> the memory of n copies of it."""
     return lambda memory, times: jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), memory)
+
+
+@pytest.fixture
+def ragjax(capfd):
+    """(words) -> (exit code, stdout, stderr) of a command."""
+    from ragjax.cli import main
+
+    def run(*words):
+        capfd.readouterr()
+        code = main([str(word) for word in words])
+        return code, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def refused(ragjax):
+    """(words) -> the one sentence that bad input gets."""
+
+    def run(*words):
+        code, out, err = ragjax(*words)
+        assert code == 2, (out, err)
+        assert out == ""
+        return the_sentence(err)
+
+    return run

@@ -9,9 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from ragjax.policy_experiment import PolicyExperiment
 
 from ragjax.errors import UserError
-from ragjax.policy_experiment import PolicyExperiment
 
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "experiments/benchmarks/cartpole_ppo.py"

@@ -15,19 +15,23 @@ import tiny_config
 import ragjax
 from ragjax.config import (
     Config,
-    Evaluation,
-    Phase,
+    config_json,
     differing_fields,
     from_json,
     load_config,
     read_json,
     to_json,
 )
+from ragjax.envs.cartpole import CartPole
 from ragjax.errors import UserError
+from ragjax.learners.episodes import EpisodesConfig
+from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
+from ragjax.objectives.a2c import A2C
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 from ragjax.tasks.base import Task
+from ragjax.training.learner import stage_at
 from ragjax.training.optimizer import Adam
 
 ROOT = Path(__file__).parents[1]
@@ -58,7 +62,7 @@ def specs():
             return {hint}
         return set().union(*(parts(part) for part in typing.get_args(hint)))
 
-    found, todo = set(), {Config}
+    found, todo = set(), {QuestionsConfig, EpisodesConfig}
     while todo:
         kind = todo.pop()
         found.add(kind)
@@ -73,7 +77,12 @@ def specs():
 
 
 SPECS = specs()
-REQUIRED = {Config: {"task": tiny_config.TinyTask()}, Phase: {"steps": 3}}
+REQUIRED = {
+    QuestionsConfig: {"task": tiny_config.TinyTask()},
+    EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
+    Phase: {"steps": 3},
+}
+MODULES = ("tiny_task",)  # beside ours
 
 
 def build(kind, **fields):
@@ -88,7 +97,10 @@ def config():
 def test_specs_are_found():
     names = {kind.__name__ for kind in SPECS}
     assert names >= {
-        "Config",
+        "QuestionsConfig",
+        "EpisodesConfig",
+        "PPO",
+        "RetrievalPolicy",
         "Phase",
         "Adam",
         "Dense",
@@ -108,7 +120,7 @@ def test_spec_is_frozen_with_valid_defaults(kind):
     assert kind.__dataclass_params__.frozen
     with pytest.raises(dataclasses.FrozenInstanceError):
         spec.something = 1
-    assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
+    assert from_json(json.loads(json.dumps(to_json(spec))), MODULES) == spec
 
 
 @pytest.mark.parametrize("kind", SPECS, ids=lambda kind: kind.__name__)
@@ -163,9 +175,10 @@ def test_config_file(path, tmp_path):
     assert docstring
     assert docstring.splitlines()[0].strip()
     config = load_config(path)
-    (tmp_path / "config.json").write_text(json.dumps(to_json(config)))
+    (tmp_path / "config.json").write_text(json.dumps(config_json(config)))
     assert read_json(tmp_path / "config.json") == config
-    if isinstance(config, Config):
+    assert isinstance(config, Config)
+    if isinstance(config, QuestionsConfig):
         assert path.parent.name == config.subject
 
 
@@ -175,9 +188,9 @@ def test_there_are_configs():
 
 def test_json_names_every_type(config):
     value = to_json(config)
-    assert value["type"] == "ragjax.config.Config"
+    assert value["type"] == "ragjax.learners.questions.QuestionsConfig"
     assert value["task"] == {"type": "tiny_task.TinyTask"}
-    assert value["phases"][1]["type"] == "ragjax.config.Phase"
+    assert value["phases"][1]["type"] == "ragjax.learners.questions.Phase"
     assert value["phases"][1]["batch_size"] == 8
 
 
@@ -192,10 +205,13 @@ def test_json_names_every_type(config):
         ({"type": ".x.y"}, ".x.y"),
         ({"type": 5}, "5"),
         ({"steps": 3}, "None"),
-        ({"type": "ragjax.config.Phase", "steps": 3, "speed": 1}, "speed"),
-        ({"type": "ragjax.config.Phase"}, "steps"),
-        ({"type": "ragjax.config.Phase", "steps": "many"}, "ragjax.config.Phase"),
-        ({"type": "ragjax.config.Phase", "steps": 0}, "steps is 0"),
+        ({"type": "ragjax.learners.questions.Phase", "steps": 3, "speed": 1}, "speed"),
+        ({"type": "ragjax.learners.questions.Phase"}, "steps"),
+        (
+            {"type": "ragjax.learners.questions.Phase", "steps": "many"},
+            "ragjax.learners.questions.Phase",
+        ),
+        ({"type": "ragjax.learners.questions.Phase", "steps": 0}, "steps is 0"),
     ],
 )
 def test_from_json_refuses(value, named):
@@ -205,7 +221,7 @@ def test_from_json_refuses(value, named):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "{", "5", "[]", '{"type": "ragjax.config.Phase", "steps": 3}']
+    "content", [None, "", "{", "5", "[]", '{"type": "ragjax.learners.questions.Phase", "steps": 3}']
 )
 def test_read_json_refuses(content, tmp_path):
     path = tmp_path / "config.json"
@@ -214,6 +230,20 @@ def test_read_json_refuses(content, tmp_path):
     with pytest.raises(UserError) as error:
         read_json(path)
     assert str(path) in str(error.value)
+
+
+def test_a_config_imports_what_it_declares_and_no_more(config, tmp_path):
+    """A run's config.json names classes; those of other modules are imported if it lists the module."""
+    path, value = tmp_path / "config.json", config_json(config)
+    assert value["modules"] == ["tiny_task"]
+    path.write_text(json.dumps(value))
+    assert read_json(path) == config
+    path.write_text(json.dumps(value | {"modules": []}))
+    with pytest.raises(UserError, match=r"'tiny_task\.TinyTask', whose module is neither of ragjax"):
+        read_json(path)
+    path.write_text(json.dumps(value | {"modules": "tiny_task"}))
+    with pytest.raises(UserError, match="it must be a list of names"):
+        read_json(path)
 
 
 def test_read_json_refuses_bytes(tmp_path):
@@ -252,12 +282,14 @@ def test_evaluation_may_be_left_out():
     assert Evaluation(every=0).every == 0
 
 
-def test_phase_at(config):
+def test_the_stage_of_a_step(config):
     phases = tuple(Phase(steps=steps, batch_size=steps, k=steps) for steps in (4, 2, 3))
     config = dataclasses.replace(config, phases=phases)
     assert config.steps == 9
-    assert [config.phase_at(step).k for step in range(9)] == [4, 4, 4, 4, 2, 2, 3, 3, 3]
-    assert config.phase_at(9).k == 3
+    learner = config.create()
+    depths = [stage_at(learner, step).phase.k for step in range(9)]
+    assert depths == [4, 4, 4, 4, 2, 2, 3, 3, 3]
+    assert stage_at(learner, 9).phase.k == 3
 
 
 def test_differing_fields(config):
@@ -285,11 +317,12 @@ BROKEN = {
     "raises": ("def get_config():\n    return 1 / 0", r"doesn't load \(ZeroDivisionError"),
     "other": ("def get_config():\n    return 1", "returned a int; it must return a Config"),
     "value": (
-        "from ragjax.config import Phase\n\ndef get_config():\n    return Phase(steps=0)",
+        "from ragjax.learners.questions import Phase\n\ndef get_config():\n    return Phase(steps=0)",
         "steps is 0",
     ),
     "type": (
-        "from ragjax.config import Phase\n\ndef get_config():\n    return Phase(steps=1, speed=0)",
+        "from ragjax.learners.questions import Phase\n\n"
+        "def get_config():\n    return Phase(steps=1, speed=0)",
         r"doesn't load \(Type.*speed",
     ),
 }

@@ -10,6 +10,7 @@ import gymnasium
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import the_sentence
 from tiny_policy_config import get_config
 
 from ragjax.cli import INTERRUPTED, main
@@ -23,39 +24,6 @@ from ragjax.types import Env
 SUPPORT = Path(__file__).parent / "support"
 CONFIG = SUPPORT / "tiny_policy_config.py"
 STEPS, BATCH = 11, 64  # rollouts of tiny_policy_config.py, and environment steps of each
-
-
-@pytest.fixture
-def ragjax(capfd):
-    """(words) -> (exit code, stdout, stderr) of a command."""
-
-    def run(*words):
-        capfd.readouterr()
-        code = main([str(word) for word in words])
-        return code, *capfd.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def refused(ragjax):
-    """(words) -> the one line that bad input gets."""
-
-    def run(*words):
-        code, out, err = ragjax(*words)
-        assert code == 2, (out, err)
-        assert out == ""
-        (line,) = err.splitlines()
-        return the_sentence(line)
-
-    return run
-
-
-def the_sentence(line):
-    assert line.startswith("ragjax: ")
-    assert line.endswith((".", "?"))
-    assert "Traceback" not in line
-    return line.removeprefix("ragjax: ")
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +100,7 @@ def test_every_figure_follows_from_the_files(trained):
     assert result["env_steps"] == last["env_steps"] == STEPS * BATCH
     measured = [row for row in rows if "eval/greedy_return" in row]
     assert result["curve"] == {
-        "env_steps": [3 * BATCH, 6 * BATCH, 9 * BATCH],
+        "env_steps": [3 * BATCH, 6 * BATCH, 9 * BATCH, STEPS * BATCH],
         "greedy": [row["eval/greedy_return"] for row in measured],
         "sampled": [row["eval/sampled_return"] for row in measured],
     }
@@ -141,7 +109,7 @@ def test_every_figure_follows_from_the_files(trained):
 def test_metrics_rows(trained):
     rows = read_lines(trained / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, STEPS + 1))
-    assert [row["step"] for row in rows if "eval/sampled_return" in row] == [3, 6, 9]
+    assert [row["step"] for row in rows if "eval/sampled_return" in row] == [3, 6, 9, STEPS]
     for row in rows:
         assert all(math.isfinite(value) for value in row.values())
         if "loss" in row:
@@ -279,20 +247,20 @@ def test_bad_fields_leave_no_trace(words, said, refused, tmp_path):
     ("words", "given"), [(["--policy.hidden", "3", "5"], (3, 5)), (["--policy.hidden=3"], (3,))]
 )
 def test_widths_are_given_one_after_another(words, given):
-    config = override(get_config(), [*words, "--algorithm.clip", "0.3"])
+    config = override(get_config(), [*words, "--algorithm.clip_eps", "0.3"])
     assert config.policy.hidden == given
-    assert config.algorithm.clip == 0.3
+    assert config.algorithm.clip_eps == 0.3
 
 
 GYMNASIUM = """
 from ragjax.envs.from_gymnasium import Gymnasium
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 
 
 def get_config():
-    return PolicyConfig(
+    return EpisodesConfig(
         env=Gymnasium(id={name!r}),
         algorithm=A2C(num_envs=2, rollout_length=4),
         policy=ActorCritic(hidden=()),
@@ -352,10 +320,10 @@ def test_directory_that_holds_a_run(refused, trained):
 
 def test_resume_with_another_config(refused, trained):
     before = snapshot(trained)
-    words = ["--algorithm.clip", "0.3", "--normalise_rewards", "False"]
+    words = ["--algorithm.clip_eps", "0.3", "--normalise_rewards", "False"]
     message = refused("train", CONFIG, "--run-dir", trained, "--resume", *words)
     assert f"{trained} was made by another config; " in message
-    assert "differs in algorithm.clip, normalise_rewards; " in message
+    assert "differs in algorithm.clip_eps, normalise_rewards; " in message
     assert snapshot(trained) == before
 
 
@@ -366,8 +334,8 @@ def test_evaluate_without_episodes(refused, trained):
 def test_a_policy_answers_no_questions(refused, trained):
     message = refused("answer", trained, "Where?")
     assert message == (
-        f"{trained} holds a policy for environment cartpole, which answers no questions; name the run "
-        "of a generator or of a qa_agent."
+        "This run is a policy for environment cartpole, which answers no questions; name a run of "
+        "questions, or of an agent that answers them."
     )
 
 
@@ -436,7 +404,7 @@ def test_observations_that_turn_nan(seeds, ragjax, tmp_path, monkeypatch):
     path.write_text(POISONED)
     code, out, err = ragjax("train", path, "--run-dir", run_dir, "--num_seeds", seeds)
     assert (code, out) == (2, "")
-    message = the_sentence(err.splitlines()[-1])
+    message = the_sentence(err.splitlines()[-1] + "\n")
     assert "at step 3 " in message
     assert f"(last good checkpoint: {run_dir / 'checkpoints' / '2'})" in message
     assert "Traceback" not in err
@@ -470,7 +438,7 @@ def test_observations_of_gymnasium_that_turn_nan(ragjax, gym_config, tmp_path, m
     words = ["--evaluation.every", "0", "--checkpoint_every", "1"]
     code, out, err = ragjax("train", gym_config("PoisonedPolicy-v0"), "--run-dir", run_dir, *words)
     assert (code, out) == (2, "")
-    assert the_sentence(err.splitlines()[-1]).startswith(
+    assert the_sentence(err.splitlines()[-1] + "\n").startswith(
         "the Gymnasium environment 'PoisonedPolicy-v0' returned nan in an observation; mend it"
     )
     assert "Traceback" not in err
@@ -485,10 +453,10 @@ def test_gymnasium_trains_resumes_and_is_evaluated(ragjax, gym_config, tmp_path,
     config, run_dir = gym_config("CartPole-v1"), tmp_path / "run"
     whole = MetricLog.write
 
-    def write(log, step, row):
+    def write(log, step, row, failed=()):
         if step == 3:
             raise KeyboardInterrupt  # at once, as from a second Ctrl-C: nothing is saved
-        whole(log, step, row)
+        whole(log, step, row, failed)
 
     with monkeypatch.context() as patch:
         patch.setattr(MetricLog, "write", write)
@@ -506,7 +474,7 @@ def test_gymnasium_trains_resumes_and_is_evaluated(ragjax, gym_config, tmp_path,
     assert "gymnasium: mean return of 2" in out
     rows = read_lines(run_dir / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4]
-    assert [row["step"] for row in rows if "eval/greedy_return" in row] == [3]
+    assert [row["step"] for row in rows if "eval/greedy_return" in row] == [3, 4]
     result = read_result(run_dir)
     assert (result["resumed_at"], result["env_steps"]) == (2, 32)
     episodes = read_lines(run_dir / "episodes.jsonl")

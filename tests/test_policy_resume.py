@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny_env import TinyMdp
 from tiny_policy_config import get_config
 
-from ragjax import policy_commands
+from ragjax import commands
 from ragjax.config import read_json
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
@@ -25,10 +25,10 @@ from ragjax.models.policy import ActorCritic
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.vtrace import VTrace
-from ragjax.policy_experiment import PolicyExperiment, stack_keys
 from ragjax.run_dir import CHECKPOINTS, CONFIG
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog
+from ragjax.training.program import state_shapes
 
 pytest_plugins = ["tiny_run"]
 
@@ -59,11 +59,7 @@ def references(processes, tmp_path_factory):
 def restored(run_dir):
     """The state of the last checkpoint, and its step."""
     config = read_json(run_dir / CONFIG)
-    experiment = PolicyExperiment(config)
-    init, key = experiment.init, jax.random.PRNGKey(config.seed)
-    if config.num_seeds > 1:
-        init, key = jax.vmap(init, (0, None)), stack_keys(range(config.num_seeds))
-    template = jax.eval_shape(init, key, experiment.hyperparameters)
+    template = state_shapes(config.load(run_dir), config.seeds)
     step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(template)
     assert not damaged
     return state, step
@@ -77,10 +73,10 @@ def final_state(run_dir):
 
 
 PARTS = (
-    *(".train.params", ".train.opt_state", ".train.key", ".train.step", ".updates"),
-    *(".rollout.env_state.moments.mean", ".rollout.env_state.inner.moments.variance"),
-    *(".rollout.env_state.inner.returns", ".rollout.env_state.inner.inner."),
-    ".rollout.timestep.observation",
+    *(".params", ".opt_state", ".key", ".step"),
+    *(".carry.env_state.moments.mean", ".carry.env_state.inner.moments.variance"),
+    *(".carry.env_state.inner.returns", ".carry.env_state.inner.inner."),
+    ".carry.timestep.observation",
 )
 
 
@@ -113,10 +109,10 @@ def test_reference_runs_are_worth_comparing(references):
     rows = rows_of(references[1])
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(losses) == len(set(losses)) == STEPS
-    assert [row["step"] for row in rows if "eval/greedy_return" in row] == [3, 6, 9]
+    assert [row["step"] for row in rows if "eval/greedy_return" in row] == [3, 6, 9, STEPS]
     # Episodes are under way where the checkpoints fall, and end at all sorts of lengths.
     state, _ = final_state(references[1])
-    lengths = state[".rollout.env_state.inner.inner.length"]
+    lengths = state[".carry.env_state.inner.inner.length"]
     assert len(set(lengths.tolist())) > 1
     first, second = (rows_of(references[len(SEEDS)] / f"seed_{seed}") for seed in SEEDS)
     assert [row["step"] for row in first] == [row["step"] for row in second]
@@ -193,22 +189,22 @@ def killed_at_six(tmp_path, monkeypatch):
     """(config of seven updates) -> the state in checkpoint 4, and what resumes and compares the run."""
     console, whole = Console(quiet=True), MetricLog.write
 
-    def write(log, step, row):
+    def write(log, step, row, failed=()):
         if step == 6:
             raise Killed
-        whole(log, step, row)
+        whole(log, step, row, failed)
 
     def run(config):
-        policy_commands.train(config, tmp_path / "whole", resume=False, console=console)
+        commands.train(config, tmp_path / "whole", resume=False, console=console)
         with monkeypatch.context() as patch:
             patch.setattr(MetricLog, "write", write)
             with pytest.raises(Killed):
-                policy_commands.train(config, tmp_path / "run", resume=False, console=console)
+                commands.train(config, tmp_path / "run", resume=False, console=console)
         state, step = restored(tmp_path / "run")
         assert step == 4
 
         def resume(*parts):
-            policy_commands.train(config, tmp_path / "run", resume=True, console=console)
+            commands.train(config, tmp_path / "run", resume=True, console=console)
             assert_same_run(tmp_path / "run", tmp_path / "whole", parts)
             assert_same_files(tmp_path / "run", tmp_path / "whole")
 
@@ -227,9 +223,9 @@ def test_the_lagging_actor_is_in_the_checkpoint(killed_at_six):
         env_steps=7 * 8,
     )
     state, resume = killed_at_six(config)
-    same = jax.tree.map(np.array_equal, state.actor, state.train.params)
+    same = jax.tree.map(np.array_equal, state.extra, state.params)
     assert not all(jax.tree.leaves(same))
-    resume(".actor", ".train.params")
+    resume(".extra", ".params")
 
 
 def test_the_ageing_index_is_in_the_checkpoint(killed_at_six):
@@ -244,9 +240,10 @@ def test_the_ageing_index_is_in_the_checkpoint(killed_at_six):
         normalise_rewards=False,
     )
     state, resume = killed_at_six(config)
-    fresh = PolicyExperiment(config).policy.embed(state.train.params)
-    assert np.abs(fresh - state.index).max() > 1e-4
-    resume(".index", ".train.params['retriever']")
+    learner = config.create()
+    fresh = learner.policy(learner.data).embed(state.params)
+    assert np.abs(fresh - state.index.embeddings).max() > 1e-4
+    resume(".index.embeddings", ".params['retriever']")
 
 
 def test_resume_with_another_config(references):
@@ -257,11 +254,11 @@ def test_resume_with_another_config(references):
         get_config(),
         normalise_rewards=False,
         num_seeds=2,
-        algorithm=dataclasses.replace(get_config().algorithm, clip=0.3),
+        algorithm=dataclasses.replace(get_config().algorithm, clip_eps=0.3),
     )
     with pytest.raises(UserError) as raised:
-        policy_commands.train(config, run_dir, resume=True, console=Console(quiet=True))
+        commands.train(config, run_dir, resume=True, console=Console(quiet=True))
     message = str(raised.value)
     assert f"{run_dir} was made by another config; it differs in " in message
-    assert "differs in algorithm.clip, num_seeds, normalise_rewards; give" in message
+    assert "differs in num_seeds, algorithm.clip_eps, normalise_rewards; give" in message
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before

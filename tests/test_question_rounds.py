@@ -1,6 +1,5 @@
 """The rounds of a trained reader: what it would answer if it were asked each of them by itself."""
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ragjax.experiment import load_experiment
+from ragjax.policy_config import PolicyConfig
 from rich.console import Console
 from tiny_task import PEOPLE, TinyTask
 
@@ -17,14 +18,14 @@ from ragjax.commands import TrainedRun
 from ragjax.envs.qa_agent import QaAgent
 from ragjax.errors import UserError
 from ragjax.evaluation.metrics import exact_match
-from ragjax.experiment import load_experiment
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import PolicyConfig
 from ragjax.question_rounds import Library, QuestionReader, principal_components
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.run_dir import CHECKPOINTS
 from ragjax.tasks.reader_lessons import REWRITE
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.optimizer import evaluation_params
 from ragjax.types import EOS_ID, RagBatch
 
 pytest_plugins = ["tiny_run"]
@@ -282,8 +283,16 @@ def test_more_passages_than_there_are(reader):
 
 
 def test_a_reader_is_read_with_the_parameters_that_it_was_measured_with(trained, reader):
-    """The moving average, where there is one."""
-    theirs = load_experiment(reader.experiment.config, trained)
-    assert dataclasses.asdict(theirs.config) == dataclasses.asdict(reader.experiment.config)
-    run = TrainedRun.load(trained, Console(quiet=True))
-    assert np.array_equal(run.state.index.embeddings, reader.embeddings)
+    """The moving average, and an index made of it."""
+    state, _, _ = reader.experiment.load_state(Checkpoints(trained / CHECKPOINTS))
+    average = evaluation_params(state.train.params, state.train.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, reader.params, average)
+    changed = jax.tree.map(np.array_equal, average, state.train.params)
+    assert not any(
+        jax.tree.leaves(changed["generator"])
+    )  # they are no longer those that were trained
+    tokens = reader.experiment.device_corpus
+    expected = reader.experiment.model.embed_passage(average, tokens)
+    np.testing.assert_allclose(reader.embeddings, expected, atol=1e-6)
+    other = reader.experiment.model.embed_passage(state.train.params, tokens)
+    assert np.abs(other - expected).max() > 1e-4

@@ -1,8 +1,11 @@
-"""The order of the rooms, the one home of each heavy dependency, and what no tracked file holds."""
+"""The order of the rooms, the one home of each heavy dependency, and what no file holds."""
 
 import ast
+import os
 import re
+import shutil
 import subprocess
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -98,20 +101,36 @@ def test_help_imports_nothing_heavy():
     assert not top & {"jax", "flax", "numpy", "optax"}
 
 
-def tracked():
-    done = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        pytest.skip("not a git checkout")
-    paths = (ROOT / name for name in done.stdout.split("\0") if name)
-    return [path for path in paths if path.is_file()]
+def project_files():
+    """Every file but those that .gitignore names and those of hidden directories, .ci apart.
+
+    Git is not asked: continuous integration tests a copy that is no checkout.
+    """
+    lines = (ROOT / ".gitignore").read_text().split()
+    ignored = [line.rstrip("/") for line in lines]
+
+    def foreign(name):
+        hidden = name.startswith(".") and name != ".ci"
+        return hidden or any(fnmatch(name, pattern) for pattern in ignored)
+
+    for directory, below, names in os.walk(ROOT):
+        below[:] = [name for name in below if not foreign(name)]
+        # The .git of a worktree is a file.
+        yield from (Path(directory) / name for name in names if name != ".git")
+
+
+def test_the_project_s_files_are_found():
+    """All that git knows of, where it is there to be asked."""
+    found = set(project_files())
+    assert found >= {ROOT / name for name in ("README.md", ".gitignore", ".ci/run")} | set(FILES)
+    if shutil.which("git"):
+        words = ["git", "-C", str(ROOT), "ls-files", "-z"]
+        known = subprocess.run(words, capture_output=True, text=True).stdout.split("\0")
+        assert found >= {ROOT / name for name in known if (ROOT / name).is_file()}
 
 
 def test_annotations_are_evaluated():
-    for path in tracked():
+    for path in project_files():
         if path.suffix == ".py":
             assert "__future__.annotations" not in imports_of(path), path
 
@@ -132,7 +151,7 @@ FOREIGN = re.compile(
 
 
 def test_no_registries_and_no_paths_of_a_machine():
-    for path in tracked():
+    for path in project_files():
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:

@@ -50,7 +50,7 @@ class Environment:
         return self.time_limit
 
     def prepare(self, seed: int) -> "Environment":
-        """The environment as a run of this seed uses it, with whatever it has to load; itself by default."""
+        """The environment as a run of this seed uses it, with whatever it loads; itself by default."""
         del seed
         return self
 

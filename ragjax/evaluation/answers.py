@@ -21,12 +21,12 @@ from ragjax.evaluation.metrics import (
 from ragjax.objectives.likelihood import Likelihood, retrieve
 from ragjax.retrieval.base import Retriever
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.training.learner import ReportTable
+from ragjax.training.learner import Records, ReportTable
 from ragjax.types import RagBatch, RagModel, TopK
 
 
 @dataclass(frozen=True)
-class Answers:
+class Answers(Records):
     """The answers to the questions of a split, one record each as described in `evaluation.metrics`."""
 
     FILE: ClassVar[str] = "predictions.jsonl"
@@ -34,7 +34,7 @@ class Answers:
     records: list[dict[str, Any]]
 
     def summary(self) -> dict[str, Any]:
-        """The figures of `metrics.summarise`, and how often a drawn answer is the greedy one and right."""
+        """The figures of `metrics.summarise`, and `metrics.drawn_exact_match`."""
         return summarise(self.records) | {"drawn_em": drawn_exact_match(self.records)}
 
     def write(self, path: Path) -> None:

@@ -10,13 +10,13 @@ import numpy as np
 
 from ragjax.errors import UserError
 from ragjax.files import write_atomically
-from ragjax.training.learner import ReportTable
+from ragjax.training.learner import Records, ReportTable
 
 MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the policy
 
 
 @dataclass(frozen=True)
-class Episodes:
+class Episodes(Records):
     """Whole episodes in figures, in the order in which they were played.
 
     Attributes:

@@ -115,8 +115,8 @@ class EpisodesConfig(Config):
         )
         require(
             self.optimizer.accumulate == 1,
-            f"optimizer.accumulate is {self.optimizer.accumulate}, but a policy's batches are divided by "
-            "algorithm.minibatches; leave it at 1.",
+            f"optimizer.accumulate is {self.optimizer.accumulate}, but a policy's batches are divided "
+            "by algorithm.minibatches; leave it at 1.",
         )
 
     @property
@@ -231,14 +231,15 @@ class EpisodesLearner(Learner):
         index = None
         if policy.embed is not None:
             index = IndexState(policy.embed(params), jnp.full((), -1, jnp.int32))
+        carry = start(self.learning_env(data, hyper["discount"]), env_key)
         return State(
             step=jnp.zeros((), jnp.int32),
             params=params,
             opt_state=self.optimizer.init(params),
             key=run_key,
             index=index,
-            carry=start(self.learning_env(data, hyper["discount"]), env_key),
-            extra=self.config.algorithm.begin(policy, params),
+            carry=carry,
+            extra=self.config.algorithm.begin(policy, params, carry.timestep),
         )
 
     def collect(
@@ -263,9 +264,8 @@ class EpisodesLearner(Learner):
             due = (index.built_at_step < 0) | (
                 state.step - index.built_at_step >= policy.refresh_every
             )
-            embeddings = jax.lax.cond(
-                due, lambda: policy.embed(state.params), lambda: index.embeddings
-            )
+            embed: Any = policy.embed  # there is one, for there is an index
+            embeddings = jax.lax.cond(due, lambda: embed(state.params), lambda: index.embeddings)
             index = IndexState(embeddings, jnp.where(due, state.step, index.built_at_step))
         if algorithm.episodic:
             carry = start_episodes(bind_env(self.raw_env, data), carry, keys.reset)

@@ -185,7 +185,7 @@ class QuestionsConfig(Config):
 
     def load(self, run_dir: Path) -> "QuestionsLearner":
         """Reads the text that a run prepared; its task's questions are made when they are needed."""
-        return QuestionsLearner(self, PreparedText.load(self.tokenizer, run_dir))
+        return QuestionsLearner(self, PreparedText.load(self.tokenizer, run_dir), origin=run_dir)
 
     def check_depths(self, passages: int) -> None:
         """Checks that the corpus has as many passages as are to be retrieved.
@@ -211,15 +211,22 @@ class QuestionsLearner(Learner):
       model: the model's pure functions.
     """
 
-    def __init__(self, config: QuestionsConfig, text: PreparedText, task: QaData | None = None):
+    def __init__(
+        self,
+        config: QuestionsConfig,
+        text: PreparedText,
+        task: QaData | None = None,
+        origin: Path | None = None,
+    ):
         """Builds the model's functions.
 
         Args:
           config: the config.
           text: what was made of the task's text.
           task: the task's data, loaded when it is needed if None.
+          origin: the run's directory that the text was read from, for messages.
         """
-        self.config, self.text = config, text
+        self.config, self.text, self.origin = config, text, origin
         if task is not None:
             self.task = task
         self.vocabulary = jax.tree.map(jnp.asarray, text.corpus.vocabulary)
@@ -274,7 +281,7 @@ class QuestionsLearner(Learner):
         """The training split, with the passages that each kind of candidates needs."""
         require(
             self.text.corpus.passages == self.task.passages,
-            "The passages of the run are not those that task "
+            f"The passages of {self.origin} are not those that task "
             f"{self.config.task.name} makes now; install the package versions named in its result or "
             "train into a new --run-dir.",
         )

@@ -15,8 +15,8 @@ class A2C(PolicyGradient):
         -log π(a_t|s_t) A_t + value_coef ½ (V(s_t) - (A_t + V(s_t)))² - entropy_coef H
 
     Attributes:
-      gae_lambda: λ of the generalised advantages; 1 gives the n-step returns of the paper, bootstrapped at
-        the rollout's end.
+      gae_lambda: λ of the generalised advantages; 1 gives the n-step returns of the paper,
+        bootstrapped at the rollout's end.
     """
 
     rollout_length: int = 5

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array
 
 from ragjax.errors import require
-from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Rollout
+from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Rollout, Timestep
 
 Hyper = dict[str, Array]  # name -> [] traced scalar
 
@@ -69,9 +69,15 @@ class Algorithm:
         """The numbers that are traced, by name."""
         return {"discount": self.discount}
 
-    def begin(self, policy: PolicyModel, params: Params) -> Any:
-        """`extra` before the first rollout."""
-        del policy, params
+    def begin(self, policy: PolicyModel, params: Params, timestep: Timestep) -> Any:
+        """`extra` before the first rollout.
+
+        Args:
+          policy: the model.
+          params: the first ones; copy what is kept of them, for they are donated.
+          timestep: [E] what the environments show after their reset.
+        """
+        del policy, params, timestep
         return None
 
     def behave(self, params: Params, extra: Any, step: Array) -> tuple[Params, Any]:

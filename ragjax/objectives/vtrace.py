@@ -11,7 +11,7 @@ from ragjax.objectives.actor_critic import PolicyGradient, counted, policy_batch
 from ragjax.objectives.algorithm import Hyper
 from ragjax.ops.distributions import Categorical
 from ragjax.ops.returns import vtrace
-from ragjax.types import Params, PolicyBatch, PolicyModel, Rollout
+from ragjax.types import Params, PolicyBatch, PolicyModel, Rollout, Timestep
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class VTrace(PolicyGradient):
             f"algorithm.refresh_actor_every is {self.refresh_actor_every}; it must be at least 1.",
         )
 
-    def begin(self, policy: PolicyModel, params: Params) -> Params:
+    def begin(self, policy: PolicyModel, params: Params, timestep: Timestep) -> Params:
         """The behaviour policy's parameters."""
-        del policy
+        del policy, timestep
         return jax.tree.map(jnp.copy, params)
 
     def behave(self, params: Params, extra: Params, step: Array) -> tuple[Params, Params]:

@@ -166,8 +166,8 @@ def fit(
       progress: the bar.
 
     Returns:
-      The last state; and of several seeds the places of those whose loss became non-finite, with why. Such
-      a seed stops alone: its rows end there and its part of the state means nothing.
+      The last state; and of several seeds the places of those whose loss became non-finite, with why.
+      Such a seed stops alone: its rows end there and its part of the state means nothing.
 
     Raises:
       NonFiniteLossError: the loss of the only seed, or of all; names the step and the last good

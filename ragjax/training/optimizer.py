@@ -77,12 +77,13 @@ def scale_by_rate(
         del params
         return RateState(jnp.zeros((), jnp.int32))
 
-    def update(updates, state, params=None, *, hyper, step=None, **_):
+    def update(updates, state, params=None, **traced):
         del params
+        hyper, step = traced["hyper"], traced.get("step")
         count = step if counts == "steps" else state.count
         rate = schedule(hyper[name], count)
         scaled = jax.tree.map(lambda leaf: jnp.asarray(-1 * rate, leaf.dtype) * leaf, updates)
-        return scaled, RateState(optax.safe_increment(state.count))
+        return scaled, RateState(jnp.asarray(optax.safe_increment(state.count)))
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -240,9 +241,9 @@ class Adam(Optimizer):
         else:
             decay = optax.constant_schedule(peak)
         if not self.warmup_steps:
-            return decay(count)
+            return jnp.asarray(decay(count))
         warmup = optax.linear_schedule(0.0, peak, self.warmup_steps)
-        return optax.join_schedules([warmup, decay], [self.warmup_steps])(count)
+        return jnp.asarray(optax.join_schedules([warmup, decay], [self.warmup_steps])(count))
 
     def build(
         self, groups: Sequence[str], steps: int, updates: int | None = None
@@ -256,7 +257,7 @@ class Adam(Optimizer):
         def group(name: str) -> optax.GradientTransformationExtraArgs:
             own = f"{name}_rate"
             rate = own if self.hyper().get(own) is not None else "learning_rate"
-            parts = [optax.scale_by_adam(self.b1, self.b2, self.epsilon)]
+            parts: list[Any] = [optax.scale_by_adam(self.b1, self.b2, self.epsilon)]
             if self.norm_of == "group":
                 parts.insert(0, optax.clip_by_global_norm(self.max_grad_norm))
             if self.weight_decay:
@@ -264,7 +265,7 @@ class Adam(Optimizer):
             return optax.chain(*parts, scale_by_rate(rate, schedule, self.counts))
 
         transformations: dict[Hashable, Any] = {name: group(name) for name in groups}
-        parts = [optax.partition(transformations, {name: name for name in groups})]
+        parts: list[Any] = [optax.partition(transformations, {name: name for name in groups})]
         if self.norm_of == "all":
             parts.insert(0, optax.clip_by_global_norm(self.max_grad_norm))
         if self.average:

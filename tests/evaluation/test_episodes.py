@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ragjax.errors import UserError
@@ -15,8 +16,11 @@ SCORES = (10.0, 20.0, 30.0, 40.0, 1000.0)
 
 
 def episodes(score):
-    returns = {"greedy": [score - 1, score + 1], "sampled": [score, score]}
-    return Episodes(returns, {"greedy": [3, 5], "sampled": [4, 4]})
+    """Of which no figure of one mode is that of the other."""
+    returns = {"greedy": [score - 1, score + 1], "sampled": [score - 8, score - 2]}
+    lengths = {"greedy": [3, 5], "sampled": [2, 8]}
+    metrics = {"greedy": {"tries": [None, 2.0]}, "sampled": {"tries": [1.0, 4.0]}}
+    return Episodes(returns, lengths, metrics)
 
 
 def make_run(directory, seed):
@@ -57,12 +61,31 @@ def test_records_hold_every_figure(tmp_path):
     assert found == episodes(7.0)
     assert found.summary() == {
         "episodes": 2,
-        **{"greedy_return": 7.0, "greedy_deviation": 1.0, "greedy_length": 4.0},
-        **{"sampled_return": 7.0, "sampled_deviation": 0.0, "sampled_length": 4.0},
+        **{
+            "greedy_return": 7.0,
+            "greedy_deviation": 1.0,
+            "greedy_length": 4.0,
+            "greedy_tries": 2.0,
+        },
+        **{"sampled_return": 2.0, "sampled_deviation": 3.0, "sampled_length": 5.0},
+        "sampled_tries": 2.5,
     }
     (tmp_path / "episodes.jsonl").write_text('{"mode": "greedy"}\n')
     with pytest.raises(UserError, match="evaluate the run again"):
         read_episodes(tmp_path / "episodes.jsonl")
+
+
+def test_what_is_played_is_recorded_by_mode():
+    """An episode that a metric is not about has NaN there; what no episode is about has no mean."""
+    of = {"return": np.array([6.0, 8.0]), "length": np.array([3, 5])}
+    greedy = of | {"tries": np.array([np.nan, 2.0])}
+    sampled = {name: values - 1 for name, values in of.items()} | {"tries": np.full(2, np.nan)}
+    found = Episodes.from_played({"sampled": sampled, "greedy": greedy})
+    assert found.returns == {"greedy": [6.0, 8.0], "sampled": [5.0, 7.0]}
+    assert found.lengths == {"greedy": [3, 5], "sampled": [2, 4]}
+    assert found.metrics == {"greedy": {"tries": [None, 2.0]}, "sampled": {"tries": [None, None]}}
+    assert found.summary()["greedy_tries"] == 2.0
+    assert found.summary()["sampled_tries"] is None
 
 
 def test_cells_are_interquartile_means_beside_published_figures(table):

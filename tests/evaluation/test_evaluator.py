@@ -4,11 +4,11 @@ import dataclasses
 import json
 
 import pytest
+from ragjax.experiment import load_experiment
 from tiny_config import get_config
 from tiny_task import TinyTask
 
 from ragjax.evaluation.metrics import exact_match, read_predictions, token_f1
-from ragjax.experiment import load_experiment
 from ragjax.run_dir import CHECKPOINTS
 from ragjax.training.checkpoint import Checkpoints
 

@@ -128,3 +128,18 @@ def test_questions_in_another_order_or_class_are_refused(tmp_path, field, record
     runs.require_same_questions([first, first])
     with pytest.raises(UserError, match="order or classify the same questions differently"):
         runs.require_same_questions([first, second])
+
+
+@pytest.mark.parametrize("odd", [0, 1, 2])
+def test_runs_of_different_configs_are_no_row(tmp_path, odd, record):
+    """Whichever of three seeds it is that differs."""
+    for seed in range(3):
+        row = record(tmp_path, "rag", seed, {"q0"}, config={"k": 9 if seed == odd else 5}).parent
+    with pytest.raises(UserError, match=r"differ in k \(. against .\), so they are no runs of one"):
+        runs.load_runs(row, (0, 1, 2))
+
+
+def test_runs_may_differ_in_their_seed(tmp_path, record):
+    for seed in range(3):
+        row = record(tmp_path, "rag", seed, {"q0"}).parent
+    assert [run.seed for run in runs.load_runs(row, (0, 1, 2))] == [0, 1, 2]

@@ -13,6 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_env
+from ragjax.policy_config import PolicyConfig
+from ragjax.policy_experiment import PolicyExperiment
 from tiny_env import ACTIONS, STATES, TinyMdp
 
 from ragjax import policy_experiment
@@ -24,8 +26,6 @@ from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
 from ragjax.ops.policy_gradient import standardised
-from ragjax.policy_config import PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment
 from ragjax.training.optimizer import TracedAdam
 from ragjax.training.rollout import rollout, start
 from ragjax.training.step import TrainState

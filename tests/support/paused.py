@@ -4,8 +4,8 @@
 
 writes the file MARKER when it has got there. WHERE is `row` (half of the row of that step is on the
 disk), `state` (of its checkpoint, but not yet the manifest), `manifest` (it too, but not yet the name),
-`evaluate` (while the development split, or a policy, is measured), `step` (while the step is computed)
-or `result` (the predictions or episodes are written, the result is not).
+`evaluate` (while development data is measured), `step` (while the step is computed) or `result` (the
+predictions or episodes are written, the result is not).
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from ragjax import cli, commands, experiment, policy_commands
+from ragjax import cli, commands
 from ragjax.training import checkpoint, logging
 
 
@@ -44,14 +44,10 @@ def is_partial(path, target=None):
     return path.name.startswith("partial-") and (target is None or Path(target).name == str(STEP))
 
 
-def at_step(state):
-    return int(state.train.step) == STEP
-
-
-def of_policies(wrap):
-    """Makes the program of a policy's run the one that `wrap` makes of it."""
-    build = policy_commands.policy_program
-    policy_commands.policy_program = lambda *args, **options: wrap(build(*args, **options))
+def of_program(wrap):
+    """Makes the program of a run the one that `wrap` makes of it."""
+    build = commands.training_program
+    commands.training_program = lambda *args, **options: wrap(build(*args, **options))
 
 
 def pausing_evaluate(program):
@@ -80,7 +76,7 @@ if __name__ == "__main__":
         before(
             logging.MetricLog,
             "write",
-            lambda log, step, row: step == STEP and "loss" in row and half_row(log, step, row),
+            lambda log, step, row, *_: step == STEP and "loss" in row and half_row(log, step, row),
         )
     elif where == "state":
         saved = []
@@ -89,28 +85,11 @@ if __name__ == "__main__":
     elif where == "manifest":
         before(Path, "rename", is_partial)
     elif where == "evaluate":
-        before(experiment.Experiment, "evaluate", lambda _, state, *rest: at_step(state))
-        of_policies(pausing_evaluate)
+        of_program(pausing_evaluate)
     elif where == "step":
-        build = experiment.make_train_step
-
-        def make_train_step(*arguments, **options):
-            step = build(*arguments, **options)
-
-            def wrapped(state, *rest):
-                here = int(state.step) + 1 == STEP
-                result = step(state, *rest)  # the state is donated: it is gone by now
-                if here:
-                    pause()
-                return result
-
-            return wrapped
-
-        experiment.make_train_step = make_train_step
-        of_policies(pausing_advance)
+        of_program(pausing_advance)
     elif where == "result":
-        for module in (commands, policy_commands):
-            before(module, "write_json", lambda path, value: path.name == commands.RESULT)
+        before(commands, "write_json", lambda path, value: path.name == commands.RESULT)
     else:
         raise SystemExit(f"unknown moment {where!r}")
     sys.exit(cli.main(sys.argv[4:]))

@@ -2,8 +2,8 @@
 
 from tiny_task import TinyTask
 
-from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.objectives.likelihood import RagSequence

@@ -1,9 +1,9 @@
 """A policy's run of seconds: ragjax train tests/support/tiny_policy_config.py."""
 
 from ragjax.envs.cartpole import CartPole
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
-from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.training.optimizer import Adam
 
 

@@ -12,23 +12,12 @@ CONFIG = Path(__file__).parent / "tiny_config.py"
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """Environment in which processes share what is compiled; XLA takes most of a tiny run's time."""
-    return {
-        "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.getbasetemp() / "compiled"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    }
-
-
-@pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The directory of a finished run of tiny_config.py: to be read, never to be changed."""
     from ragjax.cli import main
 
     run_dir = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
-        assert main(["train", str(CONFIG), "--run-dir", str(run_dir)]) == 0
+    assert main(["train", str(CONFIG), "--run-dir", str(run_dir)]) == 0
     return run_dir
 
 
@@ -39,12 +28,9 @@ def copied(trained, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory, compiled):
+def processes():
     """(arguments, program, **environment) -> a `ragjax` process."""
-    data = tmp_path_factory.getbasetemp() / "prepared"
-    shared = (
-        os.environ | compiled | {"PYTHONPATH": str(CONFIG.parent), "RAGJAX_DATA_DIR": str(data)}
-    )
+    shared = os.environ | {"PYTHONPATH": str(CONFIG.parent)}
     started = []
 
     def start(arguments, program=("-m", "ragjax.cli"), **environment):

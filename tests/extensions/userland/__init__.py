@@ -1,0 +1,1 @@
+"""A user's package: one file for each kind of thing that ragjax can be extended by."""

@@ -1,0 +1,31 @@
+"""A run of spied parts on questions: ragjax train tests/support/spied_config.py."""
+
+import wiring
+from spied import Mute, SpiedEncoder, Telltale, Told
+
+from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.models.scorer import Scorer
+from ragjax.retrieval.dense import Dense
+
+
+def get_config() -> wiring.Config:
+    return wiring.Config(
+        task=Telltale(),
+        tokenizer=TokenizerSpec(
+            vocab_size=400, question_length=8, passage_length=8, answer_length=3
+        ),
+        encoder=SpiedEncoder(width=8),
+        retriever=Dense(refresh_every=3),
+        scorer=Scorer(siamese=False, initial_scale=1.0),
+        generator=Mute(width=4, heads=1),
+        objective=Told(critic=True, bar=-0.35, rewarded=True),
+        optimizer=wiring.questions_optimizer(0.1, average=0.5, accumulate=2),
+        phases=(
+            wiring.Phase(steps=3, batch_size=4, k=3, candidates="bm25"),
+            wiring.Phase(steps=5, batch_size=6, k=2),
+        ),
+        evaluation=wiring.Evaluation(k=4, batch_size=5, every=4, questions=6),
+        compute="bfloat16",
+        log_every=1,
+        checkpoint_every=4,
+    )
