@@ -101,8 +101,8 @@ class Seeds:
         """
         for number in map(int, np.flatnonzero(~finite)):
             self._failed[number] = (
-                f"Seed {self._seeds[number]} has failed before step {step}, where its parameters are not "
-                "finite; lower the learning rate and train it into another --run-dir."
+                f"Seed {self._seeds[number]} has failed before step {step}, where its parameters are "
+                "not finite; lower the learning rate and train it into another --run-dir."
             )
         self._require_one_left()
         return list(self._failed.values())
