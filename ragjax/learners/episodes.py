@@ -29,7 +29,7 @@ from ragjax.ops.augmentation import random_order
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.health import retrieval_health
 from ragjax.retrieval.corpus import IndexState
-from ragjax.training.learner import Learner, Stage, State, step_keys
+from ragjax.training.learner import Learner, Stage, State, step_keys, traced_scalars
 from ragjax.training.optimizer import Adam, Optimizer
 from ragjax.training.rollout import (
     episode_means,
@@ -186,8 +186,7 @@ class EpisodesLearner(Learner):
     @cached_property
     def hyper(self) -> dict[str, Array]:
         """The algorithm's and the optimiser's traced scalars."""
-        values = self.config.optimizer.hyper() | self.config.algorithm.hyper()
-        return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+        return traced_scalars(self.config.optimizer.hyper() | self.config.algorithm.hyper())
 
     @cached_property
     def raw_env(self) -> Env:

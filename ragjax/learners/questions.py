@@ -31,7 +31,7 @@ from ragjax.retrieval.dense import Dense
 from ragjax.retrieval.fixed import Oracle
 from ragjax.run_dir import CONFIG, RESULT, load_run, made_from
 from ragjax.tasks.base import SPLITS, Task
-from ragjax.training.learner import Learner, Stage, State, step_keys
+from ragjax.training.learner import Learner, Stage, State, step_keys, traced_scalars
 from ragjax.training.optimizer import Adam, Optimizer, evaluation_params
 from ragjax.types import Loss, Params, QaData, Question, RagBatch
 
@@ -263,10 +263,7 @@ class QuestionsLearner(Learner):
     @cached_property
     def hyper(self) -> dict[str, Array]:
         """The optimiser's peak rates."""
-        return {
-            name: jnp.asarray(value, jnp.float32)
-            for name, value in self.config.optimizer.hyper().items()
-        }
+        return traced_scalars(self.config.optimizer.hyper())
 
     @cached_property
     def optimizer(self):
@@ -303,10 +300,11 @@ class QuestionsLearner(Learner):
         """The corpus, and the training questions if they live on the device."""
         questions = {}
         if self.on_device:
-            questions = {
-                source: jax.tree.map(jnp.asarray, encoded.arrays)
-                for source, encoded in self.training_questions.items()
-            }
+            with jax.ensure_compile_time_eval():
+                questions = {
+                    source: jax.tree.map(jnp.asarray, encoded.arrays)
+                    for source, encoded in self.training_questions.items()
+                }
         return {"corpus": self.corpus, "questions": questions}
 
     @property

@@ -297,6 +297,13 @@ def stage_at(learner: Learner, step: int) -> Stage:
     return learner.stages[-1]
 
 
+def traced_scalars(values: Mapping[str, float]) -> dict[str, Array]:
+    """Numbers of a config as the scalars of `Learner.hyper`."""
+    # They outlive a trace in which they are first asked for.
+    with jax.ensure_compile_time_eval():
+        return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
+
+
 def seed_axes(state: State) -> State:
     """The `vmap` axes of a state of several seeds: all but what is a function of the step alone.
 

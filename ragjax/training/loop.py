@@ -31,6 +31,8 @@ class Program:
       checkpoint_every: steps between checkpoints.
       evaluate_every: steps between measurements, the last step being measured too; 0 for none.
       seeds: the seeds that run; of several every metric and figure has a value for each.
+      finite: state -> [n] whether the parameters of each of several seeds are finite: of a run that goes
+        on those of a seed that has failed before are not.
     """
 
     total: int
@@ -40,6 +42,7 @@ class Program:
     checkpoint_every: int
     evaluate_every: int
     seeds: tuple[int, ...] = (0,)
+    finite: Callable[[Any], np.ndarray] = lambda state: np.array([True])
 
 
 class NonFiniteLossError(UserError):
@@ -80,9 +83,33 @@ class Seeds:
                         f"{last}); lower the learning rate and train into another --run-dir."
                     )
                     new.append(self._failed[int(number)])
+        self._require_one_left()
+        return new
+
+    def recall(self, step: int, finite: np.ndarray) -> list[str]:
+        """Finds the seeds that failed before the run was interrupted.
+
+        Args:
+          step: that the run continues from.
+          finite: [n] whether the parameters of each are finite.
+
+        Returns:
+          A sentence for each.
+
+        Raises:
+          NonFiniteLossError: none is left.
+        """
+        for number in map(int, np.flatnonzero(~finite)):
+            self._failed[number] = (
+                f"Seed {self._seeds[number]} has failed before step {step}, where its parameters are "
+                "not finite; lower the learning rate and train it into another --run-dir."
+            )
+        self._require_one_left()
+        return list(self._failed.values())
+
+    def _require_one_left(self) -> None:
         if len(self._failed) == len(self._seeds):
             raise NonFiniteLossError(" ".join(self._failed.values()))
-        return new
 
     @property
     def failed(self) -> dict[int, str]:
@@ -181,6 +208,8 @@ def fit(
         if number % program.log_every == 0 or number == program.total:
             show(number, metrics)
 
+    for sentence in seeds.recall(start, program.finite(state)):
+        progress.say(sentence)
     with held_interrupts() as interrupted:
         if program.total == 0:  # nothing to learn, but a run to be loaded
             checkpoints.save(0, state)

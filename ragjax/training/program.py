@@ -101,6 +101,10 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
         figures = [learner.measure(state_of_seed(state, n)) for n in range(len(seeds))]
         return {name: np.array([of[name] for of in figures]) for name in figures[0]}
 
+    def finite(state: State) -> np.ndarray:
+        rows = [leaf.reshape(len(seeds), -1) for leaf in jax.tree.leaves(state.params)]
+        return np.all([np.asarray(jnp.isfinite(row).all(axis=1)) for row in rows], axis=0)
+
     return Program(
         total=config.steps,
         advance=advance,
@@ -109,6 +113,7 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
         checkpoint_every=config.checkpoint_every,
         evaluate_every=config.evaluate_every,
         seeds=tuple(seeds),
+        finite=finite,
     )
 
 

@@ -11,24 +11,26 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import tiny_env
-from ragjax.policy_config import PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment
 from tiny_env import ACTIONS, STATES, TinyMdp
 
-from ragjax import policy_experiment
 from ragjax.errors import UserError
+from ragjax.learners import episodes
+from ragjax.learners.episodes import EpisodesConfig
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.a2c import A2C
 from ragjax.objectives.actor_critic import PolicyGradient
+from ragjax.objectives.algorithm import Algorithm
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
 from ragjax.ops.policy_gradient import standardised
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.learner import Stage, traced_scalars
+from ragjax.training.optimizer import Adam
 from ragjax.training.rollout import rollout, start
-from ragjax.training.step import TrainState
+from ragjax.training.step import make_step
 from ragjax.types import PolicyBatch, Rollout
 
 T = 3
@@ -103,8 +105,9 @@ def evaluated(algorithm):
 
 
 def with_hyper(algorithm, **values):
-    hyper = algorithm.hyperparameters(0.0)
-    return hyper.replace(**{name: jnp.float32(value) for name, value in values.items()})
+    hyper = traced_scalars(algorithm.hyper() | values)
+    assert set(hyper) == set(algorithm.hyper())
+    return hyper
 
 
 REINFORCE = {
@@ -113,7 +116,9 @@ REINFORCE = {
 }
 ACTOR_CRITIC = {
     "a2c": A2C(num_envs=E, rollout_length=T, discount=1.0),
-    "ppo": PPO(num_envs=E, rollout_length=T, trace=1.0, normalise_advantage=False, minibatches=1),
+    "ppo": PPO(
+        num_envs=E, rollout_length=T, gae_lambda=1.0, normalise_advantage=False, minibatches=1
+    ),
     "vtrace": VTrace(num_envs=E, rollout_length=T),
 }
 
@@ -163,7 +168,7 @@ def test_actor_critics_with_whole_returns_have_the_same_gradient(exact, name):
     np.testing.assert_allclose(per_step * length, exact(0), atol=1e-5)
 
 
-def by_enumeration(params, discount, value_cost, entropy_cost, *, baseline=True):
+def by_enumeration(params, discount, value_coef, entropy_coef, *, baseline=True):
     """(loss, its gradient by logits [S,A] and values [S]), each an expectation over trajectories."""
     logp, values = log_policy(params), np.append(table(params, "value")[:, 0], 0.0)
     total, by_logits, by_values = 0.0, np.zeros((STATES, ACTIONS)), np.zeros(STATES)
@@ -176,11 +181,11 @@ def by_enumeration(params, discount, value_cost, entropy_cost, *, baseline=True)
             advantage = error if baseline else following
             entropy = -policy @ logp[s]
             total += p * (
-                -logp[s, a] * advantage + value_cost * error**2 / 2 - entropy_cost * entropy
+                -logp[s, a] * advantage + value_coef * error**2 / 2 - entropy_coef * entropy
             )
             by_logits[s] += p * (policy - np.eye(ACTIONS)[a]) * advantage
-            by_logits[s] += p * entropy_cost * policy * (logp[s] + entropy)
-            by_values[s] -= p * value_cost * error
+            by_logits[s] += p * entropy_coef * policy * (logp[s] + entropy)
+            by_values[s] -= p * value_coef * error
     return total, by_logits, by_values
 
 
@@ -188,7 +193,7 @@ def test_loss_and_gradient_with_discount_critic_and_entropy():
     """Everything at once, against its formula in float64; the factor γ^t is left out, as is usual."""
     params = parameters(3)
     for algorithm in (REINFORCE[True], REINFORCE[False], ACTOR_CRITIC["a2c"]):
-        hyper = with_hyper(algorithm, discount=0.8, entropy_cost=0.3)
+        hyper = with_hyper(algorithm, discount=0.8, entropy_coef=0.3)
         gradient, loss, _ = evaluated(algorithm)(params, all_trajectories(params), hyper)
         total, by_logits, by_values = by_enumeration(
             params, 0.8, 0.5, 0.3, baseline=getattr(algorithm, "baseline", True)
@@ -199,14 +204,14 @@ def test_loss_and_gradient_with_discount_critic_and_entropy():
 
 
 @pytest.mark.parametrize("name", ["ppo", "vtrace"])
-@pytest.mark.parametrize("trace", [0.0, 0.7, 1.0])
-def test_on_the_behaviour_policys_own_parameters_all_are_a2c(name, trace):
+@pytest.mark.parametrize("gae_lambda", [0.0, 0.7, 1.0])
+def test_on_the_behaviour_policys_own_parameters_all_are_a2c(name, gae_lambda):
     """PPO's first update (every ratio is 1) and V-trace on-policy."""
     params = parameters(1)
     made = {}
     for which in ("a2c", name):
         algorithm = ACTOR_CRITIC[which]
-        hyper = with_hyper(algorithm, discount=0.9, trace=trace, entropy_cost=0.1)
+        hyper = with_hyper(algorithm, discount=0.9, gae_lambda=gae_lambda, entropy_coef=0.1)
         made[which] = evaluated(algorithm)(params, all_trajectories(params), hyper)
     (gradient, loss, batch), (expected, expected_loss, expected_batch) = made[name], made["a2c"]
     counts = expected_batch.weight > 0
@@ -295,7 +300,7 @@ def sampled():
 
     def gradients(baseline):
         whole = Reinforce(
-            num_envs=EPISODES, rollout_length=T, discount=1.0, entropy_cost=0.0, baseline=baseline
+            num_envs=EPISODES, rollout_length=T, discount=1.0, entropy_coef=0.0, baseline=baseline
         )
         single = dataclasses.replace(whole, num_envs=1)
         columns = jax.tree.map(lambda leaf: np.swapaxes(leaf, 0, 1)[:, :, None], steps)
@@ -325,17 +330,23 @@ def episodic(kind):
     return type(f"Episodic{kind.__name__}", (kind,), {"episodic": True})
 
 
-def experiment(algorithm, steps=4, rate=0.1, **kwargs):
-    return PolicyExperiment(
-        PolicyConfig(
-            env=TinyMdp(),
-            algorithm=algorithm,
-            policy=ActorCritic(hidden=(4,), policy_scale=1.0),
-            optimizer=TracedAdam(learning_rate=rate, anneal=False),
-            env_steps=steps * algorithm.batch_size,
-            **kwargs,
-        )
-    )
+def learner(algorithm, steps=4, rate=0.1, **kwargs):
+    return EpisodesConfig(
+        env=TinyMdp(),
+        algorithm=algorithm,
+        policy=ActorCritic(hidden=(4,), policy_scale=1.0),
+        optimizer=Adam.for_policies(learning_rate=rate, schedule="constant"),
+        env_steps=steps * algorithm.batch_size,
+        **kwargs,
+    ).create()
+
+
+def run_of(learner):
+    """(the first state, (state, hyper) -> (state, metrics))."""
+    [stage] = learner.stages
+    step, data = make_step(learner, stage), learner.data
+    state = jax.jit(learner.init)(jax.random.PRNGKey(0), learner.hyper, data)
+    return state, lambda state, hyper: step(state, None, hyper, data)
 
 
 def spoilt(steps, garbage):
@@ -359,7 +370,7 @@ def spoilt(steps, garbage):
     )
 
 
-SIZES = {"num_envs": 4, "rollout_length": 6, "entropy_cost": 0.01}
+SIZES = {"num_envs": 4, "rollout_length": 6, "entropy_coef": 0.01}
 
 
 @pytest.mark.parametrize(
@@ -374,7 +385,8 @@ SIZES = {"num_envs": 4, "rollout_length": 6, "entropy_cost": 0.01}
 )
 def test_what_masked_steps_hold_changes_no_bit(monkeypatch, algorithm):
     """Neither of the parameters after an update nor of its metrics."""
-    run = experiment(algorithm)
+    run = learner(algorithm)
+    state, step = run_of(run)
 
     def masked_rollout(*args, **kwargs):
         carry, steps = rollout(*args, **kwargs)
@@ -387,19 +399,19 @@ def test_what_masked_steps_hold_changes_no_bit(monkeypatch, algorithm):
         nonlocal on
         on = on_
         garbage.append(value)
-        return *run.update(state, hyper), taken.pop()
+        return *step(state, hyper), taken.pop()
 
     on, garbage, taken = None, [], []
-    monkeypatch.setattr(policy_experiment, "rollout", masked_rollout)
-    state = jax.jit(run.init)(jax.random.PRNGKey(0), run.hyperparameters)
-    new, metrics, weight = update(state, run.hyperparameters, False, 0.0)
+    monkeypatch.setattr(episodes, "rollout", masked_rollout)
+    new, metrics, weight = update(state, run.hyper, False, 0.0)
     assert 0 < np.mean(weight) < 1
     assert all(np.isfinite(value) for value in metrics.values())
-    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), new.train.params, state.train.params)
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max(), new.params, state.params)
     assert all(leaf > 0 for leaf in jax.tree.leaves(moved))
     for value in (np.nan, np.inf, -1e30, 3.0):
-        other, other_metrics, _ = update(state, run.hyperparameters, True, value)
-        jax.tree.map(np.testing.assert_array_equal, other.train, new.train)
+        other, other_metrics, _ = update(state, run.hyper, True, value)
+        for part in ("params", "opt_state", "extra"):
+            jax.tree.map(np.testing.assert_array_equal, getattr(other, part), getattr(new, part))
         jax.tree.map(np.testing.assert_array_equal, other_metrics, metrics)
 
 
@@ -440,7 +452,7 @@ def ppo_by_hand(algorithm, params, state, batch):
     if algorithm.normalise_advantage:
         kept = advantage[rows]
         advantage = (advantage - kept.mean()) / kept.std()
-    clip = algorithm.clip
+    clip = algorithm.clip_eps
     out = dict.fromkeys(("policy_loss", "value_loss", "entropy", "kl", "clip_fraction"), 0.0)
     for b in rows:
         s, a, old = state[b], batch.action[b], batch.log_probs[b].astype(np.float64)
@@ -461,7 +473,7 @@ def ppo_by_hand(algorithm, params, state, batch):
 @pytest.mark.parametrize("normalise_advantage", [False, True])
 def test_ppos_parts_by_hand(clip_value, normalise_advantage):
     algorithm = PPO(
-        clip_value=clip_value, normalise_advantage=normalise_advantage, entropy_cost=0.2
+        clip_value=clip_value, normalise_advantage=normalise_advantage, entropy_coef=0.2
     )
     params, (state, batch) = parameters(), ppo_batch()
     loss = ppo_loss(algorithm)(params, batch)
@@ -496,34 +508,36 @@ def test_advantages_are_normalised_over_the_steps_that_count():
     assert np.all(np.isfinite(standardised(same, 0 * ones)))
 
 
+def updates_of(state):
+    """How often the optimiser has moved the parameters."""
+    [count] = {int(leaf) for _, leaf in optax.tree.get_all_with_path(state.opt_state, "count")}
+    return count
+
+
 def test_a_target_divergence_puts_the_rest_of_the_rollout_aside():
     """The first minibatch has divergence 0 and is always learned from; the second is too far already."""
     ppo = PPO(num_envs=4, rollout_length=8, epochs=3, minibatches=2, target_kl=1e-9)
-    run = experiment(ppo)
-    hyper, update = run.hyperparameters, jax.jit(run.update)
-    state = jax.jit(run.init)(jax.random.PRNGKey(0), hyper)
-    stopped, metrics = update(state, hyper)
-    assert stopped.train.step == 1
+    run = learner(ppo)
+    state, step = run_of(run)
+    update = jax.jit(step)
+    stopped, metrics = update(state, run.hyper)
+    assert updates_of(stopped) == 1
+    assert stopped.step == 1
     np.testing.assert_allclose(metrics["updates_made"], 1 / 6)
     assert metrics["kl"] > 1e-9
     # At a rate of 0 the policy never moves, and all updates are made.
-    at_rest, metrics = update(state, hyper.replace(learning_rate=jnp.float32(0)))
-    assert at_rest.train.step == 6
+    at_rest, metrics = update(state, run.hyper | {"learning_rate": jnp.float32(0)})
+    assert updates_of(at_rest) == 6
     assert metrics["updates_made"] == 1
     # The one update is of the learning rate's size, as Adam's first; without a target more are made.
-    plain, metrics = jax.jit(experiment(dataclasses.replace(ppo, target_kl=0.0)).update)(
-        state, hyper
-    )
-    assert plain.train.step == 6
+    _, step = run_of(learner(dataclasses.replace(ppo, target_kl=0.0)))
+    plain, metrics = jax.jit(step)(state, run.hyper)
+    assert updates_of(plain) == 6
     assert metrics["updates_made"] == 1
 
     def moved(new):
-        return max(
-            np.abs(a - b).max()
-            for a, b in zip(
-                *map(jax.tree.leaves, (new.train.params, state.train.params)), strict=True
-            )
-        )
+        pairs = zip(*map(jax.tree.leaves, (new.params, state.params)), strict=True)
+        return max(np.abs(a - b).max() for a, b in pairs)
 
     assert moved(at_rest) == 0
     assert 0.09 < moved(stopped) < 0.1001
@@ -533,23 +547,22 @@ def test_a_target_divergence_puts_the_rest_of_the_rollout_aside():
 def test_every_epoch_sees_every_step_once(monkeypatch):
     """Minibatches are of equal size, and drawn anew each epoch."""
     ppo = PPO(num_envs=2, rollout_length=6, epochs=3, minibatches=4)
-    run, size = experiment(ppo), ppo.batch_size
-    seen = []
+    size, seen = ppo.batch_size, []
 
-    def recording(loss, optimizer):
-        def update(train, batch, hyper):
-            jax.debug.callback(
-                lambda rows: seen.append(np.asarray(rows)), batch.value, ordered=True
-            )
-            return train, {"kl": jnp.zeros(())}
+    def numbered(self, policy, params, steps, hyper, *, key, extra):
+        batch, extra = A2C.batch(self, policy, params, steps, hyper, key=key, extra=extra)
+        return batch.replace(value=jnp.arange(float(size))), extra
 
-        return update
+    def recording(self, policy, params, key, batch, hyper, *, extra=None):
+        jax.debug.callback(lambda rows: seen.append(np.asarray(rows)), batch.value, ordered=True)
+        return A2C.loss(self, policy, params, key, batch, hyper)
 
-    monkeypatch.setattr(policy_experiment, "make_update", recording)
-    rows = jnp.arange(float(size))
-    batch = PolicyBatch(rows, rows, rows, rows, rows, rows, rows)
-    train, hyper = TrainState(*jnp.zeros(4)), run.hyperparameters
-    jax.jit(lambda key: run._learn(train, batch, key, hyper))(jax.random.PRNGKey(0))
+    monkeypatch.setattr(PPO, "batch", numbered)
+    monkeypatch.setattr(PPO, "loss", recording)
+    run = learner(ppo)
+    assert run.stages == (Stage(4, epochs=3, minibatches=4, shuffle=True),)
+    state, step = run_of(run)
+    jax.block_until_ready(jax.jit(step)(state, run.hyper))
     jax.effects_barrier()
     assert [len(rows) for rows in seen] == [size // 4] * 12
     epochs = [np.concatenate(seen[4 * n : 4 * n + 4]) for n in range(3)]
@@ -567,10 +580,10 @@ def test_every_epoch_sees_every_step_once(monkeypatch):
         (PPO, {"minibatches": 0}, "algorithm.minibatches is 0; it must be at least 1"),
         (VTrace, {"refresh_actor_every": 0}, "algorithm.refresh_actor_every is 0"),
         (Reinforce, {"discount": 1.1}, "algorithm.discount is 1.1; it must lie between 0 and 1"),
-        (A2C, {"trace": -0.1}, "algorithm.trace is -0.1; it must lie between 0 and 1"),
-        (A2C, {"entropy_cost": -1.0}, "algorithm.entropy_cost is -1.0; it must not be negative"),
-        (Reinforce, {"value_cost": -1.0}, "algorithm.value_cost is -1.0"),
-        (PPO, {"clip": -0.2}, "algorithm.clip is -0.2; it must not be negative"),
+        (A2C, {"gae_lambda": -0.1}, "algorithm.gae_lambda is -0.1; it must lie between 0 and 1"),
+        (A2C, {"entropy_coef": -1.0}, "algorithm.entropy_coef is -1.0; it must not be negative"),
+        (Reinforce, {"value_coef": -1.0}, "algorithm.value_coef is -1.0"),
+        (PPO, {"clip_eps": -0.2}, "algorithm.clip_eps is -0.2; it must not be negative"),
         (PPO, {"target_kl": -1.0}, "algorithm.target_kl is -1.0; it must not be negative"),
         (
             PPO,
@@ -585,8 +598,12 @@ def test_bad_fields_are_named(kind, fields, message):
 
 
 def test_hyperparameters_are_the_specs_own():
-    ppo = PPO(discount=0.5, trace=0.25, entropy_cost=0.125, clip=0.75)
-    hyper = ppo.hyperparameters(2.0)
-    assert jax.tree.leaves(hyper) == [2.0, 0.5, 0.25, 0.125, 0.75]
-    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(hyper))
+    """The algorithm's and the optimiser's, by their names."""
+    ppo = PPO(discount=0.5, gae_lambda=0.25, entropy_coef=0.125, clip_eps=0.75)
+    own = {"discount": 0.5, "gae_lambda": 0.25, "entropy_coef": 0.125, "clip_eps": 0.75}
+    assert ppo.hyper() == own
+    hyper = learner(ppo, rate=2.0).hyper
+    assert hyper == own | {"learning_rate": 2.0}
+    assert all(leaf.dtype == jnp.float32 for leaf in hyper.values())
     assert isinstance(ppo, PolicyGradient)
+    assert isinstance(ppo, Algorithm)

@@ -10,18 +10,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, policy_program, stack_keys
 
 from ragjax.config import load_config
 from ragjax.envs.lookup import Lookup
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
 from ragjax.training.alarm import MEASURED_BY, Alarm, symptoms
 from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.learner import seed_axes, state_of_seed
 from ragjax.training.logging import METRICS, MetricLog, RunProgress
 from ragjax.training.loop import fit
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
+from ragjax.training.program import first_state, stack_keys, train, training_program
+from ragjax.training.step import make_step
 
 HUB = {"hub_share": 0.9}
 WELL = {
@@ -125,9 +127,9 @@ def test_a_healthy_run_is_silent(tmp_path):
     config = dataclasses.replace(
         config, env_steps=200 * config.algorithm.batch_size, log_every=1, checkpoint_every=200
     )
-    experiment = PolicyExperiment(config)
-    state = jax.jit(experiment.init)(jax.random.PRNGKey(0), experiment.hyperparameters)
-    said, rows = fitted(policy_program(experiment), state, tmp_path)
+    learner = config.create()
+    program = training_program(learner, config.seeds, config)
+    said, rows = fitted(program, first_state(learner, config.seeds), tmp_path)
     assert said == []
     assert max(row.get("hub_share", 0.0) for row in rows) > 0.25
     assert max(row.get("eval/greedy_return", 0.0) for row in rows) > 0.9
@@ -139,38 +141,36 @@ SEEDS = 6
 
 @pytest.fixture(scope="module")
 def trained():
-    """An experiment and its states after training, one a seed: three passages that say different things.
+    """A learner and its states after training, one a seed: three passages that say different things.
 
     Where several say the same, one of them may take the mass of all without harm.
     """
-    config = PolicyConfig(
+    config = EpisodesConfig(
         env=Lookup(passages=3, actions=3),
         algorithm=A2C(num_envs=256, rollout_length=1),
         policy=RetrievalPolicy(k=3, width=16, reads="passage"),
-        optimizer=TracedAdam(learning_rate=1e-2, anneal=False),
+        optimizer=Adam.for_policies(learning_rate=1e-2, schedule="constant"),
         env_steps=256 * 200,
         evaluation=EpisodeEvaluation(every=1, during=200),
         log_every=1,
         checkpoint_every=1000,
     )
-    experiment = PolicyExperiment(
-        dataclasses.replace(config, evaluation=EpisodeEvaluation(every=0))
-    )
-    train = jax.jit(jax.vmap(experiment.train, (0, None)))
-    states, _ = train(stack_keys(range(SEEDS)), experiment.hyperparameters)
-    return PolicyExperiment(config), states
+    learner = config.create()
+    run = lambda key: train(learner, key, [None], learner.hyper, learner.data)[0]  # noqa: E731
+    keys = stack_keys(range(SEEDS))
+    axes = seed_axes(jax.eval_shape(run, keys[0]))
+    return learner, jax.jit(jax.vmap(run, out_axes=axes))(keys)
 
 
-def pulled(experiment, state, amount):
+def pulled(learner, state, amount):
     """Turns the retriever towards a hub: each query is moved in the direction of the first passage."""
-    params = state.train.params
-    towards = experiment.policy.embed(params)[0]
+    params = state.params
+    towards = learner.policy(learner.data).embed(params)[0]
     tower = params["retriever"]
     # The last number of these observations is always 1, so that its weights are a bias.
     kernel = tower["observed"]["Dense_0"]["kernel"].at[-1].add(amount * towards)
     tower = tower | {"observed": {"Dense_0": {"kernel": kernel}}}
-    train = dataclasses.replace(state.train, params=params | {"retriever": tower})
-    return dataclasses.replace(state, train=train)
+    return state.replace(params=params | {"retriever": tower})
 
 
 def test_the_alarm_comes_before_much_reward_is_lost(trained):
@@ -179,16 +179,18 @@ def test_the_alarm_comes_before_much_reward_is_lost(trained):
     Drawn actions lose reward in proportion to the hub's mass, so that they have lost some by then. Of
     likeliest actions a passage's are lost all at once: where one is lost early, two of three are left.
     """
-    experiment, states = trained
+    learner, states = trained
+    [stage] = learner.stages
+    step = make_step(learner, stage)
 
     @jax.jit
     def measure(amount):
         def single(state):
-            sick = pulled(experiment, state, amount)
-            _, metrics = experiment.update(sick, experiment.hyperparameters)
-            return metrics, experiment.evaluate(sick, 200)["greedy"]["return"].mean()
+            sick = pulled(learner, state, amount)
+            _, metrics = step(sick, None, learner.hyper, learner.data)
+            return metrics, learner.play(sick, 200)["greedy"]["return"].mean()
 
-        return jax.vmap(single)(states)
+        return jax.vmap(single, in_axes=(seed_axes(states),))(states)
 
     rows = [jax.device_get(measure(amount)) for amount in np.linspace(0, 3, 121, dtype=np.float32)]
     assert measure._cache_size() == 1
@@ -209,17 +211,21 @@ def test_the_alarm_comes_before_much_reward_is_lost(trained):
 
 def test_the_alarm_comes_before_a_run_that_collapses_loses_reward(trained, tmp_path):
     """Within `fit`: after every update a fault pulls all queries a little, against what is learned."""
-    experiment, states = trained
-    state = jax.tree.map(lambda leaf: leaf[0], states)
-    hyper = experiment.hyperparameters.replace(learning_rate=jnp.float32(3e-4))
+    learner, states = trained
+    state = state_of_seed(states, 0)
+    hyper = learner.hyper | {"learning_rate": jnp.float32(3e-4)}
+    [stage] = learner.stages
+    step = make_step(learner, stage)
 
     @jax.jit
     def update(state):
-        state, metrics = experiment.update(state, hyper)
-        return pulled(experiment, state, 0.03), metrics
+        state, metrics = step(state, None, hyper, learner.data)
+        return pulled(learner, state, 0.03), metrics
 
     program = dataclasses.replace(
-        policy_program(experiment), total=100, advance=lambda state, step: update(state)
+        training_program(learner, learner.config.seeds, learner.config),
+        total=100,
+        advance=lambda state, step: update(state),
     )
     said, rows = fitted(program, state, tmp_path)
     rewards = {

@@ -5,11 +5,12 @@ import io
 import json
 import sys
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from ragjax.errors import UserError
-from ragjax.training.logging import METRICS, MetricLog, RunProgress
+from ragjax.training.logging import METRICS, MetricLog, RunProgress, SeedLogs
 
 
 def write(run_dir, start, steps):
@@ -136,3 +137,34 @@ def test_a_symptom_is_said_each_time():
     said = console.file.getvalue()
     assert "retriever alarm at step 3: hub: one passage takes 60%" in said
     assert "retriever alarm at step 5: hub: one passage takes 70%" in said
+
+
+def rows_of(directory):
+    return [json.loads(line) for line in (directory / METRICS).read_text().splitlines()]
+
+
+def test_each_seed_has_a_log_of_its_own(tmp_path):
+    """What a seed did not measure is left out of its log, and a number is that of all."""
+    places = [tmp_path / "whole", tmp_path / "run"]
+    logs = SeedLogs(places, 0)
+    logs.write(1, {"loss": np.array([0.5, 0.25]), "recall": np.array([np.nan, 1.0]), "age": 3})
+    logs.write(2, {"loss": np.array([np.nan, 0.125])}, failed={0: "why"})
+    logs.write(3, {"loss": np.array([np.inf, 0.0625])}, failed=[0])
+    logs.close()
+    assert rows_of(places[0]) == [{"step": 1, "loss": 0.5, "age": 3.0}]
+    assert rows_of(places[1]) == [
+        {"step": 1, "loss": 0.25, "recall": 1.0, "age": 3.0},
+        {"step": 2, "loss": 0.125},
+        {"step": 3, "loss": 0.0625},
+    ]
+
+
+def test_progress_shows_means_over_seeds_and_says_what_went_wrong():
+    console = Console(file=io.StringIO(), width=200)
+    with RunProgress(console, 10, 0) as progress:
+        progress.advance(10, {"loss": np.array([0.25, 0.75]), "recall": np.array([np.nan, 1.0])})
+        progress.say("The loss of seed 3 is nan at step 10.")
+    said = console.file.getvalue()
+    assert "loss 0.500" in said
+    assert "recall" not in said
+    assert "The loss of seed 3 is nan at step 10." in said

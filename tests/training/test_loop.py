@@ -7,6 +7,7 @@ import threading
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ragjax.training.checkpoint import Checkpoints
@@ -32,24 +33,36 @@ class Rows(MetricLog):
     def __init__(self, events):
         self.events, self.rows = events, []
 
-    def write(self, step, metrics):
+    def write(self, step, metrics, failed=()):
         assert not any(isinstance(value, jax.Array) for value in metrics.values())  # fetched by now
-        self.rows.append({"step": step} | {name: float(value) for name, value in metrics.items()})
+        row = {name: value.tolist() for name, value in metrics.items()}
+        for place in failed:
+            row = {name: [*of[:place], None, *of[place + 1 :]] for name, of in row.items()}
+        self.rows.append({"step": step} | row)
         self.events.append(f"log {step} {' '.join(metrics)}")
 
 
-WARNED = []  # of all runs; a test that looks clears it first
-
-
 class Seen(RunProgress):
+    """What the progress bar shows, says and warns of."""
+
     def __init__(self):
-        self.rows = []
+        self.rows, self.warned, self.said = [], [], []
 
     def advance(self, step, metrics):
-        self.rows.append({"step": step} | metrics)
+        self.rows.append({"step": step} | {name: of.tolist() for name, of in metrics.items()})
 
     def warn(self, step, symptom):
-        WARNED.append((step, symptom))
+        self.warned.append((step, symptom))
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+def of_seeds_that_go_on(row):
+    return {
+        name: [value for value in of if value is not None] if isinstance(of, list) else of
+        for name, of in row.items()
+    }
 
 
 class Events(list):
@@ -59,7 +72,7 @@ class Events(list):
         super().__init__()
         self.directory = directory
         self.losses = losses or {}
-        self.checkpoints, self.log = SavedSteps(directory, self), Rows(self)
+        self.checkpoints, self.log, self.seen = SavedSteps(directory, self), Rows(self), Seen()
         self.program = Program(
             **{
                 "total": 6,
@@ -77,14 +90,16 @@ class Events(list):
         number = step + 1
         assert state.pop() == step
         self.append(f"advance {number}")
-        loss = self.losses.get(number, 1.0 / number)
+        usual = FINE[number] if len(self.program.seeds) > 1 else 1.0 / number
+        loss = self.losses.get(number, usual)
         metrics = loss if isinstance(loss, dict) else {"loss": loss}
         return [number], {name: jnp.asarray(value) for name, value in metrics.items()}
 
     def evaluate(self, state, step):
         assert state == [step]
         self.append(f"evaluate {step}")
-        return {"dev/em": 0.5}
+        several = len(self.program.seeds) > 1
+        return {"dev/em": np.full(len(self.program.seeds), 0.5) if several else 0.5}
 
     @property
     def rows(self):
@@ -94,11 +109,11 @@ class Events(list):
         return self.checkpoints.steps()
 
     def run(self, start=0):
-        seen = Seen()
+        """What `fit` returns; the bar shows what is logged, of the seeds that go on."""
         try:
-            return fit(self.program, [start], start, self.checkpoints, self.log, seen)
+            return fit(self.program, [start], start, self.checkpoints, self.log, self.seen)
         finally:
-            assert seen.rows == self.rows
+            assert self.seen.rows == [of_seeds_that_go_on(row) for row in self.rows]
 
 
 @pytest.fixture
@@ -108,14 +123,14 @@ def events(tmp_path):
 
 def test_order_of_events(events):
     run = events()
-    assert run.run() == [6]
+    assert run.run() == ([6], {})
     assert run == [
         *("advance 1",),
         *("advance 2", "log 1 loss", "log 2 loss", "evaluate 2", "log 2 dev/em"),
         *("advance 3", "log 3 loss", "save 3"),
         *("advance 4", "log 4 loss", "evaluate 4", "log 4 dev/em"),
         *("advance 5",),
-        *("advance 6", "log 5 loss", "log 6 loss", "save 6"),
+        *("advance 6", "log 5 loss", "log 6 loss", "evaluate 6", "log 6 dev/em", "save 6"),
     ]
 
 
@@ -136,7 +151,7 @@ def test_a_checkpoint_is_the_last_of_its_step(events):
 def test_a_resumed_run_logs_the_rest(start, events):
     whole, rest = events(checkpoint_every=1), events(checkpoint_every=1)
     whole.run()
-    assert rest.run(start) == [6]
+    assert rest.run(start) == ([6], {})
     assert rest.rows == [row for row in whole.rows if row["step"] > start]
 
 
@@ -146,10 +161,16 @@ def test_rows(events):
     assert run.rows == [{"step": n, "loss": pytest.approx(1 / n)} for n in (4, 8, 9)]
 
 
-def test_evaluate_cadence(events):
-    run = events(evaluate_every=3, total=9)
+@pytest.mark.parametrize(
+    ("every", "measured"), [(3, [3, 6, 9]), (4, [4, 8, 9]), (100, [9]), (0, [])]
+)
+def test_evaluate_cadence(every, measured, events):
+    """The last step is always measured, once, unless nothing is."""
+    run = events(evaluate_every=every, total=9)
     run.run()
-    assert [event for event in run if event.startswith("evaluate")] == ["evaluate 3", "evaluate 6"]
+    found = [event for event in run if event.startswith("evaluate")]
+    assert found == [f"evaluate {step}" for step in measured]
+    assert run[-1] == "save 9"
 
 
 @pytest.mark.parametrize("loss", [math.nan, math.inf, -math.inf])
@@ -230,7 +251,7 @@ def test_runs_in_another_thread(events):
     thread = threading.Thread(target=lambda: ended.append(run.run()))
     thread.start()
     thread.join()
-    assert ended == [[6]]
+    assert ended == [([6], {})]
 
 
 def test_program_is_frozen(events):
@@ -239,7 +260,126 @@ def test_program_is_frozen(events):
 
 
 def test_an_ailing_retriever_is_told_of(events):
-    WARNED.clear()
     ill, well = ({"loss": 1.0, "hub_share": share} for share in (0.6, 0.1))
-    events({1: ill, 2: well, 3: ill, 4: ill, 5: ill}).run()  # figures are evaluated in between
-    assert WARNED == [(4, "hub: one passage takes 60% of the retrieval mass")]
+    run = events({1: ill, 2: well, 3: ill, 4: ill, 5: ill})
+    run.run()  # figures are evaluated in between
+    assert run.seen.warned == [(4, "hub: one passage takes 60% of the retrieval mass")]
+
+
+# Several seeds
+
+
+SEEDS = (5, 6, 7)
+FINE = {n: [1.0 / n, 2.0 / n, 3.0 / n] for n in range(1, 7)}
+
+
+def with_loss(step, place, value, losses=FINE):
+    """The losses with that of one seed at one step exchanged; later ones stay bad, as in a run."""
+    return {
+        n: [value if n >= step and at == place else old for at, old in enumerate(of)]
+        for n, of in losses.items()
+    }
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("step", range(1, 7))
+def test_a_seed_that_fails_stops_alone(step, value, events):
+    """It is named once, with its step and the last checkpoint before; the others are as they were."""
+    fine = events(FINE, seeds=SEEDS)
+    assert fine.run() == ([6], {})
+    run = events(with_loss(step, 1, value), seeds=SEEDS)
+    state, failed = run.run()
+    assert state == [6]
+    assert list(failed) == [1]
+    assert f"loss of seed 6 is {value} at step {step} " in failed[1]
+    good = str(run.directory / "3") if step > 3 else "none"
+    assert f"(last good checkpoint: {good})" in failed[1]
+    assert run.seen.said == [failed[1]]
+    # All the same happens, and is logged, but for the rows of that seed from there on.
+    assert run == fine
+    assert run.steps() == [3, 6]
+    for row, whole in zip(run.rows, fine.rows, strict=True):
+        for name in set(row) - {"step"}:
+            assert row[name][::2] == whole[name][::2]
+            assert row[name][1] == (whole[name][1] if row["step"] < step else None)
+
+
+def test_a_gradient_that_is_not_finite_stops_its_seed_too(events):
+    bad = {"loss": [1.0, 1.0, 1.0], "grad_norm": [1.0, 1.0, math.nan]}
+    run = events({n: bad if n == 4 else {"loss": of} for n, of in FINE.items()}, seeds=SEEDS)
+    _, failed = run.run()
+    assert list(failed) == [2]
+    assert "grad_norm of seed 7 is nan at step 4 " in failed[2]
+
+
+def test_seeds_fail_one_after_the_other_until_none_is_left(events):
+    losses = with_loss(2, 0, math.nan, with_loss(4, 2, math.inf))
+    run = events(losses, seeds=SEEDS)
+    state, failed = run.run()
+    assert (state, sorted(failed)) == ([6], [0, 2])
+    assert run.seen.said == [failed[0], failed[2]]
+    run = events(with_loss(5, 1, math.nan, losses), seeds=SEEDS)
+    with pytest.raises(NonFiniteLossError) as error:
+        run.run()
+    for part in ("seed 5 is nan at step 2", "seed 7 is inf at step 4", "seed 6 is nan at step 5"):
+        assert part in str(error.value)
+    assert run.steps() == [3]
+    assert run[-1] in ("advance 5", "advance 6")
+
+
+def test_all_seeds_that_fail_at_once_are_named(events):
+    run = events({3: [math.nan] * 3}, seeds=SEEDS, evaluate_every=0)
+    with pytest.raises(NonFiniteLossError) as error:
+        run.run()
+    assert str(error.value).count("at step 3") == 3
+    assert run.steps() == []
+
+
+@pytest.mark.parametrize("start", [3, 6])
+def test_a_seed_that_failed_before_stays_failed(start, events):
+    """A run that goes on, or is measured again, knows it by its parameters."""
+    run = events(FINE, seeds=SEEDS, finite=lambda state: np.array([True, False, True]))
+    state, failed = run.run(start)
+    assert (state, list(failed)) == ([6], [1])
+    assert failed[1].startswith(f"Seed 6 has failed before step {start}, ")
+    assert run.seen.said == [failed[1]]
+    assert all(row["loss"][1] is None for row in run.rows if "loss" in row)
+    run = events(FINE, seeds=SEEDS, finite=lambda state: np.array([False] * 3))
+    with pytest.raises(NonFiniteLossError, match=r"Seed 5 has.* Seed 6 has.* Seed 7 has"):
+        run.run(start)
+    assert run == []
+
+
+def test_what_all_seeds_have_in_common_is_shown_as_it_is(events):
+    """Such as the age of an index, which depends on the step alone."""
+    run = events({n: {"loss": FINE[n], "index_age": 4.0} for n in FINE}, seeds=SEEDS)
+    run.run()
+    assert {row.get("index_age", 4.0) for row in run.seen.rows} == {4.0}
+
+
+def test_the_alarm_hears_each_seed_by_itself(events):
+    """A seed that ails is named, though the others are well, and the mean of all is."""
+    shares = {1: [0.9, 0.1, 0.1], 2: [0.1, 0.1, 0.7], 3: [0.1, 0.1, 0.7], 4: [0.1, 0.1, 0.7]}
+    rows = {n: {"loss": FINE[n], "hub_share": shares.get(n, [0.1] * 3)} for n in FINE}
+    run = events(rows, seeds=SEEDS)
+    run.run()
+    assert run.seen.warned == [(3, "seed 7: hub: one passage takes 70% of the retrieval mass")]
+    # Three that are ill every third row would be told of if one alarm heard them all.
+    rows = {
+        n: {"loss": FINE[n], "hub_share": [0.9 if n % 3 == at else 0.1 for at in range(3)]}
+        for n in FINE
+    }
+    run = events(rows, seeds=SEEDS)
+    run.run()
+    assert run.seen.warned == []
+
+
+def test_a_seed_that_has_stopped_is_not_warned_of(events):
+    ill = {n: {"loss": of, "hub_share": [0.1, 0.9, 0.1]} for n, of in FINE.items()}
+    run = events(ill, seeds=SEEDS)
+    run.run()
+    assert [step for step, _ in run.seen.warned] == [2]
+    bad = with_loss(2, 1, math.nan)
+    run = events({n: row | {"loss": bad[n]} for n, row in ill.items()}, seeds=SEEDS)
+    run.run()
+    assert run.seen.warned == []

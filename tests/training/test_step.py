@@ -1,5 +1,6 @@
-"""One step: micro-batches, denominators, keys, compilation, donation and bfloat16."""
+"""One step: micro-batches, denominators, keys, several updates, compilation, donation, bfloat16."""
 
+import dataclasses
 import functools
 
 import chex
@@ -8,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from loss_learner import LossLearner
 
 from ragjax.objectives.base import Context
 from ragjax.objectives.likelihood import RagSequence, retrieve
 from ragjax.retrieval.dense import Dense
+from ragjax.training.learner import Stage, State, step_keys
 from ragjax.training.optimizer import Adam
-from ragjax.training.step import init_state, make_train_step, summed_gradients
+from ragjax.training.step import make_step, repeated_updates, summed_gradients
 from ragjax.types import Loss
 
 INDEX = np.random.default_rng(5).normal(size=(6, 8)).astype(np.float32)
@@ -45,23 +48,36 @@ def optimizer():
     return optax.sgd(0.1, momentum=0.9)
 
 
+def compiled(loss, optimizer, **fields):
+    """The step as a run has it, a program that the state is donated to: (state, batch, *data)."""
+    step = make_step(LossLearner(loss, optimizer), Stage(1, **fields))
+
+    def run(state, batch, *data):
+        return program(state, batch, {}, data)
+
+    program = jax.jit(step, donate_argnums=0)
+    run.program = program
+    return run
+
+
 @pytest.fixture(scope="module")
 def rag_step(rag_loss):
     """accumulate -> the training step over `documents="retrieved"`."""
     loss = rag_loss("retrieved")
-    return functools.cache(lambda accumulate: make_train_step(loss, optimizer(), accumulate))
+    return functools.cache(lambda accumulate: compiled(loss, optimizer(), accumulate=accumulate))
 
 
-def copied(params):
-    """Donated buffers are gone afterwards; the session's parameters must stay."""
-    return jax.tree.map(jnp.copy, params)
+def begun(params, optimizer, seed=3):
+    """The state before the first step; what is donated is gone afterwards, but the parameters stay."""
+    params = jax.tree.map(jnp.copy, params)
+    return LossLearner(None, optimizer).begun(jax.random.PRNGKey(seed), params)
 
 
 def test_four_micro_batches_make_the_same_step(rag_step, toy, plain_batch, corpus):
     """Loss, metrics and parameters; the micro-batches' denominators differ (weights 1 1 0 1)."""
     results = []
     for accumulate in (1, 4):
-        state = init_state(copied(toy.params), optimizer(), jax.random.PRNGKey(3))
+        state = begun(toy.params, optimizer())
         for _ in range(2):
             state, metrics = rag_step(accumulate)(state, plain_batch, corpus, INDEX)
         results.append((state.params, metrics))
@@ -72,15 +88,15 @@ def test_four_micro_batches_make_the_same_step(rag_step, toy, plain_batch, corpu
 
 def test_the_second_step_compiles_nothing_and_reuses_memory(rag_step, toy, plain_batch, corpus):
     step = rag_step(1)
-    state = init_state(copied(toy.params), optimizer(), jax.random.PRNGKey(3))
+    state = begun(toy.params, optimizer())
     state, first = step(state, plain_batch, corpus, INDEX)
-    before = step._cache_size()
+    before = step.program._cache_size()
     for number in range(3):
         old = state
         shuffled = jax.tree.map(functools.partial(np.roll, shift=number, axis=0), plain_batch)
         state, metrics = step(state, shuffled, corpus, INDEX)
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves((old.params, old.opt_state)))
-    assert step._cache_size() == before
+    assert step.program._cache_size() == before
     assert state.step == 4
     health = {"prior_entropy", "posterior_entropy", "effective_passages", "passage_credit"}
     assert metrics.keys() == {"loss", "grad_norm", "recall", "posterior_mass"} | health
@@ -95,7 +111,7 @@ def index_sums(rag_loss, toy, plain_batch, corpus):
     def run(accumulate):
         sums = jax.jit(
             lambda params, key, batch, *constants: summed_gradients(
-                loss, params, key, batch, constants, accumulate
+                lambda *given: loss(*given, *constants), params, key, batch, accumulate
             )
         )
         return sums(toy.params, jax.random.PRNGKey(0), plain_batch, corpus, INDEX)
@@ -138,9 +154,9 @@ LINEAR = {
 
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_a_step_by_hand(accumulate):
-    step = make_train_step(linear_loss, optax.sgd(0.25), accumulate)
+    step = compiled(linear_loss, optax.sgd(0.25), accumulate=accumulate)
     run_key = jax.random.PRNGKey(7)
-    state = init_state({"w": jnp.float32(1.0)}, optax.sgd(0.25), jnp.copy(run_key))
+    state = begun({"w": jnp.float32(1.0)}, optax.sgd(0.25), 7)
     # Residuals 0.5, 2.5, 2.5: loss 12.75 / 3, gradient 2 (0.5 + 5 + 7.5) / 3, once divided.
     for number, (w, loss) in enumerate([(1.0, 12.75 / 3), (1 - 0.25 * 26 / 3, None)]):
         np.testing.assert_allclose(state.params["w"], w, rtol=1e-6)
@@ -156,8 +172,8 @@ def test_a_step_by_hand(accumulate):
 
 
 def test_a_batch_of_weight_zero_moves_nothing():
-    step = make_train_step(linear_loss, optax.sgd(0.25))
-    state = init_state({"w": jnp.float32(1.0)}, optax.sgd(0.25), jax.random.PRNGKey(0))
+    step = compiled(linear_loss, optax.sgd(0.25))
+    state = begun({"w": jnp.float32(1.0)}, optax.sgd(0.25))
     state, metrics = step(state, LINEAR | {"weight": np.zeros(4, np.float32)}, jnp.float32(0.5))
     assert state.params["w"] == 1.0
     assert metrics["loss"] == 0.0
@@ -168,18 +184,21 @@ def test_adam_with_an_average_is_traced_once():
 
     @chex.assert_max_traces(n=1)
     def loss(params, key, batch):
-        residual = batch["x"] * params["retriever"]["w"] - batch["y"] * params["generator"]["w"]
+        residual = batch["x"] * params["retriever"]["w"] - batch["y"] * params["reader"]["w"]
         return Loss(jnp.sum(residual**2), jnp.sum(batch["weight"]), {})
 
     chex.clear_trace_counter()
-    transformation = Adam(warmup_steps=1, average=0.9).build(5)
-    params = {room: {"w": jnp.ones(())} for room in ("retriever", "generator")}
-    state = init_state(params, transformation, jax.random.PRNGKey(0))
-    step = make_train_step(loss, transformation)
+    groups, spec = ("retriever", "reader"), Adam(warmup_steps=1, average=0.9)
+    transformation = spec.build(groups, 5)
+    state = begun({group: {"w": jnp.ones(())} for group in groups}, transformation)
+    step = jax.jit(make_step(LossLearner(loss, transformation), Stage(5)), donate_argnums=0)
     losses = []
-    for _ in range(5):
+    for number in range(5):
         old = state
-        state, metrics = step(state, LINEAR)
+        hyper = {name: jnp.float32(rate) for name, rate in spec.hyper().items()}
+        if number == 4:  # another rate is another input
+            hyper = jax.tree.map(lambda rate: rate / 2, hyper)
+        state, metrics = step(state, LINEAR, hyper, ())
         losses.append(float(metrics["loss"]))
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(old.opt_state))
     assert step._cache_size() == 1
@@ -189,15 +208,162 @@ def test_adam_with_an_average_is_traced_once():
 def test_bfloat16_computes_but_does_not_store(
     rag_loss, rag_step, make_toy, toy, plain_batch, corpus
 ):
-    state = init_state(copied(toy.params), optimizer(), jax.random.PRNGKey(3))
+    state = begun(toy.params, optimizer())
     exact = float(rag_step(1)(state, plain_batch, corpus, INDEX)[1]["loss"])
     with jax.numpy_dtype_promotion("standard"):  # Flax's LayerNorm mixes bfloat16 and float32
         rough = make_toy(dtype="bfloat16")
-        step = make_train_step(rag_loss("retrieved", rough), optimizer())
-        state = init_state(copied(toy.params), optimizer(), jax.random.PRNGKey(3))
+        step = compiled(rag_loss("retrieved", rough), optimizer())
+        state = begun(toy.params, optimizer())
         state, metrics = step(state, plain_batch, corpus, INDEX)
     leaves = jax.tree.leaves((state.params, state.opt_state, metrics))
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     assert all(np.all(np.isfinite(leaf)) for leaf in leaves)
     assert abs(float(metrics["loss"]) - exact) < 0.05 * exact
     assert float(metrics["loss"]) != exact
+
+
+# Several updates of one batch
+
+
+def gradient_of(w, rows):
+    """d/dw of the mean of `linear_loss` without offset over some rows, in float64."""
+    x, y, weight = (LINEAR[name][rows].astype(np.float64) for name in ("x", "y", "weight"))
+    return np.sum(weight * 2 * (w * x - y) * x) / max(weight.sum(), 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"epochs": 3}, [[0, 1, 2, 3]] * 3),
+        ({"minibatches": 2}, [[0, 1], [2, 3]]),
+        ({"epochs": 2, "minibatches": 2}, [[0, 1], [2, 3]] * 2),
+        ({"epochs": 2, "minibatches": 2, "accumulate": 2}, [[0, 1], [2, 3]] * 2),
+    ],
+    ids=["epochs", "minibatches", "both", "accumulated"],
+)
+def test_several_updates_by_hand(fields, parts):
+    """One after the other, each divided by its own denominator; a step of the run all the same."""
+    step = compiled(linear_loss, optax.sgd(0.05), **fields)
+    state, metrics = step(begun({"w": jnp.float32(1.0)}, optax.sgd(0.05)), LINEAR, jnp.float32(0))
+    w, norms = 1.0, []
+    for rows in parts:
+        norms.append(abs(gradient_of(w, rows)))
+        w -= 0.05 * gradient_of(w, rows)
+    np.testing.assert_allclose(state.params["w"], w, rtol=1e-5)
+    np.testing.assert_allclose(metrics["grad_norm"], np.mean(norms), rtol=1e-5)
+    assert metrics["updates_made"] == 1
+    assert state.step == 1
+    # All have the step's key.
+    noise = jax.random.normal(jax.random.fold_in(jax.random.PRNGKey(3), 0), ())
+    np.testing.assert_allclose(metrics["noise"], noise, rtol=1e-5)
+
+
+def standing(value):
+    """A state of which only the parameters matter, and they are one number."""
+    return State(jnp.int32(0), value, None, jax.random.PRNGKey(0))
+
+
+def shuffled_rows(stage, key):
+    """[updates,rows] what each of the updates of a batch of 12 was given."""
+    seen = []
+
+    def step(state, part):
+        jax.debug.callback(lambda rows: seen.append(np.asarray(rows)), part, ordered=True)
+        return state, {"none": jnp.zeros(())}
+
+    repeated_updates(step, standing(1.0), jnp.arange(12), stage=stage, key=key)
+    jax.effects_barrier()
+    return seen
+
+
+def test_every_epoch_sees_every_row_once():
+    """Minibatches are of equal size, and dealt anew each epoch where the stage says so."""
+    stage, key = Stage(1, epochs=3, minibatches=4, shuffle=True), jax.random.PRNGKey(0)
+    seen = shuffled_rows(stage, key)
+    assert [len(rows) for rows in seen] == [3] * 12
+    epochs = [np.concatenate(seen[4 * n : 4 * n + 4]) for n in range(3)]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.arange(12))
+    assert not np.array_equal(epochs[0], epochs[1])
+    np.testing.assert_array_equal(seen, shuffled_rows(stage, key))
+    assert not np.array_equal(seen, shuffled_rows(stage, jax.random.PRNGKey(1)))
+    # Rows that belong together stay in their order and in whole batches otherwise.
+    plain = shuffled_rows(dataclasses.replace(stage, shuffle=False), key)
+    np.testing.assert_array_equal(np.reshape(plain, (3, 12)), np.tile(np.arange(12), (3, 1)))
+    np.testing.assert_array_equal(shuffled_rows(Stage(1, epochs=2), key), [np.arange(12)] * 2)
+
+
+@pytest.mark.parametrize(("target", "made"), [(0.0, 4), (1.5, 1), (2.5, 2), (9.0, 4)])
+def test_updates_beyond_the_divergence_are_left_out(target, made):
+    """Each moves by 1 and reports one more; what is left out counts in the metrics' mean."""
+    stage = Stage(1, epochs=4, target_kl=target)
+
+    def step(state, part):
+        moved = state.replace(params=state.params + 1)
+        return moved, {"kl": moved.params}
+
+    @jax.jit
+    def run(state):
+        return repeated_updates(step, state, jnp.zeros(2), stage=stage, key=state.key)
+
+    state, metrics = run(standing(jnp.float32(0)))
+    assert state.params == made
+    assert metrics["updates_made"] == made / 4
+    reported = [min(n, made) + 1.0 for n in range(4)]
+    np.testing.assert_allclose(metrics["kl"], np.mean(reported))
+
+
+class Collecting(LossLearner):
+    """Counts the steps in its index, and lets the loss see the state; no data is fed."""
+
+    def init(self, key, hyper, data):
+        return self.begun(key, self.params).replace(
+            index=jnp.float32(10), carry=jnp.float32(20), extra=jnp.float32(30)
+        )
+
+    def collect(self, state, fed, *, stage, hyper, data):
+        assert fed is None
+        batch = jnp.full(4, state.params["w"])
+        moved = state.replace(index=state.index + 1, carry=state.carry + 1, extra=state.extra + 1)
+        return moved, batch, {"collected": state.step, "drawn": step_keys(state).collect[0]}
+
+    def loss(self, params, key, batch, *, stage, state, hyper, data):
+        # The parameters of before the step, in the state and in the batch alike.
+        lag = params["w"] - state.params["w"] + params["w"] - batch[0]
+        seen = state.index + state.carry + state.extra + state.params["w"]
+        one = jnp.ones(())
+        return Loss(
+            hyper["slope"] * params["w"] + lag, one, {"lag": (lag, one), "seen": (seen, one)}
+        )
+
+
+@pytest.mark.parametrize("updates", [1, 3])
+def test_what_is_collected_stays_and_updates_move_parameters_alone(updates):
+    """The state that a loss sees has no gradient, and is the same in all updates of a step.
+
+    Their gradient is that of slope · w + 2 w, so that each moves as far as the one before.
+    """
+    learner = Collecting(None, optax.sgd(0.5), {"w": jnp.float32(1.0)})
+    step = jax.jit(make_step(learner, Stage(2, epochs=updates)))
+    state = learner.init(jax.random.PRNGKey(0), {}, ())
+    w, slope = 1.0, 3.0
+    for number in range(2):
+        state, metrics = step(state, None, {"slope": jnp.float32(slope)}, ())
+        move = 0.5 * (slope + 2)
+        np.testing.assert_allclose(metrics["lag"], -2 * move * np.mean(np.arange(updates)))
+        np.testing.assert_allclose(metrics["seen"], 11 + 21 + 31 + 3 * number + w)
+        w -= updates * move
+        np.testing.assert_allclose(state.params["w"], w)
+        assert (state.index, state.carry, state.extra) == (11 + number, 21 + number, 31 + number)
+        assert metrics["collected"] == number
+        assert state.step == number + 1
+
+
+def test_the_keys_of_a_step_are_its_own():
+    """Of the run's key and the step alone; no two parts of a step share one, nor do two steps."""
+    state = State(jnp.int32(4), None, None, jax.random.PRNGKey(1))
+    np.testing.assert_array_equal(step_keys(state).loss, jax.random.fold_in(state.key, 4))
+    again = step_keys(state.replace(params=1.0, opt_state=2.0, index=3.0, extra=4.0))
+    chex.assert_trees_all_equal(again, step_keys(state))
+    several = [*step_keys(state), *step_keys(state.replace(step=jnp.int32(5))), state.key]
+    assert len({tuple(np.asarray(key).tolist()) for key in several}) == 9
