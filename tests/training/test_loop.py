@@ -136,7 +136,7 @@ def test_order_of_events(events):
 
 def test_a_run_without_steps_leaves_a_checkpoint(events):
     run = events(total=0)
-    assert run.run() == [0]
+    assert run.run() == ([0], {})
     assert run == ["save 0"]
 
 
