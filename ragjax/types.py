@@ -294,8 +294,8 @@ class Retriever(NamedTuple):
     """p(d|x) as pure functions of the whole tree of parameters, for questions and observations alike.
 
     Queries x and passages d are tokens or numbers, as their encoders read them. `rename` are [V] new
-    token ids, see `ops.augmentation`. A retriever that is not learned has no more than `init`, `scale` and
-    `log_prior`, which takes the scores that it found.
+    token ids, see `ops.augmentation`. A retriever that is not learned has no more than `init`, `scale`
+    and `log_prior`, which takes the scores that it found.
 
     Attributes:
       init: (key) -> params["retriever"].

@@ -140,9 +140,9 @@ class Encoder:
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns a module that is called as (x, idf, side) -> [...,D], float32 of unit length.
 
-        `x` are [...,n] tokens, padded with 0, and `idf` their [...,n] inverse document frequencies; or `x`
-        are [...,F] numbers and `idf` is None. `side` is 0 for what asks and 1 for passages, a constant by
-        which one module may treat the two differently.
+        `x` are [...,n] tokens, padded with 0, and `idf` their [...,n] inverse document frequencies; or
+        `x` are [...,F] numbers and `idf` is None. `side` is 0 for what asks and 1 for passages, a
+        constant by which one module may treat the two differently.
 
         Args:
           vocab_size: V, or 0 where there are no tokens.

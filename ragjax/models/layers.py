@@ -1,4 +1,4 @@
-"""Layers that encoders, readers and policies share: perceptrons, and transformers with a key-value cache."""
+"""Layers that encoders, readers and policies share: of transformers, and perceptrons."""
 
 import math
 from collections.abc import Sequence

@@ -23,9 +23,9 @@ def build_model(
     """Builds the model.
 
     The parameters are {"retriever", "reader"[, "critic"]}. The critic is a linear head on the reader's
-    states; it starts at 0 and sends them no gradient. `encode` takes `rename`, [B,V] new token ids (see
-    `ops.augmentation`), of each question its own; matches are those of the original tokens, so that a renaming
-    changes names alone.
+    states; it starts at 0 and sends them no gradient. `encode` takes `rename`, [B,V] new token ids
+    (`ops.augmentation`), of each question its own; matches are those of the original tokens, so that a
+    renaming changes names alone.
 
     Args:
       retriever: spec of the retriever.

@@ -106,14 +106,14 @@ class RetrievalPolicy(Policy):
 
         Args:
           env: the environment; its arrays may be traced.
-          contents: [N,F] features or [N,P] tokens that are read in each passage's place, its own if None.
-            Search and p(d|s) are always those of the passages: with contents in another order, what is
-            read is not what was found.
+          contents: [N,F] features or [N,P] tokens that are read in each passage's place, its own if
+            None. Search and p(d|s) are always those of the passages: with contents in another order,
+            what is read is not what was found.
 
         Raises:
-          UserError: the environment has no passages or too few, its passages are text and the retriever's
-            encoder reads numbers, or the other way round, or its observations do not hold the episode
-            where the latent is one of the episode.
+          UserError: the environment has no passages or too few, its passages are text and the
+            retriever's encoder reads numbers, or the other way round, or its observations do not hold
+            the episode where the latent is one of the episode.
         """
         require(
             env.passages is not None,

@@ -1,4 +1,4 @@
-"""The learned retriever: p(d|x) from the inner product of two embeddings, of questions or observations."""
+"""The learned retriever: p(d|x) from the inner product of two embeddings."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
@@ -49,9 +49,9 @@ class Dense(RetrieverSpec):
 
         log p(d|x) = τ · <q(x), e(d)> - log Σ_d' exp(τ · <q(x), e(d')>)
 
-    The parameters are {"query", "log_scale"} where questions and passages share one encoder, and otherwise
-    {"observed", "stored", "log_scale"}. Two encoders are made from one key, so that two bags of one width
-    start alike and passages are found from the first step on.
+    The parameters are {"query", "log_scale"} where questions and passages share one encoder, and
+    otherwise {"observed", "stored", "log_scale"}. Two encoders are made from one key: two bags of one
+    width start alike, so that matching words are found from the first step on.
 
     Attributes:
       encoder: e, of passages.

@@ -195,6 +195,26 @@ class Likelihood(Objective):
         return Reading(topk, log_prior, memory, target, closed_book, batch.accepted, own)
 
     def retrieve(
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
+    ) -> tuple[TopK, Array]:
+        """See `retrieve` with a frozen index."""
+        return retrieve(self, context, params, batch, corpus=corpus, index=index, frozen_index=True)
+
+
+def _without_passages(closed_book: Array, topk: TopK, log_prior: Array) -> tuple[TopK, Array]:
+    """Puts one empty passage, of probability one, in the place of the K where closed_book [B] holds."""
+    only = jnp.where(jnp.arange(log_prior.shape[-1]) == 0, 0.0, -jnp.inf)
+    ids = jnp.where(closed_book[:, None], -1, topk.ids)
+    return TopK(ids, topk.scores, topk.valid), jnp.where(closed_book[:, None], only, log_prior)
+
+
+def is_gold(topk: TopK, positives: Array) -> Array:
+    """[B,K] whether each hit is one of the gold passages [B,R] (rows, padded with -1)."""
+    same = topk.ids[..., :, None] == positives[..., None, :]
+    return jnp.any(same & (positives[..., None, :] >= 0), axis=-1)
+
+
+def retrieve(
     objective: Likelihood,
     context: Context,
     params: Params,

@@ -1,8 +1,8 @@
 """What all retrievers have in common, and all kinds of index.
 
 A retriever's spec builds a `types.Retriever`. A learned one (`models.retriever`) is searched inside the
-training step, in an `Index` of whatever kind its config names. A fixed one (`retrieval.fixed`) is looked up
-once for every question, before training.
+training step, in an `Index` of whatever kind its config names. A fixed one (`retrieval.fixed`) is looked
+up once for every question, before training.
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ class Index:
     scores_all: ClassVar[bool] = False
 
     def build(self, embeddings: Float[Array, "N D"]) -> Any:
-        """Arranges the passages' embeddings for the search; traceable. By default they stay as they are."""
+        """Arranges embeddings for the search; traceable. By default they stay as they are."""
         return embeddings
 
     def search(self, index: Any, query: Float[Array, "*batch D"], k: int) -> TopK:
@@ -161,7 +161,7 @@ def or_empty(topk: TopK) -> TopK:
 
 
 def prior_of_scores(scale: Float[Array, ""], topk: TopK) -> Float[Array, "*batch K"]:
-    """log p(d|x) [...,K] from the scores that the search itself gave, times the inverse temperature."""
+    """[...,K] log p(d|x) from the scores that the search itself gave, times the inverse temperature."""
     # A miss scores -inf, and the gradient of the scale would be 0 * -inf.
     scores = scale * jnp.where(topk.valid, topk.scores, 0.0)
     return log_prior_retrieved(scores, topk.valid)
