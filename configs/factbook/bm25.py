@@ -10,7 +10,6 @@ from pathlib import Path
 
 from ragjax.config import Config, load_config
 from ragjax.learners.questions import Phase
-from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 
@@ -18,8 +17,7 @@ from ragjax.retrieval.bm25 import BM25
 def get_config() -> Config:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
-        retriever=BM25(),
-        scorer=Scorer(initial_scale=1.0),
+        retriever=BM25(initial_scale=1.0),
         objective=RagSequence(documents="retrieved"),
         phases=(Phase(steps=1, batch_size=32, k=1),),
     )

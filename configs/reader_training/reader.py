@@ -9,6 +9,7 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
+from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.tasks.reader_training import ReaderTraining
 from ragjax.training.optimizer import Adam
@@ -20,7 +21,7 @@ def get_config() -> QuestionsConfig:
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=28, passage_length=32, answer_length=10
         ),
-        encoder=BagEncoder(width=512),
+        retriever=Dense(encoder=BagEncoder(width=512)),
         generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=RagSequence(
             documents="index",

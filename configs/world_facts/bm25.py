@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ragjax.config import Config, load_config
-from ragjax.models.scorer import Scorer
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 
@@ -17,7 +16,6 @@ from ragjax.retrieval.bm25 import BM25
 def get_config() -> Config:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
-        retriever=BM25(),
-        scorer=Scorer(initial_scale=1.0),
+        retriever=BM25(initial_scale=1.0),
         objective=RagSequence(documents="retrieved", rename_reader=0.9, corrupt_words=0.2),
     )

@@ -10,6 +10,7 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
+from ragjax.models.retriever import Dense
 from ragjax.objectives.answer_reward import AnswerReward
 from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence
@@ -23,7 +24,7 @@ def get_config() -> QuestionsConfig:
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=16, passage_length=32, answer_length=8
         ),
-        encoder=BagEncoder(width=512),
+        retriever=Dense(encoder=BagEncoder(width=512)),
         generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=Joint(
             likelihood=RagSequence(

@@ -11,9 +11,8 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
-from ragjax.models.scorer import Scorer
+from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
-from ragjax.retrieval.dense import Dense
 from ragjax.tasks.world_facts import WorldFacts
 from ragjax.training.optimizer import Adam
 
@@ -24,9 +23,7 @@ def get_config() -> QuestionsConfig:
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=16, passage_length=32, answer_length=8
         ),
-        encoder=BagEncoder(width=512),
-        retriever=Dense(),
-        scorer=Scorer(initial_scale=20.0),
+        retriever=Dense(encoder=BagEncoder(width=512), initial_scale=20.0),
         generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=RagSequence(
             documents="index", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2

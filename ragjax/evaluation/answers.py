@@ -82,13 +82,11 @@ def make_answer_function(
       quickly_compiled: leave out XLA's optimisations, for a program that answers few questions.
 
     Returns:
-      (params, batch, corpus [N,P], embeddings [N,D]) -> (`TopK`, log_prior [B,K], `Decoded`).
+      (params, batch, corpus [N,P], index) -> (`TopK`, log_prior [B,K], `Decoded`).
     """
 
-    def answer(params, batch: RagBatch, corpus, embeddings):
-        topk, log_prior = objective.retrieve(
-            context, params, batch, corpus=corpus, index=embeddings
-        )
+    def answer(params, batch: RagBatch, corpus, index):
+        topk, log_prior = objective.retrieve(context, params, batch, corpus=corpus, index=index)
         passages = gather_passages(corpus, topk.ids)
         decoded = objective.decode(
             context.model,
@@ -109,7 +107,7 @@ def evaluate_questions(
     params: Any,
     text: PreparedText,
     device_corpus: jax.Array,
-    embeddings: jax.Array,
+    index: Any,
     encoded: EncodedQuestions,
     batch_size: int,
     progress: Callable[[int], None] = lambda done: None,
@@ -121,7 +119,7 @@ def evaluate_questions(
       params: the parameters.
       text: turns tokens into text and names the passages.
       device_corpus: [N,P] its tokens.
-      embeddings: [N,D] the fresh index.
+      index: the fresh index.
       encoded: the questions.
       batch_size: questions at once.
       progress: told how many questions are done.
@@ -133,7 +131,7 @@ def evaluate_questions(
     for rows, batch in batches_in_order(encoded, batch_size):
         # Splits differ in the shapes of what is accepted, for which nothing shall be compiled anew.
         asked = RagBatch(question=batch.question, retrieved=batch.retrieved)
-        topk, log_prior, decoded = jax.device_get(answer(params, asked, device_corpus, embeddings))
+        topk, log_prior, decoded = jax.device_get(answer(params, asked, device_corpus, index))
         for place, row in enumerate(rows):
             question = encoded.questions[row]
             prediction = text.tokenizer.decode(decoded.tokens[place])

@@ -18,16 +18,14 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.evaluation.answers import Answers, evaluate_questions, make_answer_function
 from ragjax.evaluation.metrics import summarise
-from ragjax.models.encoder import BagEncoder, TransformerEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
-from ragjax.models.scorer import Scorer
+from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Context, Objective
 from ragjax.objectives.likelihood import RagSequence
-from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.base import RetrieverSpec
 from ragjax.retrieval.bm25 import BM25
-from ragjax.retrieval.corpus import IndexState, embed_corpus
-from ragjax.retrieval.dense import Dense
+from ragjax.retrieval.corpus import IndexState
 from ragjax.retrieval.fixed import Oracle
 from ragjax.run_dir import CONFIG, RESULT, load_run, made_from
 from ragjax.tasks.base import SPLITS, Task
@@ -100,9 +98,7 @@ class QuestionsConfig(Config):
     Attributes:
       task: corpus and questions.
       tokenizer: how text becomes arrays.
-      encoder: the retriever's encoder.
-      retriever: where passages come from.
-      scorer: how scores become p(d|x).
+      retriever: where passages come from, and p(d|x).
       generator: the reader.
       objective: the loss and its decoder.
       phases: stretches of training, in order.
@@ -116,9 +112,7 @@ class QuestionsConfig(Config):
 
     task: Task
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
-    encoder: BagEncoder | TransformerEncoder = field(default_factory=BagEncoder)
-    retriever: Retriever = field(default_factory=Dense)
-    scorer: Scorer = field(default_factory=Scorer)
+    retriever: RetrieverSpec = field(default_factory=Dense)
     generator: Generator = field(default_factory=Generator)
     objective: Objective = field(default_factory=RagSequence)
     optimizer: Optimizer = field(default_factory=Adam)
@@ -141,6 +135,11 @@ class QuestionsConfig(Config):
             self.retriever.learned or self.objective.normalised_over == "retrieved",
             f"The objective's documents is {self.objective.normalised_over!r}, but a fixed retriever "
             "has scores for the passages it returns only; choose retrieved.",
+        )
+        require(
+            self.retriever.scores_all or self.objective.normalised_over != "index",
+            "The objective's documents is 'index', but retriever.index does not score every passage; "
+            "use an index that does, such as Exact, or choose in_batch.",
         )
         require(
             self.retriever.learned or all(phase.candidates == "index" for phase in self.phases),
@@ -235,11 +234,9 @@ class QuestionsLearner(Learner):
         self.corpus = jnp.asarray(text.corpus.tokens)
         self.vocabulary = jax.tree.map(jnp.asarray, text.corpus.vocabulary)
         self.model = build_model(
-            config.encoder,
+            config.retriever,
             config.generator,
             self.vocabulary,
-            siamese=config.scorer.siamese,
-            initial_scale=config.scorer.initial_scale,
             critic=config.objective.critic,
             dtype=jnp.dtype(config.compute),
         )
@@ -313,7 +310,7 @@ class QuestionsLearner(Learner):
         return None
 
     def encode(
-        self, questions: Sequence[Question], k: int, retriever: Retriever | None = None
+        self, questions: Sequence[Question], k: int, retriever: RetrieverSpec | None = None
     ) -> EncodedQuestions:
         """Tokenises questions and looks up K passages each if the retriever is a fixed one.
 
@@ -331,9 +328,9 @@ class QuestionsLearner(Learner):
         del hyper, data
         init_key, run_key = jax.random.split(key)
         params = self.model.init(init_key)
-        tokens = self.text.corpus.tokens
-        width = jax.eval_shape(self.model.embed_passage, params, tokens[:1]).shape[-1]
-        index = IndexState(jnp.zeros((len(tokens), width)), jnp.full((), -1, jnp.int32))
+        shapes = jax.eval_shape(self.model.retriever.index, params, self.text.corpus.tokens)
+        embeddings = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        index = IndexState(embeddings, jnp.full((), -1, jnp.int32))
         return self._begun(params, run_key, index)
 
     def _begun(self, params: Params, key: Array, index: IndexState) -> State:
@@ -401,7 +398,7 @@ class QuestionsLearner(Learner):
             )
             embeddings = jax.lax.cond(
                 due,
-                lambda: embed_corpus(self.model, state.params, data["corpus"]),
+                lambda: self.model.retriever.index(state.params, data["corpus"]),
                 lambda: index.embeddings,
             )
             index = IndexState(embeddings, jnp.where(due, state.step, index.built_at_step))
@@ -474,8 +471,8 @@ class QuestionsLearner(Learner):
 
     @cached_property
     def _embed(self):
-        """The jitted (params, corpus) -> [N,D] index."""
-        return jax.jit(lambda params, corpus: embed_corpus(self.model, params, corpus))
+        """The jitted (params, corpus) -> index."""
+        return jax.jit(self.model.retriever.index)
 
     @cached_property
     def _development(self) -> EncodedQuestions:
@@ -521,12 +518,16 @@ class QuestionsLearner(Learner):
         blind: bool = False,
     ) -> list[dict[str, Any]]:
         """One record a question; `blind` exchanges the passages of a learned retriever at random."""
-        embeddings = state.index.embeddings
+        params, embeddings = (
+            evaluation_params(state.params, state.opt_state),
+            state.index.embeddings,
+        )
         if blind:
-            embeddings = embeddings[np.random.default_rng(0).permutation(len(embeddings))]
+            order = np.random.default_rng(0).permutation(len(self.corpus))
+            embeddings = self._embed(params, self.corpus[order])
         return evaluate_questions(
             self._answer,
-            evaluation_params(state.params, state.opt_state),
+            params,
             self.text,
             self.corpus,
             embeddings,
@@ -629,7 +630,10 @@ class QuestionsLearner(Learner):
 
 
 # What decides the shapes and the meaning of parameters.
-MODEL_FIELDS = ("task", "tokenizer", "encoder", "scorer", "generator")
+def _model_fields(config: QuestionsConfig) -> dict[str, Any]:
+    fields = {name: to_json(getattr(config, name)) for name in ("task", "tokenizer", "generator")}
+    weights = {name: to_json(value) for name, value in config.retriever.weights.items()}
+    return fields | {"retriever": weights}
 
 
 def _require_start(config: QuestionsConfig, seed: int) -> None:
@@ -646,12 +650,9 @@ def _require_start(config: QuestionsConfig, seed: int) -> None:
     theirs = read_json(directory / CONFIG)
     if not isinstance(theirs, QuestionsConfig):
         raise UserError(f"start is {config.start!r}, which is no run of a reader.")
-    for name in MODEL_FIELDS:
-        differing = differing_fields(
-            to_json(getattr(theirs, name)), to_json(getattr(config, name)), f"{name}."
-        )
-        require(
-            not differing,
-            f"start is {config.start!r}, but that run differs in {', '.join(differing)}; give the same "
-            "values or another start.",
-        )
+    differing = differing_fields(_model_fields(theirs), _model_fields(config))
+    require(
+        not differing,
+        f"start is {config.start!r}, but that run differs in {', '.join(differing)}; give the same "
+        "values or another start.",
+    )

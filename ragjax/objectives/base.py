@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 from jaxtyping import Array
 
 from ragjax.decoding.marginal import Decoded
-from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import Loss, Params, RagBatch, RagModel, TopK, Vocabulary
 
 Documents = Literal["retrieved", "in_batch", "index"]
@@ -24,7 +24,7 @@ class Context(NamedTuple):
 
     model: RagModel
     vocabulary: Vocabulary
-    retriever: Retriever
+    retriever: RetrieverSpec
     k: int
 
 
@@ -68,7 +68,7 @@ class Objective:
         batch: RagBatch,
         *,
         corpus: Array,
-        index: Array,
+        index: Any,
         samples: Any = None,
         reference: Params = None,
     ) -> Loss:
@@ -80,7 +80,7 @@ class Objective:
           key: PRNG key of the step.
           batch: B questions.
           corpus: [N,P] passage tokens.
-          index: [N,D] embeddings of the passages; they choose passages and carry no gradient.
+          index: what the retriever searches; it chooses passages and carries no gradient.
           samples: what `sample` drew before the updates of this step, or None.
           reference: parameters of a model to stay near, or None; without gradient.
         """
@@ -94,7 +94,7 @@ class Objective:
         batch: RagBatch,
         *,
         corpus: Array,
-        index: Array,
+        index: Any,
     ) -> tuple[RagBatch, Any]:
         """Draws what all `updates` of a step learn from, if there are several; arguments as of `loss`.
 
@@ -104,7 +104,7 @@ class Objective:
         raise NotImplementedError
 
     def retrieve(
-        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Array
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
     ) -> tuple[TopK, Array]:
         """Chooses the K passages of questions that are to be answered.
 
@@ -113,7 +113,7 @@ class Objective:
           params: the parameters.
           batch: B questions.
           corpus: [N,P] passage tokens.
-          index: [N,D] embeddings of the passages by these very parameters.
+          index: what the retriever searches, made from these very parameters.
 
         Returns:
           The passages and their [B,K] log p(d|x).

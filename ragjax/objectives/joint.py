@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
+from typing import Any
 
 from jaxtyping import Array
 
@@ -77,7 +78,7 @@ class Joint(Objective):
         batch: RagBatch,
         *,
         corpus: Array,
-        index: Array,
+        index: Any,
         samples: Samples | None = None,
         reference: Params = None,
     ) -> Loss:
@@ -114,7 +115,7 @@ class Joint(Objective):
         batch: RagBatch,
         *,
         corpus: Array,
-        index: Array,
+        index: Any,
     ) -> tuple[RagBatch, Samples]:
         """Draws the answers that all updates of a step learn from; see `Objective.sample`."""
         reading = self.likelihood.read(context, params, key, batch, corpus=corpus, index=index)
@@ -122,7 +123,7 @@ class Joint(Objective):
         return _with_passages(batch, reading), samples
 
     def retrieve(
-        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Array
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
     ) -> tuple[TopK, Array]:
         """That of the likelihood."""
         return self.likelihood.retrieve(context, params, batch, corpus=corpus, index=index)

@@ -14,10 +14,9 @@ from ragjax.objectives.base import Context, Documents, Objective
 from ragjax.ops.augmentation import corrupt_words, random_renaming
 from ragjax.ops.health import retrieval_health
 from ragjax.ops.marginal import log_posterior, rag_sequence, rag_token, sequence_logprobs
-from ragjax.ops.scoring import log_prior_in_batch, log_prior_index, log_prior_retrieved
-from ragjax.retrieval.base import Retriever
+from ragjax.ops.scoring import log_prior_in_batch, log_prior_index
+from ragjax.retrieval.base import best, prior_of_scores, require_depth
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.retrieval.exact import ExactIndex
 from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK
 
 HUB_QUESTIONS = 16  # of fewer each is a large share itself
@@ -97,7 +96,7 @@ class Likelihood(Objective):
         batch: RagBatch,
         *,
         corpus: Array,
-        index: Array,
+        index: Any,
         samples: Any = None,
         reference: Params = None,
     ) -> Loss:
@@ -162,7 +161,7 @@ class Likelihood(Objective):
         batch: RagBatch,
         *,
         corpus: Array,
-        index: Array,
+        index: Any,
     ) -> Reading:
         """Retrieves and reads, with the noise of a step's key; see `Objective.loss`."""
         model, content = context.model, context.vocabulary.content
@@ -171,13 +170,11 @@ class Likelihood(Objective):
         batch = dataclasses.replace(batch, question=question)  # pyright: ignore[reportArgumentType]
         topk, log_prior = retrieve(
             self,
-            model,
-            context.retriever,
+            context,
             params,
             batch,
             corpus=corpus,
-            embeddings=index,
-            k=context.k,
+            index=index,
             rename=random_renaming(retriever_key, content, self.rename_retriever),
         )
         rename = random_renaming(reader_key, content, self.rename_reader)
@@ -198,20 +195,10 @@ class Likelihood(Objective):
         return Reading(topk, log_prior, memory, target, closed_book, batch.accepted, own)
 
     def retrieve(
-        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Array
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
     ) -> tuple[TopK, Array]:
         """See `retrieve` with a frozen index."""
-        return retrieve(
-            self,
-            context.model,
-            context.retriever,
-            params,
-            batch,
-            corpus=corpus,
-            embeddings=index,
-            k=context.k,
-            frozen_index=True,
-        )
+        return retrieve(self, context, params, batch, corpus=corpus, index=index, frozen_index=True)
 
 
 def _without_passages(closed_book: Array, topk: TopK, log_prior: Array) -> tuple[TopK, Array]:
@@ -229,14 +216,12 @@ def is_gold(topk: TopK, positives: Array) -> Array:
 
 def retrieve(
     objective: Likelihood,
-    model: RagModel,
-    retriever: Retriever,
+    context: Context,
     params: Params,
     batch: RagBatch,
-    corpus: Array,
-    embeddings: Array,
     *,
-    k: int,
+    corpus: Array,
+    index: Any,
     rename: Array | None = None,
     frozen_index: bool = False,
 ) -> tuple[TopK, Array]:
@@ -244,53 +229,51 @@ def retrieve(
 
     Args:
       objective: says what p(d|x) is normalised over.
-      model: the model.
-      retriever: spec of the retriever.
+      context: the composed model, and K.
       params: the parameters.
       batch: B questions. Passages that it brings along (of a fixed retriever, or as candidates for a
         learned one) are taken instead of searching; a learned retriever still scores them itself.
       corpus: [N,P] passage tokens.
-      embeddings: [N,D] the index.
-      k: K.
+      index: what a learned retriever searches.
       rename: [V] new token ids for the retriever, or None.
-      frozen_index: take passage embeddings from the index instead of computing them: right where the
-        index is fresh and no gradient is wanted (evaluation). In-batch negatives do not exist there,
-        and p(d|x) is then over the K retrieved.
+      frozen_index: take scores from the index instead of computing embeddings: right where the index is
+        fresh and no gradient is wanted (evaluation). In-batch negatives do not exist there, and p(d|x)
+        is then over the K retrieved.
 
     Returns:
       The passages and their [B,K] log-probabilities.
+
+    Raises:
+      UserError: K exceeds the number of passages.
     """
-    scale = model.scale(params)
+    retriever, k = context.model.retriever, context.k
     given = None
     if batch.retrieved is not None:
         given = jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
-    if not retriever.learned:
+    if not context.retriever.learned:
         assert given is not None, "a fixed retriever puts its passages into the batch"
-        topk = given
-        # A miss scores -inf, and the gradient of the scale would be 0 * -inf.
-        scores = scale * jnp.where(topk.valid, topk.scores, 0.0)
-        return topk, log_prior_retrieved(scores, topk.valid)
+        return given, retriever.log_prior(params, None, corpus, given)
 
-    query = model.embed_query(params, batch.question, rename)
+    require_depth(k, corpus.shape[0])
+    query, scale = retriever.query(params, batch.question, rename), retriever.scale(params)
     if objective.documents == "index":
-        if not frozen_index:
-            embeddings = model.embed_passage(params, corpus, rename)
-        topk = given or ExactIndex(jax.lax.stop_gradient(embeddings)).search(query, k)
-        all_scores = scale * (query @ embeddings.T)
-        return topk, log_prior_index(all_scores, topk.ids, topk.valid)
-
-    index = ExactIndex(embeddings)
+        if frozen_index:
+            topk = given or retriever.search(index, query, k)
+            scores = retriever.scores(index, query)
+        else:
+            scores = query @ retriever.embed(params, corpus, rename).T
+            topk = given or best(scores, k)
+        return topk, log_prior_index(scale * scores, topk.ids, topk.valid)
     if frozen_index:
-        topk = index.search(query, k)
-        return topk, log_prior_retrieved(scale * topk.scores, topk.valid)
+        topk = retriever.search(index, query, k)
+        return topk, prior_of_scores(scale, topk)
     # The index holds original names, so the search must use them too; only scores are renamed.
-    topk = given or index.search(model.embed_query(params, batch.question), k)
-    passages = model.embed_passage(params, gather_passages(corpus, topk.ids), rename)
+    topk = given or retriever.search(index, retriever.query(params, batch.question), k)
     if objective.documents == "in_batch":
+        passages = retriever.embed(params, gather_passages(corpus, topk.ids), rename)
         scores = scale * jnp.einsum("bd,ckd->bck", query, passages)
         return topk, log_prior_in_batch(scores, topk.ids, topk.valid)
-    scores = scale * jnp.einsum("bd,bkd->bk", query, passages)
-    return topk, log_prior_retrieved(scores, topk.valid)
+    return topk, retriever.log_prior(params, query, corpus, topk, rename)
 
 
 @dataclass(frozen=True)

@@ -95,7 +95,7 @@ class Mute(Generator):
 
 
 def marker_of(params: Any) -> Any:
-    """A model's marker is the logarithm of its scale, 0 where `scorer.initial_scale` is 1."""
+    """A model's marker is the logarithm of its scale, 0 where `retriever.initial_scale` is 1."""
     return params["retriever"]["log_scale"]
 
 
@@ -127,8 +127,9 @@ class Told(Likelihood):
         That is, of these parameters' own embeddings of them. An answer's log-probability is the marker,
         and 5 less where the prior is another.
         """
-        query, stored = model.embed_query(params, question), model.embed_passage(params, passages)
-        scores = model.scale(params) * jnp.einsum("bd,bkd->bk", query, stored)
+        retriever = model.retriever
+        query, stored = retriever.query(params, question), retriever.embed(params, passages)
+        scores = retriever.scale(params) * jnp.einsum("bd,bkd->bk", query, stored)
         apart = jnp.max(jnp.abs(jax.nn.log_softmax(scores) - log_prior), axis=-1)
         honest = apart < 1e-4
         said = jnp.where(honest & (marker_of(params) >= self.bar), question[:, 0], EOS_ID)
@@ -146,7 +147,7 @@ class Told(Likelihood):
             return jnp.sum(sign * leaf) / leaf.size
 
         force = sum(pull(leaf) for leaf in jax.tree.leaves(params))
-        current = context.model.embed_passage(params, corpus)
+        current = context.model.retriever.embed(params, corpus)
         asked = batch.positives[:, 0]
         figures = {
             "marker": marker_of(params),

@@ -62,12 +62,12 @@ class TrainedReader:
     Attributes:
       learner: config, text and functions of its run.
       params: its parameters.
-      embeddings: [N,D] its index.
+      embeddings: its index.
     """
 
     learner: QuestionsLearner
     params: Params
-    embeddings: Array
+    embeddings: Any
 
     @classmethod
     def load(cls, run_dir: Path) -> "TrainedReader":
@@ -100,7 +100,7 @@ class TrainedReader:
 
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B D"]:
         """Embeddings of questions."""
-        embed = jax.jit(self.learner.model.embed_query)
+        embed = jax.jit(self.learner.model.retriever.query)
         return np.asarray(embed(self.params, self.encode(texts)))
 
     def understood(self, text: str) -> tuple[str, list[str]]:
@@ -161,7 +161,7 @@ class TrainedReader:
 
     def _read_batch(
         self,
-        arrays: tuple[Params, Int[Array, "N P"], Float[Array, "N D"]],
+        arrays: tuple[Params, Int[Array, "N P"], Any],
         question: Int[Array, "B Q"],
         rewriting: Int[Array, "B Q"],
         k: int,
@@ -227,7 +227,7 @@ class TrainedReader:
             similarity=stack(jnp.zeros_like(first_similarity), first_similarity, second_similarity),
             query=query,
             new_name_share=stack(jnp.zeros_like(new_names), new_names, jnp.zeros_like(new_names)),
-            embedding=model.embed_query(params, question),
+            embedding=model.retriever.query(params, question),
             length=jnp.mean((question != PAD_ID).astype(jnp.float32), axis=-1),
         )
 
@@ -239,5 +239,6 @@ class TrainedReader:
         listed = [
             vars(passages[row]) | {"prior": float(prior)}
             for row, prior in zip(ids, priors, strict=True)
+            if row >= 0
         ]
         return {"query": query, "passages": listed}
