@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +11,18 @@ import numpy as np
 import optax
 import pytest
 import tiny_env
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, explained_variance, stack_keys
 from tiny_env import TinyMdp
 
-from ragjax import policy_experiment
 from ragjax.envs import wrappers
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
+from ragjax.learners import episodes
+from ragjax.learners.episodes import (
+    EpisodeEvaluation,
+    EpisodesConfig,
+    EpisodesLearner,
+    explained_variance,
+)
 from ragjax.models.policy import ActorCritic
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
@@ -25,52 +30,73 @@ from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
 from ragjax.training.alarm import Alarm, symptoms
-from ragjax.training.optimizer import TracedAdam
-from ragjax.types import Hyperparameters, PolicyBatch
+from ragjax.training.optimizer import Adam
+from ragjax.training.program import first_state, stack_keys, train, training_program
+from ragjax.training.step import make_step
+from ragjax.types import PolicyBatch
 
-PPO_SPEC = PPO(num_envs=2, rollout_length=8, epochs=2, minibatches=2, entropy_cost=0.01)
+PPO_SPEC = PPO(num_envs=2, rollout_length=8, epochs=2, minibatches=2, entropy_coef=0.01)
 UPDATES = 5
 NORMALISED = {"normalise_observations": True, "normalise_rewards": True}
 
 
-def experiment(algorithm=PPO_SPEC, updates=UPDATES, **fields):
+def configured(algorithm=PPO_SPEC, updates=UPDATES, **fields):
     fields = {
         "env": TinyMdp(time_limit=4, horizon=6),
         "policy": ActorCritic(hidden=(4,)),
-        "optimizer": TracedAdam(learning_rate=0.02),
+        "optimizer": Adam.for_policies(learning_rate=0.02),
         "evaluation": EpisodeEvaluation(every=2, during=3),
     } | fields
-    return PolicyExperiment(
-        PolicyConfig(algorithm=algorithm, env_steps=updates * algorithm.batch_size, **fields)
-    )
+    return EpisodesConfig(algorithm=algorithm, env_steps=updates * algorithm.batch_size, **fields)
 
 
 class Run:
-    """An experiment and its functions, compiled at their first use."""
+    """A learner and the programs of its runs, compiled at their first use."""
 
-    def __init__(self, experiment):
-        self.experiment, self.hyper = experiment, experiment.hyperparameters
+    def __init__(self, learner):
+        self.learner, self.hyper, self.data = learner, learner.hyper, learner.data
+        [stage] = learner.stages
         self.traced = collections.Counter()
-        self.init = jax.jit(experiment.init)
-        self.update = jax.jit(self.counted("update"))
-        self.train = jax.jit(self.counted("train"))
-        self.train_all = jax.jit(jax.vmap(self.counted("train_all", "train")))
+        whole = functools.partial(train, learner)
+        self._init = jax.jit(learner.init)
+        self._step = jax.jit(self.counted("step", make_step(learner, stage)))
+        self._train = jax.jit(self.counted("train", whole))
+        self._train_all = jax.jit(
+            jax.vmap(self.counted("train_all", whole), in_axes=(0, None, 0, None))
+        )
 
-    def counted(self, count, name=None):
-        """The experiment's function, which counts how often it is traced."""
+    def counted(self, name, function):
+        """The function, which counts how often it is traced."""
 
-        def function(*args):
-            self.traced[count] += 1
-            return getattr(self.experiment, name or count)(*args)
+        def counting(*args):
+            self.traced[name] += 1
+            return function(*args)
 
-        return function
+        return counting
+
+    def init(self, key, hyper):
+        return self._init(key, hyper, self.data)
+
+    def step(self, state, hyper):
+        """(state, metrics) of one step: a rollout, and what is learned from it."""
+        return self._step(state, None, hyper, self.data)
+
+    def train(self, key, hyper):
+        """(state, metrics of every step) of a whole run."""
+        state, [curve] = self._train(key, [None], hyper, self.data)
+        return state, curve
+
+    def train_all(self, keys, hyper):
+        """The same of several runs, each with its key and its hyperparameters."""
+        states, [curves] = self._train_all(keys, [None], hyper, self.data)
+        return states, curves
 
     @functools.cached_property
     def history(self):
         """([updates + 1] states, [updates] metrics) of seed 0."""
         states, metrics = [self.init(jax.random.PRNGKey(0), self.hyper)], []
-        for _ in range(self.experiment.config.steps):
-            state, row = self.update(states[-1], self.hyper)
+        for _ in range(self.learner.config.steps):
+            state, row = self.step(states[-1], self.hyper)
             states.append(state)
             metrics.append(row)
         return jax.device_get((states, metrics))
@@ -79,7 +105,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run():
     """PPO on the tiny process with both normalisers."""
-    return Run(experiment(**NORMALISED))
+    return Run(configured(**NORMALISED).create())
 
 
 def close(actual, expected, **tolerance):
@@ -95,26 +121,31 @@ def distance(left, right):
     return max(np.abs(np.asarray(a) - np.asarray(b)).max() for a, b in pairs)
 
 
-HYPER = Hyperparameters(
-    learning_rate=np.array([0.02, 0.05, 0.01, 0.03], np.float32),
-    discount=np.array([0.99, 0.9, 0.5, 1.0], np.float32),
-    trace=np.array([0.95, 0.5, 1.0, 0.0], np.float32),
-    entropy_cost=np.array([0.01, 0.0, 0.1, 0.3], np.float32),
-    clip=np.array([0.2, 0.1, 0.3, 0.05], np.float32),
-)
+HYPER = {
+    "learning_rate": np.array([0.02, 0.05, 0.01, 0.03], np.float32),
+    "discount": np.array([0.99, 0.9, 0.5, 1.0], np.float32),
+    "gae_lambda": np.array([0.95, 0.5, 1.0, 0.0], np.float32),
+    "entropy_coef": np.array([0.01, 0.0, 0.1, 0.3], np.float32),
+    "clip_eps": np.array([0.2, 0.1, 0.3, 0.05], np.float32),
+}
 
 
-def test_an_update_compiles_once(run):
-    """Over several updates, and for whatever hyperparameters."""
+def hyper_of(number):
+    """Those of one run of `HYPER`."""
+    return {name: jnp.asarray(values[number]) for name, values in HYPER.items()}
+
+
+def test_a_step_compiles_once(run):
+    """Over several steps, and for whatever hyperparameters."""
+    assert set(run.hyper) == set(HYPER)
     state = run.init(jax.random.PRNGKey(0), run.hyper)
     for number in range(3):
-        hyper = jax.tree.map(lambda leaf, n=number: jnp.asarray(leaf[n]), HYPER)
-        state, _ = run.update(state, hyper)
-    run.update(state, run.hyper)
-    assert run.traced["update"] == 1
+        state, _ = run.step(state, hyper_of(number))
+    run.step(state, run.hyper)
+    assert run.traced["step"] == 1
 
 
-def test_metrics_of_an_update(run):
+def test_metrics_of_a_step(run):
     states, metrics = run.history
     for number, (state, row) in enumerate(zip(states[1:], metrics, strict=True)):
         assert set(row) == {
@@ -124,41 +155,38 @@ def test_metrics_of_an_update(run):
         }
         assert row["env_steps"] == (number + 1) * 16
         assert row["updates_made"] == 1
-        assert state.updates == number + 1
-        assert state.train.step == 4 * (number + 1)  # epochs times minibatches
+        assert state.step == number + 1
+        moves = {int(n) for _, n in optax.tree.get_all_with_path(state.opt_state, "count")}
+        assert moves == {4 * (number + 1)}  # epochs times minibatches
         assert 1 <= row["episode_length"] <= 4
         assert 0 < row["entropy"] <= np.log(2) + 1e-6
-        same(state.train.key, states[0].train.key)
-        assert distance(state.train.params, states[number].train.params) > 1e-4
+        same(state.key, states[0].key)
+        assert distance(state.params, states[number].params) > 1e-4
 
 
-def test_training_is_repeated_updates(run):
-    """A scan of updates with figures every second one, and a last one after those."""
-    key = jax.random.PRNGKey(0)
-    state, curve = run.train(key, run.hyper)
-    states, _ = run.history
+def test_training_is_repeated_steps(run):
+    """A scan of them, with the metrics of each."""
+    state, curve = run.train(jax.random.PRNGKey(0), run.hyper)
+    states, metrics = run.history
     close(state, states[-1], rtol=1e-5, atol=1e-6)
-    assert state.updates == UPDATES
-    np.testing.assert_array_equal(curve["env_steps"], [32, 64])
-    figures = jax.jit(run.experiment.figures)
-    for row, number in enumerate((2, 4)):
-        expected = figures(states[number])
-        assert set(curve) == {"env_steps", *expected}
-        for name, value in expected.items():
-            np.testing.assert_allclose(curve[name][row], value, rtol=1e-5)
+    assert state.step == UPDATES
+    np.testing.assert_array_equal(curve["env_steps"], 16 * np.arange(1, UPDATES + 1))
+    expected = {name: np.stack([row[name] for row in metrics]) for name in metrics[0]}
+    assert set(curve) == set(expected)
+    close(curve, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_bits(run):
     key = jax.random.PRNGKey(0)
     same(run.train(key, run.hyper), run.train(key, run.hyper))
-    # Also of an experiment built and compiled anew.
-    again = Run(experiment(**NORMALISED))
+    # Also of a learner built and compiled anew.
+    again = Run(configured(**NORMALISED).create())
     states, _ = run.history
     state = again.init(key, again.hyper)
     same(state, states[0])
-    same(again.update(state, again.hyper)[0], states[1])
+    same(again.step(state, again.hyper)[0], states[1])
     other = run.train(jax.random.PRNGKey(1), run.hyper)[0]
-    assert distance(other.train.params, states[-1].train.params) > 0.01
+    assert distance(other.params, states[-1].params) > 0.01
 
 
 @pytest.fixture(scope="module")
@@ -174,8 +202,7 @@ def test_runs_side_by_side_are_the_single_runs(run, grid):
     """
     states, curves = grid
     for number in range(4):
-        hyper = jax.tree.map(lambda leaf, n=number: jnp.asarray(leaf[n]), HYPER)
-        expected = run.train(jax.random.PRNGKey(number), hyper)
+        expected = run.train(jax.random.PRNGKey(number), hyper_of(number))
         actual = jax.tree.map(lambda leaf, n=number: leaf[n], (states, curves))
         close(actual, expected, rtol=1e-5, atol=1e-6)
 
@@ -185,63 +212,66 @@ def test_seeds_and_hyperparameters_share_one_compilation(run, grid):
     run.train_all(stack_keys(range(4, 8)), jax.tree.map(lambda leaf: leaf[::-1].copy(), HYPER))
     assert run.traced["train_all"] == 1
     assert run.traced["train"] <= 1
-    kernels = states.train.params["policy"]["Dense_0"]["kernel"]
+    kernels = states.params["policy"]["Dense_0"]["kernel"]
     for left in range(4):
         for right in range(left):
             assert distance(kernels[left], kernels[right]) > 0.01
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(Hyperparameters)])
+@pytest.mark.parametrize("name", HYPER)
 def test_every_hyperparameter_has_an_effect(run, name):
     states, _ = run.history
-    other = run.hyper.replace(**{name: 0.5 * getattr(run.hyper, name)})
-    if name == "entropy_cost":
-        other = run.hyper.replace(entropy_cost=jnp.float32(1.0))
-    if name == "clip":
-        other = run.hyper.replace(clip=jnp.float32(0.0))
-    state, _ = run.update(states[1], other)
-    assert distance(state.train.params, states[2].train.params) > 1e-6
+    value = {"entropy_coef": 1.0, "clip_eps": 0.0}.get(name, 0.5 * run.hyper[name])
+    state, _ = run.step(states[1], run.hyper | {name: jnp.float32(value)})
+    assert distance(state.params, states[2].params) > 1e-6
 
 
 def test_a_traced_number_is_the_specs_own(run):
     """What the hyperparameters say counts; the spec's own numbers only say what they are."""
-    spec = PPO(
-        **dataclasses.asdict(PPO_SPEC)
-        | {"discount": 0.9, "trace": 0.5, "entropy_cost": 0.0, "clip": 0.1}
-    )
-    other = Run(experiment(spec, optimizer=TracedAdam(learning_rate=0.05), **NORMALISED))
-    hyper = jax.tree.map(lambda leaf: jnp.asarray(leaf[1]), HYPER)
+    own = {"discount": 0.9, "gae_lambda": 0.5, "entropy_coef": 0.0, "clip_eps": 0.1}
+    spec = dataclasses.replace(PPO_SPEC, **own)
+    optimizer = Adam.for_policies(learning_rate=0.05)
+    other = Run(configured(spec, optimizer=optimizer, **NORMALISED).create())
+    hyper = hyper_of(1)
     same(other.hyper, hyper)
     state = other.init(jax.random.PRNGKey(0), hyper)
     expected = run.init(jax.random.PRNGKey(0), hyper)
-    close(state.train.params, expected.train.params)
-    close(other.update(state, hyper)[0], run.update(expected, hyper)[0], rtol=1e-6, atol=1e-7)
-
-
-def rate_of(state):
-    return state.train.opt_state.hyperparams["learning_rate"]
+    close(state.params, expected.params)
+    close(other.step(state, hyper)[0], run.step(expected, hyper)[0], rtol=1e-6, atol=1e-7)
 
 
 def test_the_learning_rate_falls_to_zero_linearly(run):
-    """Update n of N has the rate times 1 - n/N, in all its epochs and minibatches."""
+    """Step n of N has the rate times 1 - n/N, in all its epochs and minibatches.
+
+    So each step is that of a run whose rate stays, and is just that.
+    """
+    optimizer = Adam.for_policies(learning_rate=7.0, schedule="constant")
+    constant = Run(configured(optimizer=optimizer, **NORMALISED).create())
     states, _ = run.history
-    rates = [rate_of(state) for state in states[1:]]
-    np.testing.assert_allclose(rates, 0.02 * (1 - np.arange(UPDATES) / UPDATES), rtol=1e-6)
+    for number in range(UPDATES):
+        rate = jnp.float32(0.02 * (1 - number / UPDATES))
+        expected, _ = constant.step(states[number], run.hyper | {"learning_rate": rate})
+        close(states[number + 1].params, expected.params, rtol=1e-5, atol=1e-6)
     # It is that of the hyperparameters, whatever the spec says.
-    faster = run.hyper.replace(learning_rate=jnp.float32(0.1))
-    np.testing.assert_allclose(rate_of(run.update(states[2], faster)[0]), 0.06, rtol=1e-6)
+    faster, _ = run.step(states[2], run.hyper | {"learning_rate": jnp.float32(0.1)})
+    expected, _ = constant.step(states[2], run.hyper | {"learning_rate": jnp.float32(0.06)})
+    close(faster.params, expected.params, rtol=1e-5, atol=1e-6)
+    assert distance(faster.params, states[3].params) > 0.01
+    # After the last step nothing would move.
+    done, _ = run.step(states[-1], run.hyper)
+    same(done.params, states[-1].params)
 
 
 def recorded_rollouts(patch):
-    """A list to which every rollout is added while an update is traced."""
-    rollouts, original = [], policy_experiment.rollout
+    """A list to which every rollout is added while a step is traced."""
+    rollouts, original = [], episodes.rollout
 
     def recorded(*args, **kwargs):
         carry, steps = original(*args, **kwargs)
         rollouts.append(steps)
         return carry, steps
 
-    patch.setattr(policy_experiment, "rollout", recorded)
+    patch.setattr(episodes, "rollout", recorded)
     return rollouts
 
 
@@ -250,49 +280,55 @@ LAG = 3
 
 @pytest.fixture(scope="module")
 def lagging():
-    """([updates + 1] states, [updates] rollouts, the policy) of V-trace, constant rate."""
+    """([steps + 1] states, [steps] rollouts, the policy) of V-trace at a constant rate."""
     spec = VTrace(num_envs=2, rollout_length=4, refresh_actor_every=LAG)
-    own = experiment(spec, updates=7, optimizer=TracedAdam(learning_rate=0.05, anneal=False))
-    states, made = [jax.jit(own.init)(jax.random.PRNGKey(0), own.hyperparameters)], []
+    optimizer = Adam.for_policies(learning_rate=0.05, schedule="constant")
+    own = configured(spec, updates=7, optimizer=optimizer).create()
+    hyper, data, [stage] = own.hyper, own.data, own.stages
+    states, made = [jax.jit(own.init)(jax.random.PRNGKey(0), hyper, data)], []
     with pytest.MonkeyPatch.context() as patch:
-        rollouts = recorded_rollouts(patch)
-        update = jax.jit(lambda state: (own.update(state, own.hyperparameters)[0], rollouts.pop()))
+        rollouts, step = recorded_rollouts(patch), make_step(own, stage)
+        recorded = jax.jit(lambda state: (step(state, None, hyper, data)[0], rollouts.pop()))
         for _ in range(7):
-            state, steps = update(states[-1])
+            state, steps = recorded(states[-1])
             states.append(state)
             made.append(steps)
-    return states, made, jax.jit(own.policy.apply)
+    return states, made, jax.jit(own.policy(data).apply)
 
 
 def test_the_actor_lags_by_just_what_it_says(lagging):
-    """Updates n, n+1 and n+2 act by the parameters of before update n, for every third n."""
+    """Steps n, n+1 and n+2 act by the parameters of before step n, for every third n."""
     states, made, apply = lagging
-    assert distance(states[0].train.params, states[1].train.params) > 0.01
+    assert distance(states[0].params, states[1].params) > 0.01
     for number, (state, steps) in enumerate(zip(states[1:], made, strict=True)):
-        acted = states[number - number % LAG].train.params
-        same(state.actor, acted)
+        acted = states[number - number % LAG].params
+        same(state.extra, acted)
         expected = apply(acted, steps.observation)[0].log_probs
         np.testing.assert_allclose(steps.log_probs, expected, rtol=1e-5)
 
 
 def test_a_constant_rate_stays(lagging):
+    """Each step moves some parameter by about the rate, as Adam does; the last as far as the first."""
     states, *_ = lagging
-    assert [float(rate_of(state)) for state in states[1:]] == pytest.approx([0.05] * 7)
+    moves = [distance(a.params, b.params) for a, b in itertools.pairwise(states)]
+    np.testing.assert_allclose(moves[0], 0.05, rtol=1e-3)
+    assert min(moves) > 0.02
+    assert max(moves) < 0.2
 
 
 def test_on_policy_runs_keep_no_actor(run):
-    assert run.history[0][-1].actor is None
+    assert run.history[0][-1].extra is None
 
 
 @pytest.fixture(scope="module")
 def evaluated(run):
     """([episodes] returns and lengths by mode, the function)."""
-    evaluate = jax.jit(lambda state: run.experiment.evaluate(state, 16))
-    return evaluate(run.history[0][-1]), evaluate
+    play = jax.jit(lambda state: run.learner.play(state, 16))
+    return play(run.history[0][-1]), play
 
 
 def test_evaluation_plays_whole_episodes_by_both_modes(run, evaluated):
-    played, evaluate = evaluated
+    played, play = evaluated
     assert set(played) == {"greedy", "sampled"}
     for of in played.values():
         returns, lengths = of["return"], of["length"]
@@ -301,18 +337,41 @@ def test_evaluation_plays_whole_episodes_by_both_modes(run, evaluated):
         assert len(set(np.asarray(returns).tolist())) > 3
     assert not np.array_equal(played["greedy"]["return"], played["sampled"]["return"])
     # The same state gives the same episodes, a later one others.
-    same(evaluate(run.history[0][-1]), played)
-    later = dataclasses.replace(run.history[0][-1], updates=np.int32(UPDATES + 1))
-    assert not np.array_equal(evaluate(later)["greedy"]["return"], played["greedy"]["return"])
+    same(play(run.history[0][-1]), played)
+    later = run.history[0][-1].replace(step=np.int32(UPDATES + 1))
+    assert not np.array_equal(play(later)["greedy"]["return"], played["greedy"]["return"])
 
 
-def test_evaluation_does_not_touch_the_run(run):
+@pytest.fixture(scope="module")
+def measured_run(run):
+    """(the last state, figures after every second step) of the program that the commands run."""
+    program = training_program(run.learner, (0,), run.learner.config)
+    assert (program.total, program.evaluate_every) == (UPDATES, 2)
+    state, figures = first_state(run.learner, (0,)), {}
+    for number in range(UPDATES):
+        state, _ = program.advance(state, number)
+        if number % 2:
+            figures[number + 1] = program.evaluate(state, number + 1)
+    return state, figures
+
+
+def test_evaluation_does_not_touch_the_run(run, measured_run):
     """Neither keys, environments nor normalisers: a run that is never measured is the same."""
-    silent = Run(experiment(evaluation=EpisodeEvaluation(every=0), **NORMALISED))
-    state, curve = silent.train(jax.random.PRNGKey(0), silent.hyper)
-    np.testing.assert_array_equal(curve["env_steps"], [UPDATES * 16])
-    assert set(curve) == {"env_steps"}
+    state, _ = measured_run
+    same(state, run.history[0][-1])
     close(state, run.train(jax.random.PRNGKey(0), run.hyper)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_measured_while_training(run, measured_run):
+    """Returns of whole development episodes, by both modes, of the state at that step."""
+    _, figures = measured_run
+    play = jax.jit(lambda state: run.learner.play(state, 3, split="dev"))
+    for number, row in figures.items():
+        played = play(run.history[0][number])
+        assert set(row) == {"eval/greedy_return", "eval/sampled_return"}
+        for mode, of in played.items():
+            np.testing.assert_allclose(row[f"eval/{mode}_return"], of["return"].mean(), rtol=1e-5)
+        same(run.learner.measure(run.history[0][number]), row)
 
 
 def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch):
@@ -324,18 +383,19 @@ def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch)
         return {"return": jnp.arange(4.0), "length": jnp.arange(4)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(policy_experiment, "play_episodes", play)
-        played = run.experiment.evaluate(state, 2)
+        patch.setattr(episodes, "play_episodes", play)
+        played = run.learner.play(state, 2)
     [(env, act, limit, greedy)] = policies
     assert greedy.tolist() == [True, True, False, False]
     assert played["greedy"]["return"].tolist() == [0, 1]
     assert played["sampled"]["length"].tolist() == [2, 3]
-    assert limit == run.experiment.config.env.time_limit
+    assert limit == run.learner.config.env.time_limit
     raw = np.eye(3, dtype=np.float32)
-    moments = state.rollout.env_state.moments
+    moments = state.carry.env_state.moments
     assert moments.count > 16 * UPDATES
     shown = np.clip((raw - moments.mean) / np.sqrt(moments.variance + 1e-8), -10, 10)
-    expected = run.experiment.policy.apply(state.train.params, jnp.asarray(shown))[0].log_probs
+    policy = run.learner.policy(run.data)
+    expected = policy.apply(state.params, jnp.asarray(shown))[0].log_probs
     np.testing.assert_allclose(act(jnp.asarray(raw)).log_probs, expected, rtol=1e-4, atol=1e-5)
     # Its environments are as they come: nothing is counted, and rewards are the task's own.
     fresh, _ = env.reset(env.params, jax.random.PRNGKey(0))
@@ -347,16 +407,16 @@ def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(wrappers.Moments, "update", forbidden)
-        jax.eval_shape(lambda state: run.experiment.evaluate(state, 2), state)
+        jax.eval_shape(lambda state: run.learner.play(state, 2), state)
 
 
 def test_episodic_runs_start_anew_each_rollout_and_keep_their_statistics():
     spec = Reinforce(num_envs=3, rollout_length=5)
-    own = Run(experiment(spec, updates=3, **NORMALISED))
+    own = Run(configured(spec, updates=3, **NORMALISED).create())
     states, metrics = own.history
-    counts = [state.rollout.env_state.moments.count for state in states]
+    counts = [state.carry.env_state.moments.count for state in states]
     np.testing.assert_allclose(counts, 3 + 3 * 6 * np.arange(4), rtol=1e-3)
-    counts = [state.rollout.env_state.inner.moments.count for state in states]
+    counts = [state.carry.env_state.inner.moments.count for state in states]
     np.testing.assert_allclose(counts, 3 * 5 * np.arange(4), rtol=1e-3, atol=1e-3)
     assert all(np.isfinite(row["episode_return"]) for row in metrics)  # every first episode ended
 
@@ -403,17 +463,17 @@ def test_seeds_have_keys_of_their_own():
 )
 def test_every_algorithm_finds_the_best_policy(algorithm):
     """Of the tiny process, by exact returns rather than sampled ones."""
-    own = experiment(
+    own = configured(
         algorithm,
         updates=120,
         env=TinyMdp(),
         policy=ActorCritic(hidden=(), bias=False),
-        optimizer=TracedAdam(learning_rate=0.1),
+        optimizer=Adam.for_policies(learning_rate=0.1),
         evaluation=EpisodeEvaluation(every=0),
-    )
-    train = jax.jit(jax.vmap(own.train, (0, None)))
-    states, _ = train(stack_keys(range(3)), own.hyperparameters)
-    logits = states.train.params["policy"]["Dense_0"]["kernel"]
+    ).create()
+    train_all = jax.jit(jax.vmap(functools.partial(train, own), in_axes=(0, None, None, None)))
+    states, _ = train_all(stack_keys(range(3)), [None], own.hyper, own.data)
+    logits = states.params["policy"]["Dense_0"]["kernel"]
     best = tiny_env.best_return()
     start = float(tiny_env.expected_return(jnp.zeros((3, 2))))
     for table in logits:
@@ -421,26 +481,27 @@ def test_every_algorithm_finds_the_best_policy(algorithm):
         assert reached - start > 0.95 * (best - start)
 
 
-@pytest.mark.parametrize("clip", [1e-3, 1e3])
-def test_an_update_is_adams_step_along_the_mean_gradient(monkeypatch, clip):
+@pytest.mark.parametrize("limit", [1e-3, 1e3])
+def test_an_update_is_adams_step_along_the_mean_gradient(monkeypatch, limit):
     """With the rollout that it made, its targets, and its loss divided once by the steps that count."""
     spec = A2C(num_envs=2, rollout_length=5)
-    own = experiment(spec, updates=4, optimizer=TracedAdam(learning_rate=0.02, clip=clip))
-    rollouts = recorded_rollouts(monkeypatch)
+    optimizer = Adam.for_policies(learning_rate=0.02, max_grad_norm=limit)
+    own = configured(spec, updates=4, optimizer=optimizer).create()
+    hyper, data, [stage] = own.hyper, own.data, own.stages
+    rollouts, step = recorded_rollouts(monkeypatch), make_step(own, stage)
 
     @jax.jit
     def both(key):
-        hyper, policy = own.hyperparameters, own.policy
-        state = own.init(key, hyper)
-        params, (new, metrics) = state.train.params, own.update(state, hyper)
+        policy, state = own.policy(data), own.init(key, hyper, data)
+        params, (new, metrics) = state.params, step(state, None, hyper, data)
         batch = spec.targets(policy, params, rollouts.pop(), hyper)
         batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
         gradient = jax.grad(lambda params: spec.loss(policy, params, key, batch, hyper).sum)(params)
         gradient = jax.tree.map(lambda leaf: leaf / 10, gradient)
-        adam = optax.chain(optax.clip_by_global_norm(clip), optax.adam(0.02, eps=1e-5))
+        adam = optax.chain(optax.clip_by_global_norm(limit), optax.adam(0.02, eps=1e-5))
         with jax.numpy_dtype_promotion("standard"):
             updates, _ = adam.update(gradient, adam.init(params), params)
-        return new.train.params, metrics, optax.apply_updates(params, updates), gradient
+        return new.params, metrics, optax.apply_updates(params, updates), gradient
 
     actual, metrics, expected, gradient = both(jax.random.PRNGKey(0))
     close(actual, expected, rtol=1e-5, atol=1e-6)
@@ -457,25 +518,59 @@ RETRIEVING = {
 
 @pytest.fixture(scope="module")
 def retrieving():
-    """The states of four updates of a policy that retrieves, and their metrics."""
-    run = Run(experiment(**RETRIEVING))
+    """The states of four steps of a policy that retrieves, and their metrics."""
+    run = Run(configured(**RETRIEVING).create())
     states, metrics = [run.init(jax.random.PRNGKey(0), run.hyper)], []
     for _ in range(4):
-        state, figures = run.update(states[-1], run.hyper)
+        state, figures = run.step(states[-1], run.hyper)
         states.append(state)
         metrics.append(figures)
     return run, states, metrics
 
 
-def test_the_index_is_embedded_anew_every_second_update(retrieving):
-    """By the parameters before the update; in between, what is retrieved is scored by newer ones."""
+def test_the_index_is_embedded_anew_every_second_step(retrieving):
+    """By the parameters before the step; in between, what is retrieved is scored by newer ones."""
     run, states, _ = retrieving
-    embed = jax.jit(run.experiment.policy.embed)
+    embed = jax.jit(run.learner.policy(run.data).embed)
     for number, made_of in ((1, 0), (2, 0), (3, 2), (4, 2)):
-        expected = embed(states[made_of].train.params)
-        np.testing.assert_allclose(states[number].index, expected, atol=1e-6)
-    assert np.any(np.asarray(states[3].index) != np.asarray(states[2].index))
-    assert run.traced["update"] == 1
+        expected = embed(states[made_of].params)
+        np.testing.assert_allclose(states[number].index.embeddings, expected, atol=1e-6)
+        assert states[number].index.built_at_step == made_of
+    assert states[0].index.built_at_step == -1  # a first index is never taken for a fresh one
+    same(states[2].index, states[1].index)
+    same(states[4].index, states[3].index)
+    assert distance(states[3].index.embeddings, states[2].index.embeddings) > 0
+    assert run.traced["step"] == 1
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_between_refreshes_nothing_is_embedded(seeds):
+    """Of several seeds side by side too: the condition stays one branch of the program."""
+    embedded = []
+
+    class Counting(EpisodesLearner):
+        def policy(self, data, contents=None):
+            policy = super().policy(data, contents)
+
+            def embed(params):
+                scale = params["retriever"]["log_scale"]
+                jax.debug.callback(lambda scale: embedded.append(float(scale)), scale)
+                return policy.embed(params)
+
+            return policy._replace(embed=embed)
+
+    config = configured(**RETRIEVING, updates=5, num_seeds=seeds)
+    learner = Counting(config)
+    program = training_program(learner, config.seeds, config)
+    state = first_state(learner, config.seeds)
+    jax.effects_barrier()
+    counts = [len(embedded)]
+    for number in range(5):
+        state, _ = program.advance(state, number)
+        jax.block_until_ready(state.step)
+        jax.effects_barrier()
+        counts.append(len(embedded))
+    assert np.diff(counts).tolist() == [seeds, 0, seeds, 0, seeds]
 
 
 def test_a_retrievers_health_is_reported(retrieving):
@@ -488,7 +583,7 @@ def test_a_retrievers_health_is_reported(retrieving):
 
 
 def perfect(steps=1, *, scale=50.0, shift=0, **fields):
-    """An experiment on Lookup whose retriever is made by hand, and its state.
+    """A learner on Lookup whose retriever is made by hand, and its state.
 
     Towers take keys as they are, so that a large scale finds the named passage, or the one `shift` rows
     after it; heads do (what a passage says + step) modulo A.
@@ -497,8 +592,8 @@ def perfect(steps=1, *, scale=50.0, shift=0, **fields):
     if fields.get("latent") == "episode":
         env = dataclasses.replace(env, history=True)
     policy = RetrievalPolicy(k=6, width=8, hidden=(3 * steps,), **fields)
-    own = experiment(env=env, policy=policy, evaluation=EpisodeEvaluation(during=200))
-    state = jax.jit(own.init)(jax.random.PRNGKey(0), own.hyperparameters)
+    own = configured(env=env, policy=policy, evaluation=EpisodeEvaluation(during=200)).create()
+    state = jax.jit(own.init)(jax.random.PRNGKey(0), own.hyper, own.data)
     keys = np.asarray(own.raw_env.passages)[:, :8]
     stored = np.zeros((8 + 3, 8), np.float32)
     stored[:8] = np.linalg.lstsq(np.roll(keys, -shift, axis=0), keys)[0]
@@ -510,7 +605,7 @@ def perfect(steps=1, *, scale=50.0, shift=0, **fields):
     for unit, (said, step) in enumerate(pairs):
         hidden[8 + step, unit] = hidden[-3 + said, unit] = 20.0
         out[unit, (said + step) % 3] = 20.0
-    params = state.train.params | {
+    params = state.params | {
         "retriever": {
             "observed": {"Dense_0": {"kernel": asked}},
             "stored": {"Dense_0": {"kernel": stored}},
@@ -521,14 +616,13 @@ def perfect(steps=1, *, scale=50.0, shift=0, **fields):
             "Dense_1": {"kernel": out, "bias": np.zeros(3, np.float32)},
         },
     }
-    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, state.train.params)
-    params = jax.tree.map(jnp.asarray, params)
-    return own, dataclasses.replace(state, train=dataclasses.replace(state.train, params=params))
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, state.params)
+    return own, state.replace(params=jax.tree.map(jnp.asarray, params))
 
 
 def returns(own, state, episodes=200, **kwargs):
     """Mode -> mean return."""
-    played = jax.jit(lambda state: own.evaluate(state, episodes, **kwargs))(state)
+    played = jax.jit(lambda state: own.play(state, episodes, **kwargs))(state)
     return {mode: float(of["return"].mean()) for mode, of in played.items()}
 
 
@@ -549,9 +643,9 @@ def test_the_gain_of_a_perfect_retriever_is_large(steps, fields):
 
 
 def measured(own, state, times=60):
-    """The figures of a state while training, at several updates: each has keys of its own."""
+    """The figures of a state while training, at several steps: each has keys of its own."""
     figures = jax.jit(own.figures)
-    states = (dataclasses.replace(state, updates=jnp.int32(n)) for n in range(times))
+    states = (state.replace(step=jnp.int32(n)) for n in range(times))
     return [{name: float(value) for name, value in figures(s).items()} for s in states]
 
 
@@ -580,7 +674,7 @@ def test_the_retrieval_gain_is_what_random_passages_lose(shift):
 def test_sampled_episodes_draw_passages_as_rollouts_do():
     """With Gumbel noise, where an estimator draws passages first; likeliest actions go without."""
     own, state = perfect(estimator="gumbel", scale=2.0)
-    policy, params = own.policy, state.train.params
+    policy, params = own.policy(own.data), state.params
     passages = np.asarray(own.raw_env.passages)
     said = np.argmax(passages[:, 8:], axis=-1)
     observation = jnp.asarray(np.append(passages[:, :8], np.ones((6, 1), np.float32), axis=-1))
@@ -589,13 +683,13 @@ def test_sampled_episodes_draw_passages_as_rollouts_do():
     expected = np.sum(prior * (said[seen.ids] == said[:, None]), axis=-1).mean()
     assert 0.2 < expected < 0.8
     episodes = 1000
-    evaluate = jax.jit(lambda state: own.evaluate(state, episodes))
-    played = evaluate(state)
+    play = jax.jit(lambda state: own.play(state, episodes))
+    played = play(state)
     assert played["greedy"]["return"].mean() == 1.0
     drawn = played["sampled"]["return"]
     error = np.sqrt(expected * (1 - expected) / episodes)
     assert abs(drawn.mean() - expected) < 4 * error
-    same(evaluate(state), played)
+    same(play(state), played)
     # A policy that answers a question, without a key, reads the likeliest passages too.
     np.testing.assert_array_equal(own.acting(state)(observation).mode(), said)
 
@@ -604,4 +698,10 @@ def test_a_history_is_not_normalised():
     with pytest.raises(
         UserError, match=r"normalise_observations is on together with env\.history.*turn one"
     ):
-        experiment(env=TinyMdp(history=True), normalise_observations=True)
+        configured(env=TinyMdp(history=True), normalise_observations=True)
+
+
+def test_a_rollout_is_not_accumulated():
+    """It is divided into minibatches instead."""
+    with pytest.raises(UserError, match=r"optimizer\.accumulate is 2, .* algorithm\.minibatches"):
+        configured(optimizer=Adam.for_policies(accumulate=2))
