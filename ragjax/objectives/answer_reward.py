@@ -211,7 +211,6 @@ class AnswerReward:
         if self.whiten:
             advantage = whitened(advantage, source, weight)
         advantage = jnp.where(real[:, None, None], advantage * weight[:, None, None], 0.0)
-        log_prior = reading.log_prior[:, None]
         by_passage = _by_passage(model.token_logprobs, params, reading, answers)
         near = entropy = critic = None
         if reference is not None:
@@ -219,11 +218,12 @@ class AnswerReward:
             near = marginal_token_logprobs(reference.reading.log_prior[:, None], theirs)
         if self.entropy_coef > 0:
             logprobs = _by_passage(model.logprobs, params, reading, answers)
-            entropy = marginal_token_entropy(prefix_posterior(log_prior, by_passage), logprobs)
+            passages = prefix_posterior(reading.log_prior[:, None], by_passage)
+            entropy = marginal_token_entropy(passages, logprobs)
         if target is not None:
             critic = _values(model, params, reading, answers, by_passage), target
         sums = sequence_policy_loss(
-            marginal_token_logprobs(log_prior, by_passage),
+            marginal_token_logprobs(reading.log_prior[:, None], by_passage),
             samples.behaviour,
             advantage,
             source,
