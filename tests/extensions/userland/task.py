@@ -6,7 +6,9 @@ from typing import ClassVar
 from ragjax.tasks.base import Task
 from ragjax.types import Passage, QaData, Question
 
-TOWNS = tuple(first + last for first in ("Ar", "Bel", "Cor", "Dun") for last in ("a", "o", "um", "is", "en"))
+TOWNS = tuple(
+    first + last for first in ("Ar", "Bel", "Cor", "Dun") for last in ("a", "o", "um", "is", "en")
+)
 COLOURS = ("red", "blue", "green", "white", "black")
 
 
@@ -24,8 +26,6 @@ class Gates(Task):
             passages.append(Passage(f"p{number}", town, f"The gate of {town} is {colour}."))
             asked = f"What colour is the gate of {town}?"
             kind = "early" if number % 2 else "late"
-            questions.append(
-                Question(f"q{number}", asked, (colour,), (f"p{number}",), kind, town)
-            )
+            questions.append(Question(f"q{number}", asked, (colour,), (f"p{number}",), kind, town))
         splits = {"train": questions[:12], "dev": questions[12:16], "test": questions[16:]}
         return QaData(tuple(passages), {name: tuple(rows) for name, rows in splits.items()})
