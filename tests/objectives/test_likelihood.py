@@ -377,7 +377,6 @@ def test_gold_passages():
     [
         ({"rename_reader": 1.1}, "The objective's rename_reader is 1.1"),
         ({"rename_retriever": -0.1}, "The objective's rename_retriever is -0.1"),
-        ({"documents": "all"}, "The objective's documents is 'all'; choose retrieved, in_batch or"),
         ({"corrupt_words": 2.0}, "The objective's corrupt_words is 2.0"),
     ],
 )
