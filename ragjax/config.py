@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from ragjax.errors import UserError, require
 from ragjax.files import load_function
-from ragjax.training.learner import Learner, Records
+from ragjax.records import Records
+from ragjax.training.learner import Learner
 from ragjax.training.optimizer import Adam, Optimizer
 
 PACKAGE = "ragjax"

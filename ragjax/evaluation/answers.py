@@ -19,8 +19,8 @@ from ragjax.evaluation.metrics import (
     write_predictions,
 )
 from ragjax.objectives.base import Context, Objective
+from ragjax.records import Records, ReportTable
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.training.learner import Records, ReportTable
 from ragjax.types import RagBatch, TopK
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from ragjax.errors import UserError
 from ragjax.files import write_atomically
-from ragjax.training.learner import Records, ReportTable
+from ragjax.records import Records, ReportTable
 
 MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the policy
 

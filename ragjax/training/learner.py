@@ -8,10 +8,10 @@ state of a run is one `State`, and one step of it is `training.step.make_step`:
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
+from ragjax.records import Records
 from ragjax.types import Leaf, Loss, Params
 
 # Batches are collected with keys made from fold_in(fold_in(run key, this), step), apart from those of
@@ -87,37 +88,6 @@ class Stage:
     accumulate: int = 1
     target_kl: float = 0.0
     phase: Any = None
-
-
-class ReportTable(NamedTuple):
-    """A table to print: title, column labels, and rows of cells."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-
-class Records:
-    """What an evaluation leaves: one record a question or an episode, from which figures are made.
-
-    Attributes:
-      FILE: name of their file in a run's directory.
-    """
-
-    FILE: ClassVar[str]
-
-    def summary(self) -> dict[str, Any]:
-        """The figures, for result.json."""
-        raise NotImplementedError
-
-    def write(self, path: Path) -> None:
-        """Writes one JSON line a record, whole or not at all."""
-        raise NotImplementedError
-
-    @staticmethod
-    def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
-        """Summaries of one or several seeds as tables to print."""
-        raise NotImplementedError
 
 
 class Learner:

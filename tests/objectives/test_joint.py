@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
+from ragjax.retrieval.dense import Dense
 
 from ragjax.errors import UserError
 from ragjax.objectives.answer_reward import AnswerReward
@@ -17,7 +18,6 @@ from ragjax.objectives.rewards import ExactMatch, HostReward, Reward, Total
 from ragjax.ops.augmentation import random_renaming
 from ragjax.ops.marginal import log_posterior, marginal, rag_sequence
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.retrieval.dense import Dense
 from ragjax.types import BOS_ID, PAD_ID
 
 K = 3

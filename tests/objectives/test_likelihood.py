@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ragjax.retrieval.dense import Dense
 
 from ragjax.errors import UserError
 from ragjax.objectives.base import Context
 from ragjax.objectives.likelihood import RagSequence, RagToken, is_gold, retrieve
 from ragjax.retrieval.bm25 import BM25
-from ragjax.retrieval.dense import Dense
 from ragjax.retrieval.fixed import ClosedBook, Oracle
 from ragjax.types import TopK
 
