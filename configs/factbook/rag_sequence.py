@@ -11,6 +11,7 @@ from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
+from ragjax.retrieval.bm25 import BM25
 from ragjax.tasks.factbook import Factbook
 from ragjax.training.optimizer import Adam
 
@@ -35,7 +36,7 @@ def get_config() -> QuestionsConfig:
         optimizer=Adam(retriever_rate=1e-2, reader_rate=5e-3, warmup_steps=100),
         # The index of an untrained encoder finds a gold passage for a quarter of the questions.
         phases=(
-            Phase(steps=250, batch_size=32, k=4, candidates="bm25"),
+            Phase(steps=250, batch_size=32, k=4, candidates=BM25()),
             Phase(steps=450, batch_size=32, k=4),
         ),
         evaluation=Evaluation(k=10, batch_size=32, every=100, questions=256),

@@ -271,3 +271,23 @@ def normalise_rewards(env: Env, discount: float | Array) -> Env:
         )
 
     return env._replace(reset=reset, step=step)
+
+
+def env_data(env: Env) -> dict[str, Any]:
+    """The arrays of an environment that programs take as an argument: passages, tables of questions.
+
+    Scalars, such as the constants of its physics, are left out: compiled in, they are folded.
+    """
+    arrays = jax.tree.map(lambda leaf: leaf if jnp.ndim(leaf) else None, env.params)
+    return {"env": arrays, "passages": env.passages}
+
+
+def bind_env(env: Env, data: Any) -> Env:
+    """An environment over the arrays of `env_data`, which may be traced."""
+    params = jax.tree.map(
+        lambda own, given: own if given is None else given,
+        env.params,
+        data["env"],
+        is_leaf=lambda leaf: leaf is None,
+    )
+    return env._replace(params=params, passages=data["passages"])

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,6 @@ import numpy as np
 
 from ragjax.data.batching import EncodedQuestions, batches_in_order
 from ragjax.data.prepared import PreparedText
-from ragjax.decoding.marginal import Decoded
 from ragjax.evaluation.metrics import (
     drawn_exact_match,
     exact_match,
@@ -21,7 +21,7 @@ from ragjax.evaluation.metrics import (
 from ragjax.objectives.base import Context, Objective
 from ragjax.records import Records, ReportTable
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.types import RagBatch, TopK
+from ragjax.types import Params, RagBatch, TopK
 
 
 @dataclass(frozen=True)
@@ -67,97 +67,134 @@ class Answers(Records):
         ]
 
 
-AnswerFunction = Callable[..., tuple[TopK, jax.Array, Decoded]]
+class Answerer:
+    """Answers questions with a composed model, by programs that are compiled once a batch shape."""
 
+    def __init__(
+        self,
+        objective: Objective,
+        context: Context,
+        text: PreparedText,
+        *,
+        corpus: jax.Array,
+        batch_size: int,
+    ):
+        """Compiles nothing yet.
 
-def make_answer_function(
-    objective: Objective, context: Context, *, length: int, quickly_compiled: bool = False
-) -> AnswerFunction:
-    """Builds the jitted function that answers a batch.
+        Args:
+          objective: says how to retrieve and how to decode.
+          context: the composed model.
+          text: turns tokens into text and names the passages.
+          corpus: [N,P] passage tokens.
+          batch_size: questions at once.
+        """
+        self._objective, self._context, self._text = objective, context, text
+        self._corpus, self._batch_size = corpus, batch_size
 
-    Args:
-      objective: says how to retrieve and how to decode.
-      context: the composed model.
-      length: T.
-      quickly_compiled: leave out XLA's optimisations, for a program that answers few questions.
-
-    Returns:
-      (params, batch, corpus [N,P], index) -> (`TopK`, log_prior [B,K], `Decoded`).
-    """
-
-    def answer(params, batch: RagBatch, corpus, index):
+    def _answer(self, params: Params, batch: RagBatch, corpus: jax.Array, index: Any):
+        """-> (`TopK`, log_prior [B,K], `Decoded`)."""
+        objective, context = self._objective, self._context
         topk, log_prior = objective.retrieve(context, params, batch, corpus=corpus, index=index)
-        passages = gather_passages(corpus, topk.ids)
         decoded = objective.decode(
             context.model,
             params,
             batch.question,
-            passages=passages,
+            passages=gather_passages(corpus, topk.ids),
             log_prior=log_prior,
-            length=length,
+            length=self._text.spec.answer_length,
         )
         return topk, log_prior, decoded
 
-    options = {"xla_backend_optimization_level": 0} if quickly_compiled else None
-    return jax.jit(answer, compiler_options=options)
+    @cached_property
+    def answer(self):
+        """The jitted (params, batch, corpus [N,P], index) -> (`TopK`, log_prior [B,K], `Decoded`)."""
+        return jax.jit(self._answer)
+
+    @cached_property
+    def _answer_one(self):
+        """The same without XLA's optimisations: compiling takes longer than answering one question."""
+        return jax.jit(self._answer, compiler_options={"xla_backend_optimization_level": 0})
+
+    def records(
+        self,
+        params: Params,
+        index: Any,
+        encoded: EncodedQuestions,
+        *,
+        progress: Callable[[int], None] = lambda done: None,
+        corpus: jax.Array | None = None,
+    ) -> list[dict[str, Any]]:
+        """Answers every question.
+
+        Args:
+          params: the parameters.
+          index: of these very parameters.
+          encoded: the questions.
+          progress: told how many questions are done.
+          corpus: [N,P] what is read in place of the passages that are found; they themselves if None.
+
+        Returns:
+          One record a question, as described in `evaluation.metrics`.
+        """
+        records = []
+        passages, decode = self._text.corpus.passages, self._text.tokenizer.decode
+        for rows, batch in batches_in_order(encoded, self._batch_size):
+            # Splits differ in the shapes of what is accepted, for which nothing shall be compiled anew.
+            asked = RagBatch(question=batch.question, retrieved=batch.retrieved)
+            read = self._corpus if corpus is None else corpus
+            topk, log_prior, decoded = jax.device_get(self.answer(params, asked, read, index))
+            for place, row in enumerate(rows):
+                question = encoded.questions[row]
+                prediction, hits = decode(decoded.tokens[place]), _hits(topk, place)
+                posterior = np.exp(decoded.log_posterior[place, hits])
+                records.append(
+                    {
+                        "id": question.id,
+                        "question": question.question,
+                        "relation": question.relation,
+                        "entity": question.entity,
+                        "answers": list(question.answers),
+                        "positives": list(question.positives),
+                        "prediction": prediction,
+                        "probability": _rounded(np.exp(decoded.log_prob[place])),
+                        "em": exact_match(prediction, question.answers),
+                        "f1": _rounded(token_f1(prediction, question.answers)),
+                        "retrieved": [passages[topk.ids[place, hit]].id for hit in hits],
+                        "prior": [_rounded(value) for value in np.exp(log_prior[place, hits])],
+                        "posterior": [_rounded(value) for value in posterior],
+                    }
+                )
+            progress(len(records))
+        return records
+
+    def answer_text(self, params: Params, index: Any, encoded: EncodedQuestions) -> dict[str, Any]:
+        """Answers the one question that is encoded.
+
+        Returns:
+          {"answer", "probability", "passages": [{"id", "title", "text", "prior", "posterior"}]}, the
+          passages in the order of their posterior.
+        """
+        topk, log_prior, decoded = jax.device_get(
+            self._answer_one(params, encoded.arrays, self._corpus, index)
+        )
+        passages = [
+            vars(self._text.corpus.passages[topk.ids[0, hit]])
+            | {
+                "prior": float(np.exp(log_prior[0, hit])),
+                "posterior": float(np.exp(decoded.log_posterior[0, hit])),
+            }
+            for hit in _hits(topk, 0)
+        ]
+        return {
+            "answer": self._text.tokenizer.decode(decoded.tokens[0]),
+            "probability": float(np.exp(decoded.log_prob[0])),
+            "passages": sorted(passages, key=lambda passage: -passage["posterior"]),
+        }
 
 
-def evaluate_questions(
-    answer: AnswerFunction,
-    params: Any,
-    text: PreparedText,
-    device_corpus: jax.Array,
-    index: Any,
-    encoded: EncodedQuestions,
-    batch_size: int,
-    progress: Callable[[int], None] = lambda done: None,
-) -> list[dict[str, Any]]:
-    """Answers every question.
-
-    Args:
-      answer: from `make_answer_function`.
-      params: the parameters.
-      text: turns tokens into text and names the passages.
-      device_corpus: [N,P] its tokens.
-      index: the fresh index.
-      encoded: the questions.
-      batch_size: questions at once.
-      progress: told how many questions are done.
-
-    Returns:
-      One record a question, as described in `evaluation.metrics`.
-    """
-    records = []
-    for rows, batch in batches_in_order(encoded, batch_size):
-        # Splits differ in the shapes of what is accepted, for which nothing shall be compiled anew.
-        asked = RagBatch(question=batch.question, retrieved=batch.retrieved)
-        topk, log_prior, decoded = jax.device_get(answer(params, asked, device_corpus, index))
-        for place, row in enumerate(rows):
-            question = encoded.questions[row]
-            prediction = text.tokenizer.decode(decoded.tokens[place])
-            # An empty passage (closed book) has row -1: it is read but it is no passage retrieved.
-            hits = np.flatnonzero(topk.valid[place] & (topk.ids[place] >= 0))
-            records.append(
-                {
-                    "id": question.id,
-                    "question": question.question,
-                    "relation": question.relation,
-                    "entity": question.entity,
-                    "answers": list(question.answers),
-                    "positives": list(question.positives),
-                    "prediction": prediction,
-                    "probability": _rounded(np.exp(decoded.log_prob[place])),
-                    "em": exact_match(prediction, question.answers),
-                    "f1": _rounded(token_f1(prediction, question.answers)),
-                    "retrieved": [text.corpus.passages[topk.ids[place, hit]].id for hit in hits],
-                    "prior": [_rounded(np.exp(log_prior[place, hit])) for hit in hits],
-                    "posterior": [
-                        _rounded(np.exp(decoded.log_posterior[place, hit])) for hit in hits
-                    ],
-                }
-            )
-        progress(len(records))
-    return records
+def _hits(topk: TopK, row: int) -> np.ndarray:
+    """Places of the passages retrieved; an empty passage (closed book) is read but is none of them."""
+    return np.flatnonzero(topk.valid[row] & (topk.ids[row] >= 0))
 
 
 def _rounded(value: float | np.floating) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.errors import require
@@ -159,3 +160,16 @@ class Algorithm:
           extra: from `batch`, without gradient.
         """
         raise NotImplementedError
+
+
+def explained_variance(batch: PolicyBatch) -> Array:
+    """1 - Var(G - V) / Var(G) over the steps that count; 0 where the targets don't vary."""
+    weight = batch.weight / jnp.maximum(jnp.sum(batch.weight), 1.0)
+
+    def variance(values):
+        mean = jnp.sum(weight * values)
+        return jnp.sum(weight * jnp.square(values - mean))
+
+    total = variance(batch.value_target)
+    rest = variance(batch.value_target - batch.value)
+    return jnp.where(total > 0, 1.0 - rest / jnp.where(total > 0, total, 1.0), 0.0)

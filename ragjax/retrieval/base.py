@@ -25,9 +25,11 @@ class RetrieverSpec:
 
     Attributes:
       learned: whether it is searched inside the training step, by parameters that the step moves.
+      needs_gold: whether it needs to know the gold passages of a question.
     """
 
     learned: ClassVar[bool] = False
+    needs_gold: ClassVar[bool] = False
 
     @property
     def scores_all(self) -> bool:

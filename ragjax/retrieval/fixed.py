@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import jax.numpy as jnp
 import numpy as np
@@ -75,6 +75,8 @@ class Fixed(RetrieverSpec):
 @dataclass(frozen=True)
 class Oracle(Fixed):
     """The first gold passage of each question: the ceiling of any retriever with the same reader."""
+
+    needs_gold: ClassVar[bool] = True
 
     def passages_per_question(self, k: int) -> int:
         """Always one."""
