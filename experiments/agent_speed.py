@@ -1,7 +1,7 @@
 """Episodes a second of the question-answering agent: in one program, and stepped from Python.
 
 `ragjax plot experiments/agent_speed.py --run` measures; it needs the run that
-`ragjax train configs/reader_lessons/reader.py` leaves.
+`ragjax train configs/reader_training/reader.py` leaves.
 """
 
 import time
@@ -11,15 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
-
-from ragjax.config import load_config
-from ragjax.envs.qa_agent import QaAgent
-from ragjax.envs.to_gymnasium import as_gymnasium
-from ragjax.evaluation.plots import Plot, read_figures, results_of
-from ragjax.evaluation.tables import Written
 from ragjax.policy_experiment import PolicyExperiment
 
-CONFIG = Path(__file__).parents[1] / "configs" / "qa_agent" / "ppo.py"
+from ragjax.agents.adaptive_retrieval.environment import PreparedAdaptiveRetrieval
+from ragjax.config import load_config
+from ragjax.envs.to_gymnasium import as_gymnasium
+from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
+from ragjax.evaluation.tables import MarkdownTable
+
+CONFIG = Path(__file__).parents[1] / "configs" / "adaptive_retrieval" / "ppo.py"
 UPDATES, EPISODES, QUESTIONS, REPEATS = 30, 300, 256, 5
 
 
@@ -49,9 +49,9 @@ def measure() -> dict[str, Any]:
     episodes = float(np.sum(algorithm.batch_size / metrics["episode_length"]))
     together = median_rate(1, lambda: jax.block_until_ready(learn(state))) * episodes
 
-    spec = experiment.config.env
-    assert isinstance(spec, QaAgent)
-    env = as_gymnasium(spec.bind("train", experiment.library.open))
+    prepared = experiment.prepared.on_split("train")
+    assert isinstance(prepared, PreparedAdaptiveRetrieval)
+    env = as_gymnasium(prepared)
     act = experiment.acting(state)
     decide = jax.jit(lambda key, seen: act(seen[None]).sample(key)[0])
     keys = list(jax.random.split(jax.random.PRNGKey(1), 64))
@@ -67,27 +67,25 @@ def measure() -> dict[str, Any]:
 
     one_by_one = median_rate(EPISODES, step_from_python)
 
-    reader, data, _ = experiment.library.reader(spec)
-    texts = [question.question for question in data.splits["train"][:QUESTIONS]]
+    reader, k = prepared.questions.reader, prepared.spec.k
+    asked = prepared.questions.data.splits["train"]
+    texts = [question.question for question in asked[:QUESTIONS]]
     single = texts[:16]
     return {
         "episodes": {"one program, learning included": together, "stepped from Python": one_by_one},
         "questions": {
-            "in batches": median_rate(QUESTIONS, lambda: reader.read(texts, spec.k)),
+            "in batches": median_rate(QUESTIONS, lambda: reader.read(texts, k)),
             "one by one": median_rate(
-                len(single), lambda: [reader.read([text], spec.k) for text in single]
+                len(single), lambda: [reader.read([text], k) for text in single]
             ),
         },
     }
 
 
-def get_table() -> Written:
-    """The recorded figures as a table of the README."""
+def get_table() -> MarkdownTable:
+    """The recorded figures as a table."""
     numbers = read_figures(results_of(Path(__file__)))
     lines = [
-        "**The question-answering agent: how much is done in a second.** Medians of "
-        f"{REPEATS} measurements on one machine; what counts is the ratio.",
-        "",
         "| | a second | ratio |",
         "| --- | ---: | ---: |",
     ]
@@ -95,17 +93,20 @@ def get_table() -> Written:
         slowest = min(numbers[kind].values())
         for name, rate in numbers[kind].items():
             label = (
-                f"{kind} read in all rounds, {name}" if kind == "questions" else f"{kind}, {name}"
+                f"{kind} read at all stages, {name}" if kind == "questions" else f"{kind}, {name}"
             )
             lines.append(f"| {label} | {rate:,.0f} | {rate / slowest:,.1f} |")
     lines += [
         "",
-        "Stepped from Python, the same policy acts in the same environment through its Gymnasium "
-        "adapter, with jitted functions, and learns nothing. Recorded at git commit "
-        f"{numbers['git_commit'] or 'none recorded'} by `ragjax plot experiments/agent_speed.py --run`.",
-        "",
+        f"Medians of {REPEATS} measurements on one machine; what counts is the ratio. Stepped from "
+        "Python, the same policy acts in the same environment through its Gymnasium adapter, with "
+        "jitted functions, and learns nothing.",
     ]
-    return Written("\n".join(lines))
+    return MarkdownTable(
+        title="The question-answering agent: how much is done in a second",
+        body="\n".join(lines),
+        source=recorded_by(numbers, "ragjax plot experiments/agent_speed.py --run"),
+    )
 
 
 def get_plots() -> tuple[Plot, ...]:

@@ -13,15 +13,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.policy_experiment import PolicyExperiment
 
 from ragjax.envs.lookup import Lookup
 from ragjax.evaluation.gradients import drawn_gradients, exact_gradient, spread
-from ragjax.evaluation.plots import Curve, Line, Plot, read_figures, results_of
-from ragjax.evaluation.tables import Written
+from ragjax.evaluation.plots import Curve, Line, Plot, read_figures, recorded_by, results_of
+from ragjax.evaluation.tables import MarkdownTable
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment
 from ragjax.training.optimizer import TracedAdam
 
 ESTIMATORS = ("marginal", "sampled", "gumbel", "attention")
@@ -29,6 +29,16 @@ KS = (2, 5, 10, 20, 50)
 SEEDS = (0, 1, 2, 3, 4)
 DRAWS = 8192
 ENV = Lookup(passages=64, actions=4)
+NOTES = """\
+A `RetrievalPolicy` embeds the state, finds the K best passages in an index, reads each, and acts by
+π(a|s) = Σ_d p(d|s) π(a|s,d). Its `estimator` chooses the gradient of log π(a|s):
+
+| value | gradient |
+| --- | --- |
+| `marginal` | exact: Σ_d w_d [∇log p(d\\|s) + ∇log π(a\\|s,d)], with w_d the posterior of passage d |
+| `sampled` | one passage drawn with the action, both scored: same mean, more variance |
+| `gumbel` | passages drawn first, straight-through Gumbel top-k: biased |
+| `attention` | no sum over passages, one over their features: another policy, for comparison |"""
 
 
 def get_config(k: int) -> PolicyConfig:
@@ -98,15 +108,12 @@ def values(numbers: dict[str, Any], name: str) -> np.ndarray:
     return np.array([numbers[name][str(k)] for k in numbers["k"]])
 
 
-def get_table() -> Written:
-    """The recorded figures as a table of the README."""
+def get_table() -> MarkdownTable:
+    """The recorded figures as a table."""
     numbers = read_figures(results_of(Path(__file__)))
     head = ["estimator", *(f"K = {k}" for k in numbers["k"])]
+    episodes = get_config(KS[0]).env_steps
     lines = [
-        "**Gradient of one step through retrieval: variance over that of the exact marginal (cosine of "
-        f"the mean of {numbers['draws']:,} draws with the exact gradient).** Lookup with "
-        f"{ENV.passages} passages, after 2,560 episodes; mean of {len(numbers['seeds'])} seeds.",
-        "",
         "| " + " | ".join(head) + " |",
         "| --- |" + " ---: |" * len(numbers["k"]),
     ]
@@ -120,14 +127,18 @@ def get_table() -> Written:
         lines.append("| " + " | ".join([estimator, *cells]) + " |")
     lines += [
         "",
-        "Error of the mean in its own standard errors, about 1 without bias: "
+        f"Lookup with {ENV.passages} passages, after {episodes:,} episodes; mean of "
+        f"{len(numbers['seeds'])} seeds. In brackets: cosine of the mean of {numbers['draws']:,} draws "
+        "with the exact gradient. Error of the mean in its own standard errors, about 1 without bias: "
         + "; ".join(errors)
-        + ". Attention is a policy of another form, whose own gradient need not be this one. Recorded "
-        f"at git commit {numbers['git_commit'] or 'none recorded'} by `ragjax plot "
-        "experiments/gradient_variance.py --run`.",
-        "",
+        + ". Attention is a policy of another form, whose own gradient need not be this one.",
     ]
-    return Written("\n".join(lines))
+    return MarkdownTable(
+        title="Variance of one step's gradient through retrieval, over that of the exact marginal",
+        body="\n".join(lines),
+        source=recorded_by(numbers, "ragjax plot experiments/gradient_variance.py --run"),
+        notes=NOTES,
+    )
 
 
 def get_plots() -> tuple[Plot, ...]:

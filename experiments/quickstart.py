@@ -10,6 +10,7 @@ def get_table() -> Table:
     return Table(
         name="quickstart",
         title="Cost of the quickstart on 2 CPU cores without a GPU",
+        notes="The installation is left out. The machine was otherwise idle.",
         caption="Seconds of wall time from a cold start: data, tokenizer, compilation and training, "
         "then with the test questions answered; peak resident memory in megabytes.",
         rows=(Row("RAG-Sequence", "configs/world_facts/rag_sequence.py"),),

@@ -1,13 +1,11 @@
-"""The command line: `ragjax train | evaluate | answer | table | plot | configs`."""
+"""The command line: `ragjax train | evaluate | answer | table | plot | report | config`."""
 
-import ast
 import contextlib
 import io
 import json
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from tyro.conf import Positional, arg
 
+from ragjax import result_commands
 from ragjax.errors import UserError, require
 
 INTERRUPTED = 130  # as shells report a process that was ended by Ctrl-C
@@ -52,8 +51,8 @@ class Evaluate:
     split: Literal["train", "dev", "test"] | None = None
     """The questions to answer, or those of an agent's episodes; test if not given."""
     episodes: int | None = None
-    """Episodes that a policy plays, with its likeliest and with drawn actions; as its config says if not
-    given."""
+    """Episodes that a policy plays in each mode, where they are not the questions of the split; as its
+    config says if not given."""
     json: bool = False
     """Print the figures as JSON, with those of each relation."""
     output: Path | None = None
@@ -84,28 +83,57 @@ class Table:
     """Make and record the runs that are missing first."""
     runs: Annotated[Path, arg(metavar="DIR")] = Path("runs")
     """Where --run trains."""
-    update: Path | None = None
-    """A README; all tables between its table markers are printed anew, too."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """Draw the plots of an experiment from its recorded numbers."""
+    """Draw the curves of runs, or the plots of an experiment from its recorded numbers."""
 
-    experiment: Positional[Path]
-    """The experiment's file, e.g. experiments/sutton_barto.py."""
+    what: Positional[tuple[Path, ...]]
+    """Directories of runs, or of seed_<n> runs; or an experiment's file."""
+    output: Annotated[Path | None, arg(metavar="PATH")] = None
+    """The PNG of the runs' curves (curves.png if not given), or the directory of an experiment's
+    pictures (results/<name of the file>, beside the file)."""
+    figures: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
+    """Of runs: what to draw, by the names in metrics.jsonl; the main figures if not given."""
     run: bool = False
-    """Measure and record the numbers anew first."""
-    output: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Where the pictures go; results/<name of the file>, beside the file, if not given."""
+    """Of an experiment: measure and record the numbers anew first."""
 
 
 @dataclass(frozen=True)
-class Configs:
+class Report:
+    """Write the pages of all tables and configs anew from the recorded runs."""
+
+    directory: Positional[Path] = Path(".")
+    """What holds experiments/, configs/ and README.md."""
+
+
+@dataclass(frozen=True)
+class ConfigList:
     """List the configs with the first line of their docstring."""
 
     directory: Positional[Path] = Path("configs")
     """Where they are."""
+
+
+@dataclass(frozen=True)
+class ConfigShow:
+    """Print all fields of a config: ragjax config show CONFIG|RUN [--field.sub value ...]."""
+
+    config: Positional[Path]
+    """A config file, or the directory of a run."""
+    json: bool = False
+    """As JSON, which a run's config.json holds."""
+
+
+@dataclass(frozen=True)
+class ConfigDiff:
+    """Print the fields in which two configs differ, with both values."""
+
+    first: Positional[Path]
+    """A config file, or the directory of a run."""
+    second: Positional[Path]
+    """Another."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -137,21 +165,32 @@ def _dispatch(arguments: list[str], console: Console) -> int:
         "train": (Train, _train),
         "evaluate": (Evaluate, _evaluate),
         "answer": (Answer, _answer),
-        "table": (Table, _table),
-        "plot": (Plot, _plot),
-        "configs": (Configs, _configs),
+        "table": (Table, result_commands.table),
+        "plot": (Plot, result_commands.plot),
+        "report": (Report, result_commands.report),
+        "config list": (ConfigList, result_commands.config_list),
+        "config show": (ConfigShow, result_commands.config_show),
+        "config diff": (ConfigDiff, result_commands.config_diff),
     }
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print("usage: ragjax COMMAND ...; each command has --help\n")
+    if arguments and arguments[0] == "--version":
+        from ragjax import __version__
+
+        print(f"ragjax {__version__}")
+        return 0
+    words = arguments[:2] if arguments[:1] == ["config"] else arguments[:1]
+    if words in ([], ["config"]) or words[-1] in ("-h", "--help"):
+        group = " ".join(words[:1]) if words[:1] == ["config"] else ""
+        print(f"usage: ragjax {group or 'COMMAND'} ...; each command has --help\n")
         for name, (kind, _) in commands.items():
-            print(f"  {name:<9} {(kind.__doc__ or '').splitlines()[0]}")
-        return 0 if arguments else 2
-    name, *rest = arguments
+            if name.startswith(group):
+                print(f"  {name:<12} {(kind.__doc__ or '').splitlines()[0]}")
+        return 2 if words in ([], ["config"]) else 0
+    name, rest = " ".join(words), arguments[len(words) :]
     require(name in commands, f"{name!r} is not a command; choose one of {', '.join(commands)}.")
     kind, function = commands[name]
     prog = f"ragjax {name}"
-    if kind is Train:
-        options, rest = _parse_train(rest, prog)
+    if kind in _OWN_OPTIONS:
+        options, rest = _parse_with_overrides(kind, rest, prog)
         return function(options, rest, console)
     return function(_parse(kind, rest, prog), [], console)
 
@@ -166,28 +205,35 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
             return tyro.cli(kind, args=arguments, prog=prog)
     except SystemExit as error:
         lines = [line.strip("│╭╮╰╯─ ") for line in message.getvalue().splitlines()]
-        words = " ".join(line for line in lines if line and line != "Parsing error")
+        words = " ".join(line for line in lines if line.strip("-") and line != "Parsing error")
         words = words.partition("For full helptext")[0].strip(" .")
         raise UserError(f"{words}; `{prog} --help` lists the options.") from error
 
 
-def _parse_train(arguments: list[str], prog: str) -> tuple[Any, list[str]]:
-    """Splits the command's own options from the overrides of the config."""
+# The commands that take overrides of a config: their own options with a value, and those without.
+_OWN_OPTIONS: dict[type, tuple[set[str], set[str]]] = {
+    Train: ({"--run-dir"}, {"--resume", "--no-resume", "--check", "--no-check"}),
+    ConfigShow: (set(), {"--json", "--no-json"}),
+}
+
+
+def _parse_with_overrides(kind: Any, arguments: list[str], prog: str) -> tuple[Any, list[str]]:
+    """Splits a command's own options from the overrides of the config."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        return _parse(Train, arguments or ["--help"], prog), []
+        return _parse(kind, arguments or ["--help"], prog), []
+    valued, bare = _OWN_OPTIONS[kind]
     own, overrides, words = arguments[:1], [], arguments[1:]
     while words:
         word = words.pop(0)
-        if word in ("--resume", "--no-resume", "--check", "--no-check") or word.startswith(
-            ("--run-dir=", "--run_dir=")
-        ):
+        option, equals, _ = word.replace("_", "-").partition("=")
+        if option in bare or (option in valued and equals):
             own.append(word)
-        elif word in ("--run-dir", "--run_dir"):
+        elif option in valued:
             own += [word, *words[:1]]
             words = words[1:]
         else:
             overrides.append(word)
-    return _parse(Train, own, prog), overrides
+    return _parse(kind, own, prog), overrides
 
 
 def _train(options: Train, overrides: list[str], console: Console) -> int:
@@ -232,7 +278,10 @@ def _keep_compiled() -> None:
 
     from ragjax.files import data_dir
 
-    if os.environ.get("RAGJAX_COMPILATION_CACHE") == "off" or "JAX_COMPILATION_CACHE_DIR" in os.environ:
+    if (
+        os.environ.get("RAGJAX_COMPILATION_CACHE") == "off"
+        or "JAX_COMPILATION_CACHE_DIR" in os.environ
+    ):
         return
     jax.config.update("jax_compilation_cache_dir", str(data_dir() / "compiled"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
@@ -315,84 +364,6 @@ def _print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) 
         text = f"[{passage['title']}] {passage['text']}".replace("[", r"\[")
         table.add_row(*(f"{passage[name]:.3f}" for name in figures), text)
     Console(highlight=False).print(table)
-
-
-def _table(options: Table, _: list[str], console: Console) -> int:
-    from ragjax.evaluation.readme import update_readme
-    from ragjax.evaluation.tables import Table as TableOfRuns
-    from ragjax.evaluation.tables import load_table, render
-
-    table = load_table(options.experiment)
-    if options.run and isinstance(table, TableOfRuns):
-        _make_missing(table, options.runs, console)
-    print(render(table, options.format), end="")
-    if options.update is not None:
-        update_readme(options.update)
-    return 0
-
-
-def _make_missing(table: Any, runs: Path, console: Console) -> None:
-    """Makes and records the runs that a table lacks."""
-    from ragjax.evaluation.runs import record_run
-    from ragjax.evaluation.tables import missing_runs
-
-    missing = missing_runs(table)
-    for row in {row.directory: row for row, _, _ in missing}.values():
-        lacking = {seed: place for other, seed, place in missing if other == row}
-        base = runs / table.name / row.directory
-        # All seeds of a row in one program, or one after another.
-        together = table.side_by_side and len(lacking) == len(table.seeds) > 1
-        for seeds in [list(lacking)] if together else [[seed] for seed in lacking]:
-            run_dir = base if together else base / f"seed_{seeds[0]}"
-            which = f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-            console.print(f"{row.label}, {which}: {run_dir}")
-            if not all((base / f"seed_{seed}" / "result.json").exists() for seed in seeds):
-                _make_run(row, seeds, run_dir)
-        for seed, destination in lacking.items():
-            record_run(base / f"seed_{seed}", destination)
-
-
-def _make_run(row: Any, seeds: list[int], run_dir: Path) -> None:
-    """Trains a row of a table, in a process of its own so that time and memory are its own."""
-    command = [row.config, *row.overrides, "--seed", str(seeds[0]), "--run-dir", str(run_dir)]
-    if len(seeds) > 1:
-        command += ["--num-seeds", str(len(seeds))]
-    if (run_dir / "config.json").exists():
-        command.append("--resume")
-    code = subprocess.run([sys.executable, "-m", "ragjax.cli", "train", *command]).returncode
-    require(code == 0, f"The run {run_dir} ended with exit code {code}; mend it and start again.")
-
-
-def _plot(options: Plot, _: list[str], console: Console) -> int:
-    from ragjax.evaluation import plots
-
-    results = plots.results_of(options.experiment)
-    if options.run:
-        from ragjax.run_dir import provenance
-
-        console.print(f"measuring {options.experiment}")
-        numbers = plots.measure(options.experiment)
-        console.print(f"recorded {plots.record_figures(results, numbers | provenance())}")
-    for plot in plots.load_plots(options.experiment):
-        path = (options.output or results) / f"{plot.name}.png"
-        plots.draw(plot, path)
-        print(path)
-    return 0
-
-
-def _configs(options: Configs, _: list[str], console: Console) -> int:
-    require(
-        options.directory.is_dir(),
-        f"{options.directory} is not a directory; name the one that holds the configs.",
-    )
-    del console
-    for path in sorted(options.directory.rglob("*.py")):
-        try:
-            docstring = ast.get_docstring(ast.parse(path.read_bytes())) or "(no docstring)"
-        except (SyntaxError, ValueError) as error:
-            docstring = f"(not a Python file: {error})"
-        print(f"{path}  {docstring.splitlines()[0]}")
-    return 0
 
 
 if __name__ == "__main__":

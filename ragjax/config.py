@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from ragjax.errors import UserError, require
 from ragjax.files import load_function
-from ragjax.training.learner import Learner, Records
+from ragjax.records import Records
+from ragjax.training.learner import Learner
 from ragjax.training.optimizer import Adam, Optimizer
 
 PACKAGE = "ragjax"
@@ -146,7 +147,8 @@ def from_json(value: Any, modules: tuple[str, ...] = ()) -> Any:
     if not isinstance(value, dict):
         return value
     fields = {name: from_json(item, modules) for name, item in value.items() if name != "type"}
-    name = str(value.get("type", ""))
+    require("type" in value, f"A part of the config names no type: {value}; train the run again.")
+    name = str(value["type"])
     module, _, class_name = name.rpartition(".")
     require(
         module.split(".")[0] == PACKAGE or module in modules,

@@ -39,6 +39,26 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Args:
+      path: the file.
+      remedy: what to do where it can't be read, for messages.
+
+    Raises:
+      UserError: the file is missing, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path} can't be read ({error.strerror}); {remedy}") from error
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}); {remedy}") from error
+    require(isinstance(content, dict), f"{path} is not a JSON object; {remedy}")
+    return content
+
+
 def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
     """Runs a Python file and returns one of its functions, whose failures are reported likewise.
 

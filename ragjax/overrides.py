@@ -33,37 +33,17 @@ def leaf_fields(value: Any, prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def check_override(name: str, text: str | None, fields: dict[str, Any]) -> None:
-    """Refuses an unknown field or a value of the wrong type.
+def require_field(name: str, fields: Collection[str]) -> None:
+    """Refuses a name that is no field, with the nearest one as a hint.
 
     Raises:
-      UserError: names the field, the value and the remedy.
+      UserError: names the field and the remedy.
     """
-    if name not in fields:
-        near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
-        last = name.rpartition(".")[2]
-        near = near or [field for field in fields if field.rpartition(".")[2] == last]
-        hint = f"did you mean --{near[0]}?" if near else "add --help to see all fields."
-        raise UserError(f"--{name} is not a field of the config; {hint}")
-    hint = fields[name]
-    require(text is not None, f"--{name} has no value; give {_expected(hint)} after it.")
-    if not _accepts(hint, str(text)):
-        raise UserError(f"--{name} is {text!r}; give {_expected(hint)}.")
-
-
-def _accepts(hint: Any, text: str) -> bool:
-    if get_origin(hint) is Literal:
-        return text in map(str, get_args(hint))
-    if get_origin(hint) is tuple:
-        return all(_accepts(get_args(hint)[0], word) for word in text.split())
-    if hint is bool:
-        return text in ("True", "False")
-    if hint in (int, float):
-        try:
-            hint(text)
-        except ValueError:
-            return False
-    return True
+    near = difflib.get_close_matches(name, fields, n=1, cutoff=0.5)
+    last = name.rpartition(".")[2]
+    near = near or [field for field in fields if field.rpartition(".")[2] == last]
+    hint = f"did you mean --{near[0]}?" if near else "add --help to see all fields."
+    require(name in fields, f"--{name} is not a field of the config; {hint}")
 
 
 def _expected(hint: Any) -> str:
@@ -122,21 +102,43 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
     Raises:
       UserError: an unknown field, a value of the wrong type, or one that the config refuses.
     """
+    if "--help" in arguments or "-h" in arguments:
+        return _parse(config, ["--help"], prog)
     fields = leaf_fields(config)
-    if "--help" not in arguments and "-h" not in arguments:
-        several = [name for name, hint in fields.items() if get_origin(hint) is tuple]
-        for name, value in split_arguments(arguments, several):
-            check_override(name, value, fields)
+    several = [name for name, hint in fields.items() if get_origin(hint) is tuple]
+    given = split_arguments(arguments, several)
+    for name, value in given:
+        require_field(name, fields)
+        require(
+            value is not None, f"--{name} has no value; give {_expected(fields[name])} after it."
+        )
+    try:
+        return _parse_quietly(config, arguments)
+    except SystemExit as error:
+        wrong = [(name, value) for name, value in given if not _fits(config, name, str(value))]
+        name, value = (wrong or given)[0]
+        raise UserError(f"--{name} is {value!r}; give {_expected(fields[name])}.") from error
+
+
+def _parse(config: Any, arguments: Sequence[str], prog: str) -> Any:
+    """What tyro makes of the arguments; it prints a box and exits where one doesn't fit its field."""
     options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)
     kind: Any = Annotated[type(config), *options]
-    if "--help" in arguments or "-h" in arguments:
-        return tyro.cli(kind, default=config, args=arguments, prog=prog)
-    message = io.StringIO()
+    return tyro.cli(kind, default=config, args=arguments, prog=prog)
+
+
+def _parse_quietly(config: Any, arguments: Sequence[str]) -> Any:
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
+        return _parse(config, arguments, "")
+
+
+def _fits(config: Any, name: str, value: str) -> bool:
+    """Whether a value by itself has its field's type; it need not suit the rest of the config."""
+    words = value.split() if get_origin(leaf_fields(config)[name]) is tuple else [value]
     try:
-        with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
-            return tyro.cli(kind, default=config, args=arguments, prog=prog)
-    except SystemExit as error:
-        words = " ".join(message.getvalue().translate(dict.fromkeys(map(ord, "│╭╮╰╯─"))).split())
-        raise UserError(
-            f"The overrides can't be read ({words}); add --help to see them."
-        ) from error
+        _parse_quietly(config, [f"--{name}", *words])
+    except SystemExit:
+        return False
+    except UserError:
+        pass
+    return True

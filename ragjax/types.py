@@ -1,4 +1,4 @@
-"""Axis glossary, and the structs and protocols that the rooms of this package hand each other.
+"""Axis glossary, and the structs that the rooms of this package hand each other.
 
 Axis letters, used in every shape comment and annotation:
 
@@ -12,6 +12,7 @@ Axis letters, used in every shape comment and annotation:
     E  environments side by side       A  actions of an environment
     O  numbers of an observation       T  also: time steps of a rollout
     Y  accepted answers of a question  G  answers sampled to a question
+    F  numbers of a passage that is no text
 
 Token id 0 is always padding. A passage id (a "row") is an index into the corpus, 0 <= id < N;
 -1 marks a miss (nothing retrieved there), which is masked and never wrapped around.
@@ -19,11 +20,11 @@ Token id 0 is always padding. A passage id (a "row") is an index into the corpus
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import chex
 from flax import struct
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 PAD_ID = 0
 BOS_ID = 1
@@ -185,7 +186,8 @@ class Env(NamedTuple):
       num_actions: A; actions are the integers 0 <= a < A.
       low: [O...] smallest value of each number of an observation, -inf where there is none.
       high: [O...] largest value.
-      passages: [N,F] features of the passages that a policy may retrieve from, or None.
+      passages: [N,F] features or [N,P] tokens of the passages that a policy may retrieve from, or None.
+      vocabulary: `Vocabulary` of the passages' tokens, None where they are features.
     """
 
     params: Any
@@ -195,6 +197,7 @@ class Env(NamedTuple):
     low: Any
     high: Any
     passages: Any = None
+    vocabulary: Any = None
 
 
 @struct.dataclass
@@ -258,7 +261,8 @@ class Retrieved:
 
     Attributes:
       observation: [...,O...].
-      ids: [...,K] rows of the environment's passages, -1 at a miss.
+      ids: [...,K] rows of the environment's passages; -1 at a miss, -2 for the empty passage, which is
+        read where nothing is found.
       noise: [...,K] Gumbel noise of the estimator that draws passages before actions, else None.
     """
 
@@ -273,7 +277,7 @@ class PolicyModel(NamedTuple):
     Attributes:
       init: (key) -> params, with the groups "policy" and "value" ("retriever" too, where it retrieves).
       apply: (params, what `retrieve` gives) -> (action distribution, V [...]).
-      embed: (params) -> [N,D] the index; None of a policy that retrieves nothing.
+      embed: (params) -> the index, a tree of arrays; None of a policy that retrieves nothing.
       retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; the observation
         itself if nothing is retrieved.
       refresh_every: updates after which the index is embedded anew.
@@ -286,14 +290,42 @@ class PolicyModel(NamedTuple):
     refresh_every: int = 1
 
 
+class Retriever(NamedTuple):
+    """p(d|x) as pure functions of the whole tree of parameters, for questions and observations alike.
+
+    Queries x and passages d are tokens or numbers, as their encoders read them. `rename` are [V] new
+    token ids, see `ops.augmentation`. A retriever that is not learned has no more than `init`, `scale`
+    and `log_prior`, which takes the scores that it found.
+
+    Attributes:
+      init: (key) -> params["retriever"].
+      query: (params, x [...,Q], rename=None) -> [...,D].
+      embed: (params, passages [...,P], rename=None) -> [...,D], with gradient.
+      index: (params, corpus [N,P]) -> what is searched, a tree of arrays.
+      search: (index, query [...,D], k) -> `TopK` of [...,K], without gradient; where nothing is found
+        the empty passage (row -1) is the only hit.
+      scores: (index, query [...,D]) -> [...,N] unscaled scores of all passages; not of every index.
+      scale: (params) -> [] the inverse temperature that multiplies scores before the softmax.
+      log_prior: (params, query [...,D], corpus, `TopK`, rename=None) -> [...,K] log p(d|x) over the
+        hits, their embeddings computed anew and with gradient; -inf at a miss.
+    """
+
+    init: Callable[..., Params]
+    query: Callable[..., Array]
+    embed: Callable[..., Array]
+    index: Callable[..., Any]
+    search: Callable[..., TopK]
+    scores: Callable[..., Array]
+    scale: Callable[..., Array]
+    log_prior: Callable[..., Array]
+
+
 class RagModel(NamedTuple):
-    """Encoder, retrieval scorer and generator as pure functions of one tree of parameters.
+    """Retriever and reader as pure functions of one tree of parameters.
 
     Attributes:
       init: (key) -> params.
-      embed_query: (params, [B,Q] tokens) -> [B,D], unit length.
-      embed_passage: (params, [...,P] tokens) -> [...,D], unit length.
-      scale: (params) -> [] the inverse temperature that multiplies scores before the softmax.
+      retriever: the retriever's functions.
       encode: (params, question [B,Q], passages [B,K,P]) -> the reader's memory of B*K sources.
       token_logprobs: (params, memory, target [B,T]) -> [B,K,T] log p(y_t | x, d_k, y_<t).
       logprobs: (params, memory, target [B,T]) -> [B,K,T,V] log p(· | x, d_k, y_<t).
@@ -303,20 +335,10 @@ class RagModel(NamedTuple):
     """
 
     init: Callable[..., Params]
-    embed_query: Callable[..., Array]
-    embed_passage: Callable[..., Array]
-    scale: Callable[..., Array]
+    retriever: Retriever
     encode: Callable[..., Any]
     token_logprobs: Callable[..., Array]
     logprobs: Callable[..., Array]
     values: Callable[..., Array]
     init_cache: Callable[..., Any]
     decode_step: Callable[..., tuple[Array, Any]]
-
-
-class Index(Protocol):
-    """A searchable set of passage embeddings; `search` can be traced by `jit`."""
-
-    def search(self, query: Float[Array, "*batch D"], k: int) -> TopK:
-        """Returns the k passages with the highest inner product with each query."""
-        ...

@@ -13,7 +13,7 @@ import pytest
 from command_line import the_sentence
 from tiny_task import PEOPLE, TinyTask
 
-from ragjax import commands
+from ragjax import __version__, commands
 from ragjax.cli import INTERRUPTED, main
 from ragjax.evaluation.metrics import read_predictions, summarise
 from ragjax.learners.questions import QuestionsLearner
@@ -221,7 +221,7 @@ def test_interactive(ragjax, trained, monkeypatch):
 
 
 def test_configs(ragjax):
-    code, out, err = ragjax("configs", Path(__file__).parents[1] / "configs")
+    code, out, err = ragjax("config", "list", Path(__file__).parents[1] / "configs")
     assert (code, err) == (0, "")
     assert "rag_sequence.py  RAG-Sequence on world_facts" in out
     assert len(out.splitlines()) == len(list((Path(__file__).parents[1] / "configs").rglob("*.py")))
@@ -237,16 +237,16 @@ def test_configs_of_all_sorts(ragjax, refused, tmp_path):
         ("e.txt", "no"),
     ):
         (tmp_path / name).write_text(text)
-    code, out, err = ragjax("configs", tmp_path)
+    code, out, err = ragjax("config", "list", tmp_path)
     assert (code, err) == (0, "")
     texts = {
         line.split("  ")[0].rpartition("/")[2]: line.split("  ")[1] for line in out.splitlines()
     }
     assert texts["a.py"] == "First."
     assert texts["b.py"] == texts["d.py"] == "(no docstring)"
-    assert texts["c.py"].startswith("(not a Python file: invalid syntax")
+    assert "c.py is not a Python file (invalid syntax" in texts["c.py"]
     assert texts.keys() == {"a.py", "b.py", "c.py", "d.py"}
-    assert "is not a directory" in refused("configs", tmp_path / "nowhere")
+    assert "is not a directory" in refused("config", "list", tmp_path / "nowhere")
 
 
 EXPERIMENT = """
@@ -319,19 +319,34 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 
 # Help
 
+COMMANDS = (
+    *("train", "evaluate", "answer", "table", "plot", "report"),
+    *("config list", "config show", "config diff"),
+)
+
 
 def test_help(ragjax):
     code, out, err = ragjax("--help")
     assert (code, err) == (0, "")
-    for name in ("train", "evaluate", "answer", "table", "plot", "configs"):
+    for name in COMMANDS:
         assert f"  {name}" in out
     assert ragjax() == (2, out, "")
+    code, configs, err = ragjax("config", "--help")
+    assert (code, err) == (0, "")
+    assert [line.split()[:2] for line in configs.splitlines()[2:]] == [
+        ["config", name] for name in ("list", "show", "diff")
+    ]
+    assert ragjax("config") == (2, configs, "")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "answer", "table", "plot", "configs"])
+def test_version(ragjax):
+    assert ragjax("--version") == (0, f"ragjax {__version__}\n", "")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_help_of_a_command(command, capsys):
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert ended.value.code == 0
     out, err = capsys.readouterr()
     assert f"usage: ragjax {command}" in out
@@ -352,8 +367,9 @@ def test_help_of_a_config(capsys):
 
 def test_unknown_command(refused):
     assert refused("trian", CONFIG) == (
-        "'trian' is not a command; choose one of train, evaluate, answer, table, plot, configs."
+        f"'trian' is not a command; choose one of {', '.join(COMMANDS)}."
     )
+    assert refused("config", "shw").startswith("'config shw' is not a command; ")
 
 
 @pytest.mark.parametrize(
@@ -405,7 +421,7 @@ def test_bad_config_file(name, text, said, refused, tmp_path):
     [
         *(["evaluate"], ["evaluate", "a", "b"], ["evaluate", "a", "--splt", "dev"]),
         *(["evaluate", "a", "--split", "all"], ["answer"], ["answer", "a", "b", "c"]),
-        *(["table"], ["table", "x.py", "--format", "pdf"], ["configs", "--all"]),
+        *(["table"], ["table", "x.py", "--format", "pdf"], ["report", "--all"]),
         *(["train", "x.py", "--run-dir"],),
     ],
     ids=" ".join,

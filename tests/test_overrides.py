@@ -84,6 +84,7 @@ def test_component_of_a_union(config):
         (["--optimizer.clip", "much"], "--optimizer.clip is 'much'; give a number."),
         (["--tokenizer.with_title", "yes"], "is 'yes'; give True or False."),
         (["--compute", "float16"], "is 'float16'; give one of float32, bfloat16."),
+        (["--phases.0.k", "0", "--seed", "x"], "--seed is 'x'; give a whole number."),
         (["--seed"], "--seed has no value; give a whole number after it."),
         (["--seed", "--compute", "float32"], "--seed has no value; "),
         (["--tokenizer.with_title"], "has no value; give True or False after it."),

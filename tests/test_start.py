@@ -10,6 +10,7 @@ import pytest
 from tiny_config import get_config
 
 from ragjax.errors import UserError
+from ragjax.objectives.answer_reward import AnswerReward
 from ragjax.objectives.joint import Joint
 from ragjax.run_dir import load_run
 from ragjax.training.optimizer import evaluation_params
@@ -30,7 +31,7 @@ def test_training_starts_from_the_parameters_that_the_run_was_evaluated_with(tra
     expected = evaluation_params(theirs.params, theirs.opt_state)
     jax.tree.map(np.testing.assert_array_equal, state.params, expected)
     assert state.step == 0
-    valued = dataclasses.replace(config, objective=Joint(advantage="gae"))
+    valued = dataclasses.replace(config, objective=Joint(reward=AnswerReward(advantage="gae")))
     params = dict(begun(valued).params)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(params.pop("critic")))
     jax.tree.map(np.testing.assert_array_equal, params, expected)
@@ -59,13 +60,17 @@ def test_a_joint_run_from_the_command_line(trained, tmp_path):
     file.write_text(
         "import dataclasses, tiny_config\n"
         "from ragjax.learners.questions import Phase\n"
+        "from ragjax.objectives.answer_reward import AnswerReward\n"
         "from ragjax.objectives.joint import Joint\n"
+        "from ragjax.objectives.likelihood import RagSequence\n"
         "from ragjax.objectives.rewards import TokenF1\n"
         "def get_config():\n"
         "    return dataclasses.replace(\n"
         "        tiny_config.get_config(),\n"
-        "        objective=Joint(rename_reader=0.5, samples=3, advantage='gae', whiten=True,\n"
-        "                        reward=TokenF1(), updates=2, kl_weight=0.1, entropy_weight=0.01),\n"
+        "        objective=Joint(\n"
+        "            likelihood=RagSequence(rename_reader=0.5),\n"
+        "            reward=AnswerReward(samples=3, advantage='gae', whiten=True, reward=TokenF1(),\n"
+        "                                updates=2, kl_coef=0.1, entropy_coef=0.01)),\n"
         "        checkpoint_every=2,\n"
         f"        phases=(Phase(steps=4, batch_size=6, k=3),), start={str(trained)!r})\n"
     )

@@ -1,4 +1,9 @@
-"""A2C on Acrobot-v1, observations and rewards normalised: 5e5 steps."""
+"""A2C on Acrobot-v1, observations and rewards normalised: 5e5 steps.
+
+    ragjax train configs/classic_control/a2c_acrobot.py
+
+Expected (experiments/classic_control.py): return, greedy -81.65 ± 0.93; return, sampled -84.22 ± 1.13.
+"""
 
 from ragjax.envs.acrobot import Acrobot
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

@@ -1,4 +1,9 @@
-"""A2C on CartPole-v1: a return of 500 after 5e5 steps."""
+"""A2C on CartPole-v1: 5e5 steps.
+
+    ragjax train configs/classic_control/a2c_cartpole.py
+
+Expected (experiments/classic_control.py): return, greedy 500.00 ± 0.00; return, sampled 500.00 ± 0.00.
+"""
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

@@ -1,4 +1,9 @@
-"""A2C on Catch: 300 episodes in each of 64 environments."""
+"""A2C on Catch: 300 episodes in each of 64 environments.
+
+    ragjax train configs/classic_control/a2c_catch.py
+
+Expected (experiments/classic_control.py): return, greedy 1.00 ± 0.00; return, sampled 1.00 ± 0.00.
+"""
 
 from ragjax.envs.catch import Catch
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

@@ -1,4 +1,9 @@
-"""A2C on MountainCar-v0, observations and rewards normalised: 1e6 steps."""
+"""A2C on MountainCar-v0, observations and rewards normalised: 1e6 steps.
+
+    ragjax train configs/classic_control/a2c_mountain_car.py
+
+Expected (experiments/classic_control.py): return, greedy -128.16 ± 5.56; return, sampled -125.59 ± 4.83.
+"""
 
 from ragjax.envs.mountain_car import MountainCar
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

@@ -1,4 +1,9 @@
-"""PPO on Acrobot-v1, observations and rewards normalised: 1e6 steps."""
+"""PPO on Acrobot-v1, observations and rewards normalised: 1e6 steps.
+
+    ragjax train configs/classic_control/ppo_acrobot.py
+
+Expected (experiments/classic_control.py): return, greedy -75.82 ± 1.08; return, sampled -78.52 ± 3.34.
+"""
 
 from ragjax.envs.acrobot import Acrobot
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

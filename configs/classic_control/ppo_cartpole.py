@@ -1,4 +1,9 @@
-"""PPO on CartPole-v1: a return of 500 after 1e5 steps."""
+"""PPO on CartPole-v1: 1e5 steps.
+
+    ragjax train configs/classic_control/ppo_cartpole.py
+
+Expected (experiments/classic_control.py): return, greedy 500.00 ± 0.00; return, sampled 500.00 ± 0.00.
+"""
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

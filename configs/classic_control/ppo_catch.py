@@ -1,4 +1,9 @@
-"""PPO on Catch: 300 episodes in each of 64 environments."""
+"""PPO on Catch: 300 episodes in each of 64 environments.
+
+    ragjax train configs/classic_control/ppo_catch.py
+
+Expected (experiments/classic_control.py): return, greedy 1.00 ± 0.00; return, sampled 1.00 ± 0.00.
+"""
 
 from ragjax.envs.catch import Catch
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

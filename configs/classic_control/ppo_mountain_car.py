@@ -1,4 +1,9 @@
-"""PPO on MountainCar-v0, observations and rewards normalised: 1e6 steps."""
+"""PPO on MountainCar-v0, observations and rewards normalised: 1e6 steps.
+
+    ragjax train configs/classic_control/ppo_mountain_car.py
+
+Expected (experiments/classic_control.py): return, greedy -102.42 ± 3.04; return, sampled -103.93 ± 3.74.
+"""
 
 from ragjax.envs.mountain_car import MountainCar
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

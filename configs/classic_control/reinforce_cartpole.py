@@ -1,4 +1,9 @@
-"""REINFORCE with a learned baseline on CartPole-v1: whole episodes, 1e6 steps."""
+"""REINFORCE with a learned baseline on CartPole-v1: whole episodes, 1e6 steps.
+
+    ragjax train configs/classic_control/reinforce_cartpole.py
+
+Expected (experiments/classic_control.py): return, greedy 497.79 ± 1.92; return, sampled 490.36 ± 8.96.
+"""
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

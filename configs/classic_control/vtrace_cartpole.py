@@ -1,4 +1,9 @@
-"""V-trace on CartPole-v1 with rollouts of a policy that is up to 3 updates old: 5e5 steps."""
+"""V-trace on CartPole-v1 with rollouts of a policy that is up to 3 updates old: 5e5 steps.
+
+    ragjax train configs/classic_control/vtrace_cartpole.py
+
+Expected (experiments/classic_control.py): return, greedy 500.00 ± 0.00; return, sampled 500.00 ± 0.00.
+"""
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

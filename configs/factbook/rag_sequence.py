@@ -1,12 +1,16 @@
-"""RAG-Sequence on factbook: real prose, 13,000 passages, an index that ages between refreshes."""
+"""RAG-Sequence on factbook: real prose, 13,000 passages, an index that ages between refreshes.
+
+    ragjax train configs/factbook/rag_sequence.py
+
+Expected (experiments/factbook.py): R@1 87.3 ± 1.5; R@5 96.8 ± 0.8.
+"""
 
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
-from ragjax.models.scorer import Scorer
+from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
-from ragjax.retrieval.dense import Dense
 from ragjax.tasks.factbook import Factbook
 from ragjax.training.optimizer import Adam
 
@@ -21,9 +25,9 @@ def get_config() -> QuestionsConfig:
             answer_length=10,
             with_title=True,
         ),
-        encoder=BagEncoder(width=1024, leading=16),
-        retriever=Dense(refresh_every=100),
-        scorer=Scorer(initial_scale=20.0),
+        retriever=Dense(
+            encoder=BagEncoder(width=1024, leading=16), initial_scale=20.0, refresh_every=100
+        ),
         generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=RagSequence(
             documents="in_batch", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2

@@ -1,4 +1,9 @@
-"""Retrieval by policy gradient on Lookup, mixing passages' features instead of policies."""
+"""Retrieval by policy gradient on Lookup, mixing passages' features instead of policies.
+
+    ragjax train configs/lookup/attention.py
+
+Expected (experiments/lookup.py): return, greedy 0.925 ± 0.059; return, sampled 0.937 ± 0.031.
+"""
 
 from ragjax.envs.lookup import Lookup
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

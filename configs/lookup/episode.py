@@ -1,4 +1,9 @@
-"""Lookup in episodes of three steps that name their passage in the first: a latent of the episode."""
+"""Lookup in episodes of three steps that name their passage in the first: a latent of the episode.
+
+    ragjax train configs/lookup/episode.py
+
+Expected (experiments/lookup.py): return, greedy 2.246 ± 0.195; return, sampled 2.273 ± 0.186.
+"""
 
 from ragjax.envs.lookup import Lookup
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

@@ -1,4 +1,9 @@
-"""Retrieval by policy gradient on Lookup, by straight-through Gumbel top-k."""
+"""Retrieval by policy gradient on Lookup, by straight-through Gumbel top-k.
+
+    ragjax train configs/lookup/gumbel.py
+
+Expected (experiments/lookup.py): return, greedy 0.879 ± 0.043; return, sampled 0.894 ± 0.015.
+"""
 
 from ragjax.envs.lookup import Lookup
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

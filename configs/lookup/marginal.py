@@ -1,4 +1,9 @@
-"""Retrieval by policy gradient on Lookup, by the exact sum over passages."""
+"""Retrieval by policy gradient on Lookup, by the exact sum over passages.
+
+    ragjax train configs/lookup/marginal.py
+
+Expected (experiments/lookup.py): return, greedy 0.945 ± 0.028; return, sampled 0.950 ± 0.024.
+"""
 
 from ragjax.envs.lookup import Lookup
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

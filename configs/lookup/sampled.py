@@ -1,4 +1,9 @@
-"""Retrieval by policy gradient on Lookup, a passage drawn with each action."""
+"""Retrieval by policy gradient on Lookup, a passage drawn with each action.
+
+    ragjax train configs/lookup/sampled.py
+
+Expected (experiments/lookup.py): return, greedy 0.927 ± 0.080; return, sampled 0.918 ± 0.093.
+"""
 
 from ragjax.envs.lookup import Lookup
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

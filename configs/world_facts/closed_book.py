@@ -1,15 +1,19 @@
-"""Closed book on world_facts: the generator of rag_sequence.py without passages."""
+"""Closed book on world_facts: the generator of rag_sequence.py without passages.
+
+    ragjax train configs/world_facts/closed_book.py
+
+Expected (experiments/world_facts.py): EM 0.3 ± 0.3; F1 0.6 ± 0.4.
+"""
 
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.config import load_config
-from ragjax.learners.questions import QuestionsConfig
+from ragjax.config import Config, load_config
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.fixed import ClosedBook
 
 
-def get_config() -> QuestionsConfig:
+def get_config() -> Config:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
         retriever=ClosedBook(),

@@ -1,15 +1,19 @@
-"""Oracle on world_facts: the reader of rag_sequence.py over the gold passage, a ceiling."""
+"""Oracle on world_facts: the reader of rag_sequence.py over the gold passage, a ceiling.
+
+    ragjax train configs/world_facts/oracle.py
+
+Expected (experiments/world_facts.py): EM 99.3 ± 0.5; F1 99.8 ± 0.1.
+"""
 
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.config import load_config
-from ragjax.learners.questions import QuestionsConfig
+from ragjax.config import Config, load_config
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.fixed import Oracle
 
 
-def get_config() -> QuestionsConfig:
+def get_config() -> Config:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
         retriever=Oracle(),

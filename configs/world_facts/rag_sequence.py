@@ -1,12 +1,18 @@
-"""RAG-Sequence on world_facts, retriever and reader trained end to end: the quickstart."""
+"""RAG-Sequence on world_facts, retriever and reader trained end to end: the quickstart.
+
+    ragjax train configs/world_facts/rag_sequence.py
+
+Expected (experiments/world_facts.py): EM 93.8 ± 1.3; F1 94.1 ± 1.2.
+
+Expected (experiments/quickstart.py): training, s 148; with evaluation, s 155.
+"""
 
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
-from ragjax.models.scorer import Scorer
+from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
-from ragjax.retrieval.dense import Dense
 from ragjax.tasks.world_facts import WorldFacts
 from ragjax.training.optimizer import Adam
 
@@ -17,9 +23,7 @@ def get_config() -> QuestionsConfig:
         tokenizer=TokenizerSpec(
             vocab_size=6000, question_length=16, passage_length=32, answer_length=8
         ),
-        encoder=BagEncoder(width=512),
-        retriever=Dense(),
-        scorer=Scorer(initial_scale=20.0),
+        retriever=Dense(encoder=BagEncoder(width=512), initial_scale=20.0),
         generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=RagSequence(
             documents="index", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2

@@ -1,14 +1,18 @@
-"""RAG-Token on world_facts: as rag_sequence.py, a passage for each token of the answer."""
+"""RAG-Token on world_facts: as rag_sequence.py, a passage for each token of the answer.
+
+    ragjax train configs/world_facts/rag_token.py
+
+Expected (experiments/world_facts.py): EM 93.7 ± 1.3; F1 94.2 ± 1.1.
+"""
 
 from dataclasses import replace
 from pathlib import Path
 
-from ragjax.config import load_config
-from ragjax.learners.questions import QuestionsConfig
+from ragjax.config import Config, load_config
 from ragjax.objectives.likelihood import RagToken
 
 
-def get_config() -> QuestionsConfig:
+def get_config() -> Config:
     return replace(
         load_config(Path(__file__).with_name("rag_sequence.py")),
         objective=RagToken(

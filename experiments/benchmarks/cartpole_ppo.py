@@ -41,16 +41,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
+from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
+from ragjax.policy_experiment import PolicyExperiment, PolicyState
 from rich.console import Console
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.errors import UserError, require
-from ragjax.evaluation.tables import Written
+from ragjax.evaluation import rendering
+from ragjax.evaluation.plots import recorded_by
+from ragjax.evaluation.tables import MarkdownTable
 from ragjax.files import write_json
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, PolicyState
 from ragjax.run_dir import provenance
 from ragjax.training.optimizer import TracedAdam
 from ragjax.types import Hyperparameters
@@ -396,7 +398,12 @@ def load_results() -> dict[str, Any]:
 
 
 def render(result: Mapping[str, Any] | None = None) -> str:
-    """The figures as Markdown that ends in a newline.
+    """What `get_table` returns as Markdown that ends in a newline."""
+    return rendering.render(get_table(result))
+
+
+def get_table(result: Mapping[str, Any] | None = None) -> MarkdownTable:
+    """The figures as a table.
 
     Args:
       result: what `measure` returns; by default the recorded figures.
@@ -445,10 +452,9 @@ def render(result: Mapping[str, Any] | None = None) -> str:
     )
     rates = ", ".join(f"{rate:.3g}" for rate in budget["learning_rates"])
     lines = [
-        f"**PPO on CartPole-v1 at CleanRL's hyperparameters, {budget['env_steps']:,} steps a run.** "
-        f"Mean of {seeds} (smallest to largest).",
-        "",
         *_grid(single),
+        "",
+        f"Mean of {seeds} (smallest to largest).",
         "",
         f"**The sweep: {budget['sweep_seeds']} seeds × {len(budget['learning_rates'])} learning "
         f"rates ({rates}).** In ours {reached} of {count} runs reached {TARGET:.0f} in training; after "
@@ -463,16 +469,14 @@ def render(result: Mapping[str, Any] | None = None) -> str:
         f"(steps/s in a short one: {probes}).",
         "",
         f"{found['hardware']['cpu']}, {found['hardware']['cores']} cores, "
-        f"{found['hardware']['memory_gib']} GiB; {versions}; recorded on {found['recorded']} at git "
-        f"commit {found['git_commit'] or 'none recorded'} by `python {NAME} --threads {cores}`.",
-        "",
+        f"{found['hardware']['memory_gib']} GiB; {versions}; recorded on {found['recorded']}.",
     ]
-    return "\n".join(lines)
-
-
-def get_table() -> Written:
-    """The recorded figures as a table of the README."""
-    return Written(render())
+    title = "PPO on CartPole-v1 at CleanRL's hyperparameters"
+    return MarkdownTable(
+        title=f"{title}, {budget['env_steps']:,} steps a run",
+        body="\n".join(lines),
+        source=recorded_by(found, f"python {NAME} --threads {cores}"),
+    )
 
 
 def _counted(number: int, noun: str) -> str:

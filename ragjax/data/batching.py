@@ -8,7 +8,7 @@ import numpy as np
 from ragjax.data.lexicon import Lexicon
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec, measure_vocabulary
 from ragjax.errors import require
-from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import PAD_ID, Passage, QaData, Question, RagBatch, TopK, Vocabulary
 
 
@@ -99,7 +99,7 @@ def encode_questions(
     spec: TokenizerSpec,
     corpus: EncodedCorpus,
     questions: Sequence[Question],
-    retriever: Retriever,
+    retriever: RetrieverSpec,
     k: int,
 ) -> EncodedQuestions:
     """Tokenises a split and, for a fixed retriever, looks up its passages.

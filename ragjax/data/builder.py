@@ -150,7 +150,7 @@ def _usable(root: pathlib.Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"the data directory {str(root)!r} can't be used ({error.strerror or error}): "
-            f"set ${_ENVIRONMENT_VARIABLE} to a directory that you may write to"
+            f"set $RAGJAX_DATA_DIR to a directory that you may write to"
         ) from error
 
 

@@ -22,7 +22,7 @@ from ragjax.data.lexicon import Lexicon
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
-from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
@@ -96,7 +96,7 @@ class PreparedText:
         return cls(spec, tokenizer, corpus)
 
     def encode(
-        self, questions: Sequence[Question], retriever: Retriever, k: int
+        self, questions: Sequence[Question], retriever: RetrieverSpec, k: int
     ) -> EncodedQuestions:
         """Tokenises questions, and looks up K passages for each if the retriever is a fixed one."""
         return encode_questions(self.tokenizer, self.spec, self.corpus, questions, retriever, k)

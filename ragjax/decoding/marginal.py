@@ -35,17 +35,17 @@ def decode_rag_sequence(
     model: RagModel,
     params: Params,
     question: Int[Array, "B Q"],
+    *,
     passages: Int[Array, "B K P"],
     log_prior: Float[Array, "B K"],
     length: int,
-    *,
-    thorough: bool = False,
+    rescore_all: bool = False,
 ) -> Decoded:
     """Decodes under RAG-Sequence (Lewis et al., arXiv 2005.11401, section 2.5).
 
     Each passage proposes its greedy answer. Fast decoding scores a proposal by the passages that
-    propose the same answer; thorough decoding scores every proposal under every passage. Either way
-    the winner's probability and posterior count all K passages.
+    propose the same answer, `rescore_all` scores every proposal under every passage ("thorough" in the
+    paper). Either way the winner's probability and posterior count all K passages.
 
     Args:
       model: the model.
@@ -54,7 +54,7 @@ def decode_rag_sequence(
       passages: [B,K,P].
       log_prior: [B,K] log p(d_k|x); -inf at a miss.
       length: T.
-      thorough: K times the decoder's scoring work, for a better choice among proposals.
+      rescore_all: K times the decoder's scoring work, for a better choice among proposals.
 
     Returns:
       The answers.
@@ -62,7 +62,7 @@ def decode_rag_sequence(
     memory = model.encode(params, question, passages)
     batch, count = log_prior.shape
     proposals, likelihood = greedy_by_passage(model, params, memory, (batch, count), length)
-    if thorough:
+    if rescore_all:
 
         def score(proposal):
             logprobs = model.token_logprobs(params, memory, proposal)
@@ -84,6 +84,7 @@ def decode_rag_token(
     model: RagModel,
     params: Params,
     question: Int[Array, "B Q"],
+    *,
     passages: Int[Array, "B K P"],
     log_prior: Float[Array, "B K"],
     length: int,

@@ -11,9 +11,10 @@ from ragjax.types import BOS_ID, EOS_ID, PAD_ID, Params, RagModel
 def sample_answers(
     model: RagModel,
     params: Params,
+    key: Array,
+    *,
     memory: object,
     log_prior: Float[Array, "B K"],
-    key: Array,
     samples: int,
     length: int,
 ) -> tuple[Int[Array, "B G T"], Float[Array, "B G T"]]:
@@ -27,9 +28,9 @@ def sample_answers(
     Args:
       model: gives `init_cache` and `decode_step`.
       params: its parameters.
+      key: PRNG key.
       memory: of B*K sources, from `model.encode`.
       log_prior: [B,K] log p(d_k|x); -inf at a miss. Normalised here, where it is not.
-      key: PRNG key.
       samples: G.
       length: T, after which an unfinished answer ends.
 

@@ -7,7 +7,7 @@ A new environment is one new file in this package with one frozen dataclass that
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -15,6 +15,21 @@ from jaxtyping import Array
 from ragjax.envs import wrappers
 from ragjax.errors import require
 from ragjax.types import Env, Timestep
+
+
+class EpisodeList(NamedTuple):
+    """Every episode that an environment has, to be played once each.
+
+    Attributes:
+      env: a batch of environments, of which number i starts with episode i; after the last episode they
+        begin again with the first, if each is to be played several times.
+      ids: names of the episodes, such as those of their questions.
+      kinds: the kind of each; a mean over all episodes counts every kind alike.
+    """
+
+    env: Env
+    ids: tuple[str, ...]
+    kinds: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -27,7 +42,7 @@ class Environment:
       history: whether observations hold the whole episode so far, in `time_limit` + 1 rows
         (`wrappers.episode_history`), which policies with a latent passage of the episode need.
       traceable: whether its functions can be vmapped, over seeds for example.
-      splits: names of the splits of its questions, none if it has no questions.
+      splits: names of the splits that its episodes come in, () if it knows none.
     """
 
     name: ClassVar[str]
@@ -49,35 +64,46 @@ class Environment:
         """Steps within which every episode ends."""
         return self.time_limit
 
+    def same_for_all_seeds(self) -> bool:
+        """Whether runs of several seeds can share it in one program; not if each has a trained part."""
+        return True
+
     def prepare(self, seed: int) -> "Environment":
-        """The environment as a run of this seed uses it, with whatever it loads; itself by default."""
+        """The environment as a run of this seed uses it, with what it has to load; itself by default."""
         del seed
         return self
 
     def on_split(self, split: str) -> "Environment":
-        """The environment to learn in ("train") or to be measured in ("dev" and "test").
+        """The environment to learn in ("train") or to be measured in ("dev", "test"); itself by default.
 
-        Itself by default, where there are no `splits`. Called on what `prepare` returned.
+        Called on what `prepare` returned.
         """
         del split
         return self
 
-    def same_for_all_seeds(self) -> bool:
-        """Whether several seeds can share one program: not if each has a trained part of its own."""
-        return True
+    def for_answering(self) -> "Environment":
+        """An environment of the same shapes that is quick to make, though nobody can play it.
+
+        It is what a policy is restored with that only answers questions. Itself by default; called on
+        what `prepare` returned.
+        """
+        return self
 
     def facts(self) -> dict[str, Any]:
-        """What result.json says of it. Called on what `prepare` returned."""
+        """What `result.json` says of it beyond the config, called on what `prepare` returned."""
         return {}
 
     def answer(self, act: Callable[[Array], Any], text: str) -> dict[str, Any] | None:
-        """Lets a policy answer one question; None of an environment that asks none.
+        """Lets a policy answer one question; None of an environment that answers none.
 
         Called on what `prepare` returned.
 
         Args:
-          act: observation [E,O...] -> action distribution.
+          act: observation [E,O] -> action distribution.
           text: the question.
+
+        Returns:
+          {"question", "answer" (None if it gives none), "probability", "notes", ...}.
         """
         del act, text
         return None
@@ -85,6 +111,17 @@ class Environment:
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """A context in which its functions run; it raises what went wrong outside JAX."""
         return contextlib.nullcontext()
+
+    def every_episode(self, times: int = 1) -> EpisodeList | None:
+        """Every episode of the split, each in its own environment; None where they can't be listed.
+
+        Called on what `on_split` returned.
+
+        Args:
+          times: environments for each episode.
+        """
+        del times
+        return None
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""
@@ -95,10 +132,14 @@ class Environment:
 
         Episodes end at the time limit, start anew by themselves, and report their return and length.
         """
-        env = wrappers.time_limit(self.build(), self.time_limit)
+        return wrappers.batch(wrappers.auto_reset(self.whole_episode(self.build())), num_envs)
+
+    def whole_episode(self, env: Env) -> Env:
+        """One episode's functions with the time limit and the history of this spec, and statistics."""
+        env = wrappers.time_limit(env, self.time_limit)
         if self.history:
             env = wrappers.episode_history(env, self.time_limit)
-        return wrappers.batch(wrappers.auto_reset(wrappers.episode_statistics(env)), num_envs)
+        return wrappers.episode_statistics(env)
 
 
 def timestep(

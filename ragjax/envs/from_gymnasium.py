@@ -3,6 +3,8 @@
 import contextlib
 import difflib
 import importlib
+import json
+import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -158,7 +160,10 @@ class _Host:
 
 @dataclass(frozen=True)
 class Gymnasium(Environment):
-    """An environment of Gymnasium with numbers as observations and numbered actions.
+    """An environment of Gymnasium with numbered actions, whatever its observations are.
+
+    An array is observed as it is. Numbered and composed observations become one array by Gymnasium's
+    own `FlattenObservation`, one-hot for each number.
 
     It lives on the host, so it takes part in `jit` and `scan`, but not in `vmap`. Its state can't be
     saved or copied: each `vectorise` has one state, that of the last call; go on from any other by
@@ -167,6 +172,10 @@ class Gymnasium(Environment):
     Attributes:
       id: what Gymnasium registers it as; "module:Name-v0" imports the module first.
       time_limit: steps after which an episode is truncated; None for the limit that Gymnasium registers.
+      kwargs: arguments of the environment as a JSON object, such as '{"is_slippery": false}'.
+      wrappers: import paths, such as "gymnasium.wrappers.NormalizeObservation", of classes or functions
+        that take an environment alone and return one; the first is the innermost. A wrapper with
+        arguments needs a function that gives them.
     """
 
     name: ClassVar[str] = "gymnasium"
@@ -174,9 +183,15 @@ class Gymnasium(Environment):
 
     id: str = "CartPole-v1"
     time_limit: int | None = None
+    kwargs: str = "{}"
+    wrappers: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Checks the fields."""
+        require(
+            isinstance(_json(self.kwargs), dict),
+            f"env.kwargs is {self.kwargs!r}; give a JSON object, such as '{{\"size\": 4}}'.",
+        )
         require(
             not self.history,
             "env.history is on, but a Gymnasium environment keeps no history here; turn it off.",
@@ -193,7 +208,7 @@ class Gymnasium(Environment):
         """
         if self.time_limit is not None:
             return self.time_limit
-        limit = self._make().spec.max_episode_steps
+        limit = self._make_bare().spec.max_episode_steps
         require(
             limit is not None,
             f"Gymnasium registers no time limit for env.id {self.id!r}; set env.time_limit.",
@@ -215,8 +230,9 @@ class Gymnasium(Environment):
         The key of a reset seeds them; the keys of steps go unused, as each draws from its own seed.
 
         Raises:
-          UserError: Gymnasium isn't installed or doesn't know the environment, its actions are not
-            `Discrete`, its observations no `Box`, or it has no time limit.
+          UserError: Gymnasium isn't installed or doesn't know the environment, it or a wrapper refuses
+            its arguments, its actions are not `Discrete`, its observations no array, or it has no time
+            limit.
         """
         gymnasium = import_gymnasium()
         one = self._make()
@@ -229,7 +245,7 @@ class Gymnasium(Environment):
         require(
             isinstance(space, gymnasium.spaces.Box),
             f"env.id {self.id!r} has the observation space {space}, but a policy here reads one array "
-            "of numbers; choose an environment with a Box observation space.",
+            "of numbers; name a wrapper in env.wrappers that makes one.",
         )
         limit = self.limit
         vector = gymnasium.vector.SyncVectorEnv(
@@ -254,10 +270,24 @@ class Gymnasium(Environment):
         return Env((), reset, step, num_actions=int(actions.n), low=low, high=high)
 
     def _make(self, limit: int | None = None) -> Any:
+        """Returns one `gymnasium.Env` in its wrappers, with an array as observation where it can."""
+        gymnasium = import_gymnasium()
+        env = self._make_bare(limit)
+        for path in self.wrappers:
+            env = _wrap(env, path)
+        space = env.observation_space
+        if not isinstance(space, gymnasium.spaces.Box) and space.is_np_flattenable:
+            env = gymnasium.wrappers.FlattenObservation(env)
+        return env
+
+    def _make_bare(self, limit: int | None = None) -> Any:
         """Returns one `gymnasium.Env`, or a `UserError` for an id that Gymnasium can't make."""
         gymnasium = import_gymnasium()
+        kwargs = _json(self.kwargs)
         try:
-            return gymnasium.make(self.id, max_episode_steps=limit, disable_env_checker=True)
+            return gymnasium.make(
+                self.id, max_episode_steps=limit, disable_env_checker=True, **kwargs
+            )
         except (gymnasium.error.DependencyNotInstalled, ModuleNotFoundError) as error:
             reason = str(error).rstrip(".")
             raise UserError(
@@ -268,6 +298,35 @@ class Gymnasium(Environment):
             near = difflib.get_close_matches(self.id, list(gymnasium.registry), cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else "choose another one."
             raise UserError(f"env.id is {self.id!r}, which Gymnasium can't make; {hint}") from error
+        except Exception as error:
+            if not kwargs:
+                raise
+            raise UserError(
+                f"env.kwargs is {self.kwargs!r}, which env.id {self.id!r} refuses "
+                f"({type(error).__name__}: {error}); give arguments that it takes."
+            ) from error
+
+
+def _json(text: str) -> Any:
+    """A JSON value, or None for no JSON."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _wrap(env: Any, path: str) -> Any:
+    """Returns the environment within what `path` names."""
+    try:
+        wrapped = pkgutil.resolve_name(path)(env)
+        if not isinstance(wrapped, import_gymnasium().Env):
+            raise TypeError(f"it returns {type(wrapped).__name__}")
+    except Exception as error:
+        raise UserError(
+            f"env.wrappers names {path!r}, which can't wrap {env} ({type(error).__name__}: {error}); "
+            "give the import path of what takes an environment alone and returns one."
+        ) from error
+    return wrapped
 
 
 def import_gymnasium() -> Any:

@@ -21,7 +21,7 @@ from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
 
 @struct.dataclass
-class Book:
+class PassageTable:
     """The passages.
 
     Attributes:
@@ -58,7 +58,7 @@ class Lookup(Environment):
       key_width: W.
       steps: of an episode.
       noise: deviation of the noise on each number of a key.
-      book: seed that the passages are made from.
+      passage_seed: seed that the passages are made from.
     """
 
     name: ClassVar[str] = "lookup"
@@ -68,7 +68,7 @@ class Lookup(Environment):
     key_width: int = 16
     steps: int = 1
     noise: float = 0.0
-    book: int = 0
+    passage_seed: int = 0
 
     def __post_init__(self):
         """Checks the fields."""
@@ -76,6 +76,10 @@ class Lookup(Environment):
         for name in ("passages", "actions", "key_width", "steps"):
             value = getattr(self, name)
             require(value >= 1, f"env.{name} is {value}; it must be at least 1.")
+        require(
+            self.passage_seed >= 0,
+            f"env.passage_seed is {self.passage_seed}; it must not be negative.",
+        )
         require(self.noise >= 0, f"env.noise is {self.noise}; it must not be negative.")
         require(
             self.steps <= self.time_limit,
@@ -85,7 +89,7 @@ class Lookup(Environment):
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""
-        random = np.random.default_rng(self.book)
+        random = np.random.default_rng(self.passage_seed)
         keys = random.normal(size=(self.passages, self.key_width)).astype(np.float32)
         keys /= np.linalg.norm(keys, axis=-1, keepdims=True)
         answers = random.permutation(np.arange(self.passages) % self.actions).astype(np.int32)
@@ -97,18 +101,18 @@ class Lookup(Environment):
         def named(made: Timestep, passage: Array) -> Timestep:
             return dataclasses.replace(made, metrics={"gold": passage})
 
-        def reset(book: Book, key: PRNGKey) -> tuple[State, Timestep]:
+        def reset(table: PassageTable, key: PRNGKey) -> tuple[State, Timestep]:
             which, blur = jax.random.split(key)
             passage = jax.random.randint(which, (), 0, self.passages)
-            cue = book.keys[passage] + book.noise * jax.random.normal(blur, (self.key_width,))
+            cue = table.keys[passage] + table.noise * jax.random.normal(blur, (self.key_width,))
             steps = jnp.zeros((), jnp.int32)
             return State(passage, steps), named(timestep(observe(cue, steps)), passage)
 
         def step(
-            book: Book, key: PRNGKey, state: State, action: Int[Array, ""]
+            table: PassageTable, key: PRNGKey, state: State, action: Int[Array, ""]
         ) -> tuple[State, Timestep]:
             del key
-            right = (book.answers[state.passage] + state.steps) % self.actions
+            right = (table.answers[state.passage] + state.steps) % self.actions
             reward = (action == right).astype(jnp.float32)
             steps = state.steps + 1
             shown = observe(jnp.zeros((self.key_width,)), steps)
@@ -116,6 +120,6 @@ class Lookup(Environment):
             return State(state.passage, steps), named(made, state.passage)
 
         high = np.full((self.key_width + self.steps,), np.inf, np.float32)
-        book = Book(jnp.asarray(keys), jnp.asarray(answers), jnp.float32(self.noise))
+        table = PassageTable(jnp.asarray(keys), jnp.asarray(answers), jnp.float32(self.noise))
         passages = jnp.asarray(np.concatenate([keys, said], axis=-1))
-        return Env(book, reset, step, self.actions, low=-high, high=high, passages=passages)
+        return Env(table, reset, step, self.actions, low=-high, high=high, passages=passages)

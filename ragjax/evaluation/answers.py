@@ -18,11 +18,10 @@ from ragjax.evaluation.metrics import (
     token_f1,
     write_predictions,
 )
-from ragjax.objectives.likelihood import Likelihood, retrieve
-from ragjax.retrieval.base import Retriever
+from ragjax.objectives.base import Context, Objective
+from ragjax.records import Records, ReportTable
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.training.learner import Records, ReportTable
-from ragjax.types import RagBatch, RagModel, TopK
+from ragjax.types import RagBatch, TopK
 
 
 @dataclass(frozen=True)
@@ -72,35 +71,30 @@ AnswerFunction = Callable[..., tuple[TopK, jax.Array, Decoded]]
 
 
 def make_answer_function(
-    model: RagModel,
-    objective: Likelihood,
-    retriever: Retriever,
-    *,
-    k: int,
-    length: int,
-    quickly_compiled: bool = False,
+    objective: Objective, context: Context, *, length: int, quickly_compiled: bool = False
 ) -> AnswerFunction:
     """Builds the jitted function that answers a batch.
 
     Args:
-      model: the model.
-      objective: says how to normalise p(d|x) and how to decode.
-      retriever: spec of the retriever.
-      k: K.
+      objective: says how to retrieve and how to decode.
+      context: the composed model.
       length: T.
       quickly_compiled: leave out XLA's optimisations, for a program that answers few questions.
 
     Returns:
-      (params, batch, corpus [N,P], embeddings [N,D]) -> (`TopK`, log_prior [B,K], `Decoded`).
+      (params, batch, corpus [N,P], index) -> (`TopK`, log_prior [B,K], `Decoded`).
     """
 
-    def answer(params, batch: RagBatch, corpus, embeddings):
-        topk, log_prior = retrieve(
-            objective, model, retriever, params, batch, corpus, embeddings, k=k, frozen_index=True
-        )
+    def answer(params, batch: RagBatch, corpus, index):
+        topk, log_prior = objective.retrieve(context, params, batch, corpus=corpus, index=index)
         passages = gather_passages(corpus, topk.ids)
         decoded = objective.decode(
-            model, params, batch.question, passages, log_prior, length=length
+            context.model,
+            params,
+            batch.question,
+            passages=passages,
+            log_prior=log_prior,
+            length=length,
         )
         return topk, log_prior, decoded
 
@@ -113,7 +107,7 @@ def evaluate_questions(
     params: Any,
     text: PreparedText,
     device_corpus: jax.Array,
-    embeddings: jax.Array,
+    index: Any,
     encoded: EncodedQuestions,
     batch_size: int,
     progress: Callable[[int], None] = lambda done: None,
@@ -125,7 +119,7 @@ def evaluate_questions(
       params: the parameters.
       text: turns tokens into text and names the passages.
       device_corpus: [N,P] its tokens.
-      embeddings: [N,D] the fresh index.
+      index: the fresh index.
       encoded: the questions.
       batch_size: questions at once.
       progress: told how many questions are done.
@@ -137,7 +131,7 @@ def evaluate_questions(
     for rows, batch in batches_in_order(encoded, batch_size):
         # Splits differ in the shapes of what is accepted, for which nothing shall be compiled anew.
         asked = RagBatch(question=batch.question, retrieved=batch.retrieved)
-        topk, log_prior, decoded = jax.device_get(answer(params, asked, device_corpus, embeddings))
+        topk, log_prior, decoded = jax.device_get(answer(params, asked, device_corpus, index))
         for place, row in enumerate(rows):
             question = encoded.questions[row]
             prediction = text.tokenizer.decode(decoded.tokens[place])

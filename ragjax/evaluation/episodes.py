@@ -10,7 +10,7 @@ import numpy as np
 
 from ragjax.errors import UserError
 from ragjax.files import write_atomically
-from ragjax.training.learner import Records, ReportTable
+from ragjax.records import Records, ReportTable
 
 MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the policy
 
@@ -19,10 +19,15 @@ MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the p
 class Episodes(Records):
     """Whole episodes in figures, in the order in which they were played.
 
+    Where an environment lists its episodes, each mode plays each of them once, in one order. A mean over
+    them is one over kinds of the mean of each kind.
+
     Attributes:
       returns: mode -> undiscounted sums of rewards.
       lengths: mode -> steps.
       metrics: mode -> name -> what else the environment reported, None of episodes that it is not about.
+      ids: names of the episodes where they were listed, such as those of their questions; else none.
+      kinds: the kind of each.
     """
 
     FILE: ClassVar[str] = "episodes.jsonl"
@@ -30,9 +35,16 @@ class Episodes(Records):
     returns: Mapping[str, Sequence[float]]
     lengths: Mapping[str, Sequence[int]]
     metrics: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
+    ids: Sequence[str] = ()
+    kinds: Sequence[str] = ()
 
     @classmethod
-    def from_played(cls, played: Mapping[str, Mapping[str, Any]]) -> "Episodes":
+    def from_played(
+        cls,
+        played: Mapping[str, Mapping[str, Any]],
+        ids: Sequence[str] = (),
+        kinds: Sequence[str] = (),
+    ) -> "Episodes":
         """From mode -> name -> [n] values, of which `return` and `length` are of every environment."""
         columns = {
             mode: {
@@ -41,22 +53,45 @@ class Episodes(Records):
             }
             for mode in MODES
         }
-        return cls._from_columns(columns)
+        return cls._from_columns(columns, ids, kinds)
 
     @classmethod
-    def _from_columns(cls, columns: Mapping[str, dict[str, list[Any]]]) -> "Episodes":
+    def _from_columns(
+        cls,
+        columns: Mapping[str, dict[str, list[Any]]],
+        ids: Sequence[str],
+        kinds: Sequence[str],
+    ) -> "Episodes":
         returns = {mode: [float(value) for value in columns[mode].pop("return")] for mode in MODES}
         lengths = {mode: [int(value) for value in columns[mode].pop("length")] for mode in MODES}
-        return cls(returns, lengths, {mode: columns[mode] for mode in MODES if columns[mode]})
+        metrics = {mode: columns[mode] for mode in MODES if columns[mode]}
+        return cls(returns, lengths, metrics, tuple(ids), tuple(kinds))
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Each episode: mode, return, length, and what else there is."""
+        """Each episode: mode, name and kind if it has them, return, length, and what else there is."""
+        named = {"id": self.ids, "kind": self.kinds} if self.ids else {}
         for mode in MODES:
-            metrics = self.metrics.get(mode, {})
-            names = ("mode", "return", "length", *metrics)
-            columns = (self.returns[mode], self.lengths[mode], *metrics.values())
-            for values in zip(*columns, strict=True):
-                yield dict(zip(names, (mode, *values), strict=True))
+            columns = {"return": self.returns[mode], "length": self.lengths[mode]}
+            columns = named | columns | dict(self.metrics.get(mode, {}))
+            for values in zip(*columns.values(), strict=True):
+                yield {"mode": mode} | dict(zip(columns, values, strict=True))
+
+    def figure(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The values [n] behind a mean of `summary`, such as `sampled_return`, and their kinds [n].
+
+        They are those of the listed episodes that the figure is about.
+
+        Raises:
+          KeyError: it is no mean of values, or these episodes have no names that could pair them with
+            those of another run.
+        """
+        mode, _, name = name.partition("_")
+        if not self.ids or mode not in MODES:
+            raise KeyError(name)
+        columns = {"return": self.returns[mode], "length": self.lengths[mode]}
+        values = (columns | dict(self.metrics.get(mode, {})))[name]
+        known = np.array([value is not None for value in values])
+        return np.array(values, float)[known], np.array(self.kinds)[known]
 
     def summary(self) -> dict[str, Any]:
         """Means of each mode, the deviation of returns, and the episodes' number.
@@ -65,13 +100,24 @@ class Episodes(Records):
         """
         figures: dict[str, Any] = {"episodes": len(self.returns[MODES[0]])}
         for mode in MODES:
-            figures[f"{mode}_return"] = float(np.mean(self.returns[mode]))
-            figures[f"{mode}_deviation"] = float(np.std(self.returns[mode]))
-            figures[f"{mode}_length"] = float(np.mean(self.lengths[mode]))
+            returns = np.array(self.returns[mode], float)
+            mean = self._mean(returns)
+            figures[f"{mode}_return"] = mean
+            figures[f"{mode}_deviation"] = float(np.sqrt(self._mean(np.square(returns - mean))))
+            figures[f"{mode}_length"] = self._mean(np.array(self.lengths[mode], float))
             for name, values in self.metrics.get(mode, {}).items():
-                known = [value for value in values if value is not None]
-                figures[f"{mode}_{name}"] = float(np.mean(known)) if known else None
+                known = np.array(values, float)  # None becomes NaN
+                figures[f"{mode}_{name}"] = self._mean(known) if any(known == known) else None
         return figures
+
+    def _mean(self, values: np.ndarray) -> float:
+        """The mean over kinds, or over episodes that have none, of what is known."""
+        known = ~np.isnan(values)
+        if not self.kinds:
+            return float(np.mean(values[known]))
+        kinds = np.array(self.kinds)
+        found = [values[known & (kinds == kind)] for kind in sorted(set(self.kinds))]
+        return float(np.mean([of_kind.mean() for of_kind in found if of_kind.size]))
 
     def write(self, path: Path) -> None:
         """Writes one JSON line an episode."""
@@ -120,6 +166,9 @@ def read_episodes(path: Path) -> Episodes:
             mode: {name: [row[name] for row in rows if row["mode"] == mode] for name in names}
             for mode in MODES
         }
-        return Episodes._from_columns(columns)
+        named = [[columns[mode].pop(name, []) for name in ("id", "kind")] for mode in MODES]
+        if named[0] != named[1]:
+            raise ValueError("the modes played different episodes")
+        return Episodes._from_columns(columns, *named[0])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read ({error}); evaluate the run again.") from error

@@ -5,7 +5,7 @@ finite sum. An estimator draws a state, a choice, and returns ∇log p(choice|s)
 draws are made, and compared with the sum.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,7 @@ def exact_gradient(
 def drawn_gradients(
     policy: PolicyModel,
     params: Params,
-    index: Array,
+    index: Any,
     key: Array,
     observation: Float[Array, "S O"],
     reward: Float[Array, "S A"],
@@ -76,7 +76,7 @@ def drawn_gradients(
     Args:
       policy: whose estimator is measured.
       params: differentiated in the groups `LEARNED`.
-      index: [N,D] of the policy's passages.
+      index: of the policy's passages.
       key: PRNG key.
       observation: [S,O] the states, drawn uniformly.
       reward: [S,A].

@@ -27,7 +27,8 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,13 +38,15 @@ import numpy as np
 from ragjax.errors import UserError, require
 from ragjax.evaluation.runs import Run
 from ragjax.evaluation.statistics import interquartile_interval
-from ragjax.files import load_function, write_atomically
+from ragjax.files import load_function, read_json_object, write_atomically
 
 FIGURES = "figures.json"
 DIGITS = 5  # significant digits of recorded numbers
 
 _DOTS_PER_INCH = 100
 _INCHES = (7.0, 4.6)
+_INCHES_OF_A_PANEL = (5.0, 3.4)
+_COLUMNS = 3  # of panels
 _CHARACTERS = 125  # of a line of the note
 _FEW = 12  # curves of up to as many points show them
 _LINES = {"solid": "-", "dashed": "--", "dotted": ":"}
@@ -223,12 +226,12 @@ def read_figures(results: Path) -> dict[str, Any]:
         path.is_file(),
         f"{path} is missing; `ragjax plot {experiment} --run` measures and records it.",
     )
-    try:
-        numbers = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); record it again with --run.") from error
-    require(isinstance(numbers, dict), f"{path} is no JSON object; record it again with --run.")
-    return numbers
+    return read_json_object(path, "record it again with --run.")
+
+
+def recorded_by(numbers: Mapping[str, Any], command: str) -> str:
+    """Returns the sentence that says where recorded numbers are from."""
+    return f"Recorded at git commit {numbers['git_commit'] or 'none recorded'} by `{command}`."
 
 
 def measure(experiment: Path) -> dict[str, Any]:
@@ -266,6 +269,28 @@ def draw(plot: Plot, path: Path) -> None:
     Raises:
       UserError: matplotlib isn't installed, or the file can't be written.
     """
+    _save(path, _INCHES, lambda figure: _fill_figure(figure, plot))
+
+
+def draw_panels(plots: Sequence[Plot], path: Path) -> None:
+    """Draws plots side by side in one PNG, with one legend: a label has one colour in all of them.
+
+    Args:
+      plots: one a panel; their notes are left out.
+      path: the file; its directory is made if missing.
+
+    Raises:
+      UserError: matplotlib isn't installed, or the file can't be written.
+    """
+    columns = min(len(plots), _COLUMNS)
+    rows = math.ceil(len(plots) / columns)
+    width, height = _INCHES_OF_A_PANEL
+    inches = width * columns, height * rows
+    _save(path, inches, lambda figure: _fill_panels(figure, plots, rows, columns))
+
+
+def _save(path: Path, inches: tuple[float, float], fill: Callable[[Any], None]) -> None:
+    """Writes the picture that `fill` makes of an empty figure."""
     try:
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -276,21 +301,47 @@ def draw(plot: Plot, path: Path) -> None:
             "run `pip install 'ragjax[plots]'`."
         ) from error
     picture = io.BytesIO()
-    with style.context("default", after_reset=True):  # whatever a matplotlibrc says
-        figure = Figure(figsize=_INCHES, dpi=_DOTS_PER_INCH, layout="constrained")
+    with style.context("default", after_reset=True), warnings.catch_warnings():
+        # Whatever a matplotlibrc says; and a letter that the font lacks is a box, no message.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure = Figure(figsize=inches, dpi=_DOTS_PER_INCH, layout="constrained")
         FigureCanvasAgg(figure)
-        _fill(figure, plot)
+        fill(figure)
         figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, picture.getvalue())
 
 
-def _fill(figure: Any, plot: Plot) -> None:
-    """Puts axes, curves, lines and words into an empty figure."""
+def _fill_figure(figure: Any, plot: Plot) -> None:
+    """Puts one plot, its legend and its note into an empty figure."""
     axes = figure.subplots()
+    _fill(axes, plot, {})
+    axes.legend(fontsize="small")
+    if plot.note:
+        words = textwrap.fill(plot.note, _CHARACTERS)
+        figure.supxlabel(words, fontsize="x-small", x=0.01, horizontalalignment="left")
+
+
+def _fill_panels(figure: Any, plots: Sequence[Plot], rows: int, columns: int) -> None:
+    """Puts plots and one legend into an empty figure."""
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     colors: dict[str, str] = {}
+    lines: dict[str, Any] = {}
+    for axes, plot in zip(panels, plots, strict=False):
+        _fill(axes, plot, colors)
+        handles, labels = axes.get_legend_handles_labels()
+        lines = dict(zip(labels, handles, strict=True)) | lines
+    for axes in panels[len(plots) :]:
+        axes.remove()
+    place = {"loc": "outside lower center", "ncols": columns, "fontsize": "small"}
+    figure.legend(list(lines.values()), list(lines), **place)
+
+
+def _fill(axes: Any, plot: Plot, colors: dict[str, str]) -> None:
+    """Puts curves, lines and words into empty axes; `colors` holds those of the labels so far."""
     for curve in plot.curves:
-        color = colors.get(curve.like, f"C{len(set(colors.values()))}")
+        new = f"C{len(set(colors.values()))}"
+        color = colors.get(curve.like) or colors.get(curve.label, new)
         colors[curve.label] = color
         axes.plot(
             curve.x,
@@ -314,7 +365,3 @@ def _fill(figure: Any, plot: Plot) -> None:
     axes.set_xlabel(plot.x_label)
     axes.set_ylabel(plot.y_label)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
-    if plot.note:
-        words = textwrap.fill(plot.note, _CHARACTERS)
-        figure.supxlabel(words, fontsize="x-small", x=0.01, horizontalalignment="left")

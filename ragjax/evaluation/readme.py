@@ -1,7 +1,7 @@
 """Tables inside a README, regenerated between two marker lines.
 
 The first marker names the experiment file, `<!-- table:experiments/world_facts.py -->`, the second
-one is `<!-- /table -->`. What stands between them is the output of `tables.render`.
+one is `<!-- /table -->`. What stands between them is the output of `rendering.render`.
 """
 
 import re
@@ -9,7 +9,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from ragjax.errors import UserError, require
-from ragjax.evaluation.tables import load_table, render
+from ragjax.evaluation.rendering import render
+from ragjax.evaluation.tables import load_table
 from ragjax.files import write_atomically
 
 _OPEN = re.compile(r"^<!-- table:(\S+) -->\n", re.MULTILINE)

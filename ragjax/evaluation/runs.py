@@ -9,6 +9,7 @@
 refuses to hand over what isn't comparable.
 """
 
+import contextlib
 import gzip
 import json
 import shutil
@@ -23,6 +24,7 @@ import numpy as np
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes, read_episodes
 from ragjax.evaluation.metrics import Outcomes, read_predictions, summarise_outcomes
+from ragjax.files import read_json_object
 
 REQUIRED_FIGURES = {
     Outcomes: ("em", "f1", "recall@1", "recall@5"),
@@ -53,12 +55,15 @@ class Run:
     def figure(self, name: str, relation: str | None = None) -> np.ndarray | None:
         """Returns [M] outcomes of a figure, or [1] the value that `result.json` gives the run.
 
-        None means that the run can't measure it. A name that is neither raises `KeyError`. Episodes have
-        no figures of their own: a seed's mean return is one number.
+        None means that the run can't measure it. A name that is neither raises `KeyError`. Episodes that
+        were drawn have no figures of their own: a seed's mean return is one number. `strata` says how
+        those of listed ones are averaged.
         """
         try:
             if isinstance(self.outcomes, Episodes):
-                raise KeyError(name)
+                if relation is not None:
+                    raise KeyError(name)
+                return self.outcomes.figure(name)[0]
             outcomes = self.outcomes.figure(name)
         except KeyError:
             if relation is not None or not _is_number(self.result.get(name)):
@@ -74,6 +79,13 @@ class Run:
             f"use one of {', '.join(sorted(set(self.outcomes.relations)))}.",
         )
         return outcomes[asked]
+
+    def strata(self, name: str) -> np.ndarray | None:
+        """Returns [M] kinds, which count alike in the mean of a figure; None if there are none."""
+        if isinstance(self.outcomes, Episodes):
+            with contextlib.suppress(KeyError):
+                return self.outcomes.figure(name)[1]
+        return None
 
 
 def record_run(run_dir: Path, destination: Path, *, overwrite: bool = False) -> Path:
@@ -91,7 +103,7 @@ def record_run(run_dir: Path, destination: Path, *, overwrite: bool = False) -> 
     """
     run_dir, destination = Path(run_dir), Path(destination)
     records = _require_finished(run_dir)
-    config, result = (_read_json(run_dir / name) for name in _FILES[:2])
+    config, result = (read_json_object(run_dir / name, "run it again.") for name in _FILES[:2])
     _require_result(run_dir, config, result, _RECORDS[records])
     outcomes: Outcomes | Episodes
     if _RECORDS[records] is Episodes:
@@ -216,24 +228,38 @@ def load_runs(row_dir: Path, seeds: Sequence[int]) -> list[Run]:
 
 def require_same_questions(runs: Sequence[Run]) -> None:
     """Raises `UserError` unless all runs that answer questions answered the same ones."""
-    asked = [(run, run.outcomes) for run in runs if isinstance(run.outcomes, Outcomes)]
-    for run, here in asked[1:]:
-        first = asked[0][1]
-        apart = set(first.ids) ^ set(here.ids)
+    asked = [(run, *_questions(run.outcomes)) for run in runs if run.outcomes.ids]
+    others = [run for run in runs if not run.outcomes.ids]
+    require(
+        not asked or not others,
+        f"{others and others[0].directory} has drawn its episodes and {asked and asked[0][0].directory} "
+        "has played each question; run and record the former again.",
+    )
+    for run, ids, kinds in asked[1:]:
+        first, first_ids, first_kinds = asked[0]
+        apart = set(first_ids) ^ set(ids)
         require(
             not apart,
-            f"{run.directory} and {runs[0].directory} answer different questions, {len(apart)} of "
+            f"{run.directory} and {first.directory} answer different questions, {len(apart)} of "
             f"them in one only (such as {min(apart, default='')!r}); evaluate both on one split.",
         )
         require(
-            first.ids == here.ids and first.relations == here.relations,
-            f"{run.directory} and {runs[0].directory} order or classify the same questions "
+            first_ids == ids and first_kinds == kinds,
+            f"{run.directory} and {first.directory} order or classify the same questions "
             "differently; record both again from one version of the task.",
         )
 
 
+def _questions(outcomes: Outcomes | Episodes) -> tuple[list[str], list[str]]:
+    """Returns the ids and the kinds of the questions answered."""
+    kinds = outcomes.kinds if isinstance(outcomes, Episodes) else outcomes.relations
+    return list(outcomes.ids), list(kinds)
+
+
 def _load_run(directory: Path, seed: int) -> Run:
-    config, result = (_read_json(directory / name) for name in _FILES[:2])
+    config, result = (
+        read_json_object(directory / name, "record the run again.") for name in _FILES[:2]
+    )
     outcomes = _unpack(directory / _FILES[2])
     _require_result(directory, config, result, type(outcomes))
     require(
@@ -293,19 +319,6 @@ def _require_agreement(
             f"{directory / 'result.json'} gives {name} as {given[name]}, but {source} beside it "
             f"gives {value}; evaluate the run again.",
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be read ({error.strerror}); record the run again."
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{path} is not JSON ({error}); run it again.") from error
-    require(isinstance(content, dict), f"{path} is not a JSON object; run it again.")
-    return content
 
 
 def _is_number(value: Any) -> bool:

@@ -19,6 +19,9 @@ resamples. In each, S seeds are drawn with replacement, then questions with repl
 - unpaired (each seed answers its own questions): a fresh draw of M_s questions for every drawn
   seed, the two-stage bootstrap of nested data (Davison & Hinkley 1997, section 3.8).
 
+Where questions come in kinds that count alike, however many questions each has, the mean over questions
+is one over kinds of the mean of each kind, and questions are drawn within their kinds (stratified).
+
 What to expect: the paired form is conservative where neither seeds nor questions explain much,
 since the rest of the variance enters (2-1/S)(2-1/M)-1 times, at most three. With few seeds the part
 that is the seed's is underestimated by (S-1)/S, as in every bootstrap of S things; with one seed it
@@ -60,6 +63,7 @@ def bootstrap_interval(
     seed: int = 0,
     *,
     paired: bool = True,
+    strata: np.ndarray | None = None,
     level: float = LEVEL,
 ) -> Interval:
     """Returns the mean over seeds and questions with its percentile bootstrap interval.
@@ -69,20 +73,31 @@ def bootstrap_interval(
       resamples: number of bootstrap resamples.
       seed: seed of the resampling; equal arguments give an equal interval.
       paired: whether all seeds answer the same questions, which are then resampled jointly.
+      strata: [M] kinds of the questions, which count alike; None if they are of one kind.
       level: coverage aimed at.
 
     Returns:
       The mean and the interval, in the unit of the outcomes.
     """
     columns = _check(outcomes, resamples, level, paired)
+    if strata is None:
+        kinds = [slice(None)]
+    elif paired and strata.shape == columns[0].shape:
+        kinds = [strata == kind for kind in np.unique(strata)]
+    else:
+        raise ValueError(
+            f"strata have shape {strata.shape}: give one to each question of paired runs"
+        )
     bits = np.random.PCG64(seed)
     seeds = _draw(bits, (resamples, len(columns)), len(columns))
     if paired:
-        means = _question_means(bits, np.stack(columns), resamples)
-        statistics = np.take_along_axis(means, seeds, axis=1).mean(axis=1)
+        values = np.stack(columns)
+        means = [_question_means(bits, values[:, kind], resamples) for kind in kinds]
+        statistics = np.take_along_axis(np.mean(means, axis=0), seeds, axis=1).mean(axis=1)
     else:
         statistics = _nested_means(bits, columns, seeds)
-    return _interval(float(np.mean([column.mean() for column in columns])), statistics, level)
+    observed = np.mean([[column[kind].mean() for kind in kinds] for column in columns])
+    return _interval(float(observed), statistics, level)
 
 
 def interquartile_interval(

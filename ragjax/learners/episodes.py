@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.config import Config
-from ragjax.envs.base import Environment
+from ragjax.envs.base import Environment, EpisodeList
 from ragjax.envs.wrappers import (
     normalise_observations,
     normalise_rewards,
@@ -23,11 +23,11 @@ from ragjax.envs.wrappers import (
 )
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes
-from ragjax.models.policy import ActorCritic, PolicySpec
+from ragjax.models.policy import ActorCritic, Policy
 from ragjax.objectives.algorithm import Algorithm
+from ragjax.ops.augmentation import random_order
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.health import retrieval_health
-from ragjax.ops.noise import random_order
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, Stage, State, step_keys, traced_scalars
 from ragjax.training.optimizer import Adam, Optimizer
@@ -48,7 +48,7 @@ class EpisodeEvaluation:
     """How a policy is measured: whole episodes in fresh environments, with and without drawing.
 
     Attributes:
-      episodes: episodes of the final figures.
+      episodes: episodes of the final figures, of an environment that can't list its episodes.
       every: steps between measurements while training, the last step included; 0 for none.
       during: episodes of each of those.
     """
@@ -73,7 +73,8 @@ class EpisodesConfig(Config):
       env: the environment.
       algorithm: rollout, targets and loss.
       policy: the policy and its critic.
-      env_steps: budget, in steps of all environments together; whole rollouts within it are made.
+      env_steps: budget, in steps of all environments together; whole rollouts within it are made, and
+        none by a policy that learns nothing.
       normalise_observations: whether observations are shifted and scaled by what was seen so far.
       normalise_rewards: whether rewards are divided by the deviation of the discounted return so far.
       evaluation: how the policy is measured.
@@ -83,7 +84,7 @@ class EpisodesConfig(Config):
 
     env: Environment
     algorithm: Algorithm
-    policy: PolicySpec = field(default_factory=ActorCritic)
+    policy: Policy = field(default_factory=ActorCritic)
     optimizer: Optimizer = field(default_factory=Adam.for_policies)
     env_steps: int = 500_000
     normalise_observations: bool = False
@@ -152,12 +153,19 @@ class EpisodesLearner(Learner):
       env: the environment's spec as this run uses it.
     """
 
-    def __init__(self, config: EpisodesConfig):
-        """Prepares the environment, which may load a trained part."""
+    def __init__(self, config: EpisodesConfig, learning_env: Environment | None = None):
+        """Prepares the environment, which may load a trained part.
+
+        Args:
+          config: the config.
+          learning_env: what is learned in; the training split of the config's environment if None.
+        """
         self.config = config
-        self.env = config.env.prepare(config.seed)
-        self._envs: dict[tuple[int, str], Env] = {}
-        self._plays: dict[tuple[int, str], Callable[..., Any]] = {}
+        with jax.ensure_compile_time_eval():
+            self.env = config.env.prepare(config.seed) if learning_env is None else learning_env
+        self._learning_env = learning_env
+        self._envs: dict[tuple[int | None, str], tuple[Env, int]] = {}
+        self._plays: dict[tuple[int | None, str], Callable[..., Any]] = {}
 
     # What a run is made of
 
@@ -183,7 +191,19 @@ class EpisodesLearner(Learner):
     @cached_property
     def raw_env(self) -> Env:
         """The batch of environments to learn in, without normalisers."""
-        return self._build_env(self.config.algorithm.num_envs, "train")
+        # The first use may be within a trace, but arrays among an environment's constants outlive it.
+        with jax.ensure_compile_time_eval():
+            env = self._learning_env or self.env.on_split("train")
+            return env.vectorise(self.config.algorithm.num_envs)
+
+    @cached_property
+    def _unplayed(self) -> "EpisodesLearner":
+        """The same over an environment of the same shapes that is quick to make: to answer with."""
+        return EpisodesLearner(self.config, self.env.for_answering())
+
+    def state_shapes(self) -> State:
+        """The shapes of `init`, for which an environment need not be able to play."""
+        return Learner.state_shapes(self._unplayed if self._learning_env is None else self)
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -198,9 +218,9 @@ class EpisodesLearner(Learner):
         updates = steps * algorithm.epochs * algorithm.minibatches
         return self.config.optimizer.build(list(params), steps, updates)
 
-    def policy(self, data: Any, contents: Array | None = None) -> PolicyModel:
-        """The policy's pure functions over the arrays of `data`; see `PolicySpec.build`."""
-        return self.config.policy.build(bind_env(self.raw_env, data), contents)
+    def policy(self, data: Any) -> PolicyModel:
+        """The policy's pure functions over the arrays of `data`."""
+        return self.config.policy.build(bind_env(self.raw_env, data))
 
     def learning_env(self, data: Any, discount: Array) -> Env:
         """The environments to learn in; the reward's normaliser needs the discount."""
@@ -210,11 +230,6 @@ class EpisodesLearner(Learner):
         if self.config.normalise_observations:
             env = normalise_observations(env)
         return env
-
-    def _build_env(self, num_envs: int, split: str) -> Env:
-        # The first use may be within a trace, but arrays among an environment's constants outlive it.
-        with jax.ensure_compile_time_eval():
-            return self.env.on_split(split).vectorise(num_envs)
 
     def guard(self) -> contextlib.AbstractContextManager[None]:
         """Within it the environment's functions may run."""
@@ -338,7 +353,7 @@ class EpisodesLearner(Learner):
     def play(
         self,
         state: State,
-        episodes: int,
+        episodes: int | None,
         *,
         split: str = "test",
         blind: bool = False,
@@ -348,7 +363,7 @@ class EpisodesLearner(Learner):
 
         Args:
           state: the run.
-          episodes: environments of each kind, one episode each.
+          episodes: drawn episodes of each mode, or None for every episode that the split has.
           split: of the questions, where the environment has any.
           blind: of a policy that retrieves, let it read the passages in a random order: what it searches
             and scores belongs to other passages than what it reads, the same ones all along.
@@ -359,15 +374,17 @@ class EpisodesLearner(Learner):
           "sampled" (as in rollouts) -> `return`, `length` and what else the environment reports of an
           episode, [episodes] each.
         """
-        env = self.evaluation_env(episodes, split)
+        env, count = self.evaluation_env(episodes, split)
         data = env_data(env) if data is None else data
         key = jax.random.fold_in(jax.random.fold_in(state.key, EVALUATIONS), state.step)
-        greedy = jnp.arange(2 * episodes) < episodes
-        policy, see = self.policy(data), self._seeing(state, data)
+        greedy = jnp.arange(2 * count) < count
+        env, spec = bind_env(env, data), self.config.policy
+        policy = spec.build(env)
+        see = _seeing(state, policy)
         if blind:
             passages = jnp.asarray(data["passages"])
             order = random_order(key, len(passages))
-            policy = self.policy(data, passages[order])
+            policy = spec.build(env, passages[order])
 
         def look(key, observation):
             seen = see(key, observation)
@@ -379,17 +396,35 @@ class EpisodesLearner(Learner):
         def act(seen):
             return policy.apply(state.params, seen)[0]
 
-        env, limit = bind_env(env, data), self.config.env.limit
-        played = play_episodes(env, act, key, limit, greedy, look=look)
+        played = play_episodes(env, act, key, self.config.env.limit, greedy, look=look)
         return {
-            "greedy": {name: values[:episodes] for name, values in played.items()},
-            "sampled": {name: values[episodes:] for name, values in played.items()},
+            "greedy": {name: values[:count] for name, values in played.items()},
+            "sampled": {name: values[count:] for name, values in played.items()},
         }
 
-    def evaluation_env(self, episodes: int, split: str) -> Env:
-        """2n fresh environments; those of one size are made once, since some live on the host."""
+    def listed(self, split: str) -> EpisodeList | None:
+        """Every episode of a split, for both modes of playing; None where they can't be listed."""
+        with jax.ensure_compile_time_eval():
+            return self.env.on_split(split).every_episode(times=2)
+
+    def evaluation_env(self, episodes: int | None, split: str) -> tuple[Env, int]:
+        """2n fresh environments, and n; those of one size are made once, since some live on the host.
+
+        Args:
+          episodes: n, or None for as many as the split's episodes.
+          split: its name.
+        """
         if (episodes, split) not in self._envs:
-            self._envs[episodes, split] = self._build_env(2 * episodes, split)
+            if episodes is None:
+                listed = self.listed(split)
+                assert listed is not None, (
+                    "only an environment that lists episodes has a number of them"
+                )
+                self._envs[episodes, split] = listed.env, len(listed.ids)
+            else:
+                with jax.ensure_compile_time_eval():
+                    env = self.env.on_split(split).vectorise(2 * episodes)
+                self._envs[episodes, split] = env, episodes
         return self._envs[episodes, split]
 
     def acting(self, state: State) -> Callable[[Array], Any]:
@@ -400,21 +435,9 @@ class EpisodesLearner(Learner):
         Args:
           state: the run, whose normaliser's statistics are taken as they are.
         """
-        see, policy = self._seeing(state, self.data), self.policy(self.data)
+        policy = self.policy(self.data)
+        see = _seeing(state, policy)
         return lambda observation: policy.apply(state.params, see(None, observation))[0]
-
-    def _seeing(self, state: State, data: Any) -> Callable[[Array | None, Array], Any]:
-        """(key, observation [E,O...]) -> what the policy acts on; without a key nothing is drawn."""
-        moments = observation_moments(state.carry.env_state)
-        policy = self.policy(data)
-        index = None if policy.embed is None else policy.embed(state.params)
-
-        def see(key, observation):
-            if moments is not None:
-                observation = normalised(moments, observation)
-            return policy.retrieve(state.params, index, key, observation)
-
-        return see
 
     def figures(self, state: State, data: Any = None) -> dict[str, Array]:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
@@ -446,7 +469,7 @@ class EpisodesLearner(Learner):
 
     def measure(self, state: State) -> dict[str, Any]:
         """The figures of `figures`, by one program."""
-        env = self.evaluation_env(self.config.evaluation.during, "dev")
+        env, _ = self.evaluation_env(self.config.evaluation.during, "dev")
         return self._figures(state, env_data(env))
 
     def evaluate(
@@ -468,9 +491,16 @@ class EpisodesLearner(Learner):
             )
             require(split in known, f"--split is {split!r}; choose one of {', '.join(known)}.")
         split = split or "test"
-        episodes = self.config.evaluation.episodes if episodes is None else episodes
-        require(episodes >= 1, f"--episodes is {episodes}; play at least 1.")
-        env = self.evaluation_env(episodes, split)
+        listed = self.listed(split)
+        require(
+            listed is None or episodes is None,
+            f"--episodes is {episodes}, but environment {self.config.env.name} plays each episode of "
+            "the split once; leave it out.",
+        )
+        if listed is None and episodes is None:
+            episodes = self.config.evaluation.episodes
+        require(episodes is None or episodes >= 1, f"--episodes is {episodes}; play at least 1.")
+        env, _ = self.evaluation_env(episodes, split)
         if (episodes, split) not in self._plays:  # compiled once for all states
             play = partial(self.play, episodes=episodes, split=split)
             self._plays[episodes, split] = jax.jit(lambda state, arrays: play(state, data=arrays))
@@ -479,11 +509,12 @@ class EpisodesLearner(Learner):
             facts["split"] = split
         with self.guard():
             played = jax.device_get(self._plays[episodes, split](state, env_data(env)))
-        return Episodes.from_played(played), facts
+        names = {} if listed is None else {"ids": listed.ids, "kinds": listed.kinds}
+        return Episodes.from_played(played, **names), facts
 
     def answer(self, state: State, text: str) -> dict[str, Any]:
         """Lets the policy answer one question, where its environment is one of questions."""
-        answered = self.env.answer(self.acting(state), text)
+        answered = self.env.answer(self._unplayed.acting(state), text)
         if answered is None:
             raise UserError(
                 f"This run is a policy for environment {self.config.env.name}, which answers no "
@@ -533,6 +564,19 @@ def bind_env(env: Env, data: Any) -> Env:
         is_leaf=lambda leaf: leaf is None,
     )
     return env._replace(params=params, passages=data["passages"])
+
+
+def _seeing(state: State, policy: PolicyModel) -> Callable[[Array | None, Array], Any]:
+    """(key, observation [E,O...]) -> what the policy acts on; without a key nothing is drawn."""
+    moments = observation_moments(state.carry.env_state)
+    index = None if policy.embed is None else policy.embed(state.params)
+
+    def see(key, observation):
+        if moments is not None:
+            observation = normalised(moments, observation)
+        return policy.retrieve(state.params, index, key, observation)
+
+    return see
 
 
 def explained_variance(batch: PolicyBatch) -> Array:

@@ -18,15 +18,14 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.evaluation.answers import Answers, evaluate_questions, make_answer_function
 from ragjax.evaluation.metrics import summarise
-from ragjax.models.encoder import BagEncoder, TransformerEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
-from ragjax.models.scorer import Scorer
-from ragjax.objectives.likelihood import Likelihood, RagSequence
-from ragjax.retrieval.base import Retriever
+from ragjax.models.retriever import Dense
+from ragjax.objectives.base import Context, Objective
+from ragjax.objectives.likelihood import RagSequence
+from ragjax.retrieval.base import RetrieverSpec
 from ragjax.retrieval.bm25 import BM25
-from ragjax.retrieval.corpus import IndexState, embed_corpus
-from ragjax.retrieval.dense import Dense
+from ragjax.retrieval.corpus import IndexState
 from ragjax.retrieval.fixed import Oracle
 from ragjax.run_dir import CONFIG, RESULT, load_run, made_from
 from ragjax.tasks.base import SPLITS, Task
@@ -99,9 +98,7 @@ class QuestionsConfig(Config):
     Attributes:
       task: corpus and questions.
       tokenizer: how text becomes arrays.
-      encoder: the retriever's encoder.
-      retriever: where passages come from.
-      scorer: how scores become p(d|x).
+      retriever: where passages come from, and p(d|x).
       generator: the reader.
       objective: the loss and its decoder.
       phases: stretches of training, in order.
@@ -115,11 +112,9 @@ class QuestionsConfig(Config):
 
     task: Task
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
-    encoder: BagEncoder | TransformerEncoder = field(default_factory=BagEncoder)
-    retriever: Retriever = field(default_factory=Dense)
-    scorer: Scorer = field(default_factory=Scorer)
+    retriever: RetrieverSpec = field(default_factory=Dense)
     generator: Generator = field(default_factory=Generator)
-    objective: Likelihood = field(default_factory=RagSequence)
+    objective: Objective = field(default_factory=RagSequence)
     optimizer: Optimizer = field(default_factory=Adam)
     phases: tuple[Phase, ...] = (Phase(steps=400),)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -137,9 +132,14 @@ class QuestionsConfig(Config):
                 f"{self.optimizer.accumulate} does not divide; choose a multiple of it.",
             )
         require(
-            self.retriever.learned or self.objective.documents == "retrieved",
-            f"objective.documents is {self.objective.documents!r}, but a fixed retriever has scores "
-            "for the passages it returns only; use objective.documents retrieved.",
+            self.retriever.learned or self.objective.normalised_over == "retrieved",
+            f"The objective's documents is {self.objective.normalised_over!r}, but a fixed retriever "
+            "has scores for the passages it returns only; choose retrieved.",
+        )
+        require(
+            self.retriever.scores_all or self.objective.normalised_over != "index",
+            "The objective's documents is 'index', but retriever.index does not score every passage; "
+            "use an index that does, such as Exact, or choose in_batch.",
         )
         require(
             self.retriever.learned or all(phase.candidates == "index" for phase in self.phases),
@@ -208,6 +208,8 @@ class QuestionsLearner(Learner):
     Attributes:
       config: the config.
       text: tokenizer and corpus.
+      corpus: [N,P] passage tokens on the device.
+      vocabulary: token statistics on the device.
       model: the model's pure functions.
     """
 
@@ -229,13 +231,12 @@ class QuestionsLearner(Learner):
         self.config, self.text, self.origin = config, text, origin
         if task is not None:
             self.task = task
+        self.corpus = jnp.asarray(text.corpus.tokens)
         self.vocabulary = jax.tree.map(jnp.asarray, text.corpus.vocabulary)
         self.model = build_model(
-            config.encoder,
+            config.retriever,
             config.generator,
             self.vocabulary,
-            siamese=config.scorer.siamese,
-            initial_scale=config.scorer.initial_scale,
             critic=config.objective.critic,
             dtype=jnp.dtype(config.compute),
         )
@@ -267,12 +268,6 @@ class QuestionsLearner(Learner):
         groups = list(jax.eval_shape(self.model.init, jax.random.PRNGKey(0)))
         steps = self.config.steps
         return self.config.optimizer.build(groups, steps, steps * self.config.objective.updates)
-
-    @cached_property
-    def corpus(self) -> Array:
-        """[N,P] passage tokens on the device."""
-        with jax.ensure_compile_time_eval():  # it outlives a trace in which it is first asked for
-            return jnp.asarray(self.text.corpus.tokens)
 
     @cached_property
     def training_questions(self) -> dict[str, EncodedQuestions]:
@@ -315,7 +310,7 @@ class QuestionsLearner(Learner):
         return None
 
     def encode(
-        self, questions: Sequence[Question], k: int, retriever: Retriever | None = None
+        self, questions: Sequence[Question], k: int, retriever: RetrieverSpec | None = None
     ) -> EncodedQuestions:
         """Tokenises questions and looks up K passages each if the retriever is a fixed one.
 
@@ -333,15 +328,15 @@ class QuestionsLearner(Learner):
         del hyper, data
         init_key, run_key = jax.random.split(key)
         params = self.model.init(init_key)
-        tokens = self.text.corpus.tokens
-        width = jax.eval_shape(self.model.embed_passage, params, tokens[:1]).shape[-1]
-        index = IndexState(jnp.zeros((len(tokens), width)), jnp.full((), -1, jnp.int32))
+        shapes = jax.eval_shape(self.model.retriever.index, params, self.text.corpus.tokens)
+        embeddings = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        index = IndexState(embeddings, jnp.full((), -1, jnp.int32))
         return self._begun(params, run_key, index)
 
     def _begun(self, params: Params, key: Array, index: IndexState) -> State:
         """A state before the first step, with its reference where the objective needs one."""
         reference = None
-        if self.config.objective.anchored:
+        if self.config.objective.needs_reference:
             reference = jax.tree.map(jnp.copy, params)  # those that are trained are donated
         zero = jnp.zeros((), jnp.int32)
         return State(zero, params, self.optimizer.init(params), key, index, extra=reference)
@@ -385,7 +380,7 @@ class QuestionsLearner(Learner):
         """Whether the phase takes passages from an index that ages."""
         return (
             self.config.retriever.learned
-            and self.config.objective.documents != "index"
+            and self.config.objective.normalised_over != "index"
             and phase.candidates == "index"
         )
 
@@ -403,7 +398,7 @@ class QuestionsLearner(Learner):
             )
             embeddings = jax.lax.cond(
                 due,
-                lambda: embed_corpus(self.model, state.params, data["corpus"]),
+                lambda: self.model.retriever.index(state.params, data["corpus"]),
                 lambda: index.embeddings,
             )
             index = IndexState(embeddings, jnp.where(due, state.step, index.built_at_step))
@@ -415,13 +410,12 @@ class QuestionsLearner(Learner):
         samples = None
         if objective.updates > 1:
             batch, samples = objective.sample(
-                *self._fixed,
+                self.context(phase.k),
                 state.params,
                 step_keys(state).loss,
                 batch,
-                data["corpus"],
-                index.embeddings,
-                k=self._depth(phase),
+                corpus=data["corpus"],
+                index=index.embeddings,
             )
         return state, (batch, samples), metrics
 
@@ -440,23 +434,20 @@ class QuestionsLearner(Learner):
         del hyper
         questions, samples = batch
         return self.config.objective.loss(
-            *self._fixed,
+            self.context(stage.phase.k),
             params,
             key,
             questions,
-            data["corpus"],
-            state.index.embeddings,
-            k=self._depth(stage.phase),
+            corpus=data["corpus"],
+            index=state.index.embeddings,
             samples=samples,
             reference=state.extra,
         )
 
-    @property
-    def _fixed(self) -> Any:
-        return self.model, self.vocabulary, self.config.retriever
-
-    def _depth(self, phase: Phase) -> int:
-        return self.config.retriever.passages_per_question(phase.k)
+    def context(self, k: int) -> Context:
+        """The composed model, for its objective; a retriever may have fewer than K passages to give."""
+        retriever = self.config.retriever
+        return Context(self.model, self.vocabulary, retriever, retriever.passages_per_question(k))
 
     # Measuring and answering
 
@@ -472,18 +463,16 @@ class QuestionsLearner(Learner):
     def _answer_function(self, *, quickly_compiled: bool = False):
         config = self.config
         return make_answer_function(
-            self.model,
             config.objective,
-            config.retriever,
-            k=config.retriever.passages_per_question(config.evaluation.k),
+            self.context(config.evaluation.k),
             length=config.tokenizer.answer_length,
             quickly_compiled=quickly_compiled,
         )
 
     @cached_property
     def _embed(self):
-        """The jitted (params, corpus) -> [N,D] index."""
-        return jax.jit(lambda params, corpus: embed_corpus(self.model, params, corpus))
+        """The jitted (params, corpus) -> index."""
+        return jax.jit(self.model.retriever.index)
 
     @cached_property
     def _development(self) -> EncodedQuestions:
@@ -529,12 +518,16 @@ class QuestionsLearner(Learner):
         blind: bool = False,
     ) -> list[dict[str, Any]]:
         """One record a question; `blind` exchanges the passages of a learned retriever at random."""
-        embeddings = state.index.embeddings
+        params, embeddings = (
+            evaluation_params(state.params, state.opt_state),
+            state.index.embeddings,
+        )
         if blind:
-            embeddings = embeddings[np.random.default_rng(0).permutation(len(embeddings))]
+            order = np.random.default_rng(0).permutation(len(self.corpus))
+            embeddings = self._embed(params, self.corpus[order])
         return evaluate_questions(
             self._answer,
-            evaluation_params(state.params, state.opt_state),
+            params,
             self.text,
             self.corpus,
             embeddings,
@@ -637,7 +630,10 @@ class QuestionsLearner(Learner):
 
 
 # What decides the shapes and the meaning of parameters.
-MODEL_FIELDS = ("task", "tokenizer", "encoder", "scorer", "generator")
+def _model_fields(config: QuestionsConfig) -> dict[str, Any]:
+    fields = {name: to_json(getattr(config, name)) for name in ("task", "tokenizer", "generator")}
+    weights = {name: to_json(value) for name, value in config.retriever.weights.items()}
+    return fields | {"retriever": weights}
 
 
 def _require_start(config: QuestionsConfig, seed: int) -> None:
@@ -654,12 +650,9 @@ def _require_start(config: QuestionsConfig, seed: int) -> None:
     theirs = read_json(directory / CONFIG)
     if not isinstance(theirs, QuestionsConfig):
         raise UserError(f"start is {config.start!r}, which is no run of a reader.")
-    for name in MODEL_FIELDS:
-        differing = differing_fields(
-            to_json(getattr(theirs, name)), to_json(getattr(config, name)), f"{name}."
-        )
-        require(
-            not differing,
-            f"start is {config.start!r}, but that run differs in {', '.join(differing)}; give the same "
-            "values or another start.",
-        )
+    differing = differing_fields(_model_fields(theirs), _model_fields(config))
+    require(
+        not differing,
+        f"start is {config.start!r}, but that run differs in {', '.join(differing)}; give the same "
+        "values or another start.",
+    )

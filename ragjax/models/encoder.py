@@ -1,19 +1,32 @@
-"""Text encoders of the retriever: tokens in, one unit-length vector out."""
+"""The retriever's encoders: tokens or numbers in, one vector of unit length out.
+
+A new encoder is one class that subclasses `Encoder`, with the module that it builds.
+"""
 
 from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ragjax.errors import require
-from ragjax.models.layers import EncoderLayer, sinusoidal_positions
+from ragjax.models.layers import ACTIVATIONS, EncoderLayer, Perceptron, sinusoidal_positions
 from ragjax.types import PAD_ID
 
 
-def unit_length(x: Float[Array, "... D"]) -> Float[Array, "... D"]:
-    """Divides by the Euclidean norm; a zero vector stays zero, with a finite gradient."""
+def unit_length(x: Float[Array, "... D"], *, smooth: bool = False) -> Float[Array, "... D"]:
+    """Divides by the Euclidean norm; a zero vector stays zero, with a finite gradient.
+
+    Args:
+      x: [...,D].
+      smooth: whether short vectors are kept from the division by a term added to the squared norm,
+        instead of a least value of it.
+    """
+    if smooth:
+        return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-12)
     return x * jnp.reciprocal(jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12)))
 
 
@@ -88,8 +101,58 @@ class TransformerModule(nn.Module):
         return unit_length(jnp.einsum("...n,...nd->...d", weights, x.astype(jnp.float32)))
 
 
+class PerceptronModule(nn.Module):
+    """A perceptron without biases, of numbers.
+
+    Attributes:
+      width: D.
+      hidden: widths of the hidden layers.
+      activation: name of the nonlinearity.
+    """
+
+    width: int
+    hidden: tuple[int, ...]
+    activation: str
+
+    def setup(self):
+        """Creates the layers, as those of this module itself."""
+        self.layers = Perceptron(self.hidden, self.width, self.activation, 1.0, bias=False)
+        nn.share_scope(self, self.layers)
+
+    def __call__(self, features: Float[Array, "... F"], idf: None, side: int) -> Array:
+        """Embeds [...,F] numbers as [...,D]; both sides alike."""
+        del idf, side
+        return unit_length(self.layers(features), smooth=True)
+
+
 @dataclass(frozen=True)
-class BagEncoder:
+class Encoder:
+    """Base of the encoder specs.
+
+    Attributes:
+      reads_tokens: whether it reads tokens; otherwise numbers, such as an observation.
+      tokenizer: the spec of a tokenizer that belongs to it, or None: it reads any.
+    """
+
+    reads_tokens: ClassVar[bool] = True
+    tokenizer: ClassVar[Any] = None
+
+    def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
+        """Returns a module that is called as (x, idf, side) -> [...,D], float32 of unit length.
+
+        `x` are [...,n] tokens, padded with 0, and `idf` their [...,n] inverse document frequencies; or
+        `x` are [...,F] numbers and `idf` is None. `side` is 0 for what asks and 1 for passages, a
+        constant by which one module may treat the two differently.
+
+        Args:
+          vocab_size: V, or 0 where there are no tokens.
+          dtype: of the computation, float32 or bfloat16; parameters are float32.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class BagEncoder(Encoder):
     """Weighted bag of embeddings.
 
     Attributes:
@@ -113,7 +176,7 @@ class BagEncoder:
 
 
 @dataclass(frozen=True)
-class TransformerEncoder:
+class TransformerEncoder(Encoder):
     """Transformer encoder, averaged over its positions.
 
     Attributes:
@@ -138,3 +201,37 @@ class TransformerEncoder:
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns the module."""
         return TransformerModule(vocab_size, self.width, self.layers, self.heads, dtype)
+
+
+@dataclass(frozen=True)
+class PerceptronEncoder(Encoder):
+    """Perceptron over numbers: observations, or the features of passages.
+
+    Attributes:
+      hidden: widths of the hidden layers; linear without any.
+      width: D, the width of the embedding.
+      activation: tanh or relu.
+    """
+
+    reads_tokens: ClassVar[bool] = False
+
+    hidden: tuple[int, ...] = ()
+    width: int = 32
+    activation: Literal["tanh", "relu"] = "tanh"
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            all(width >= 1 for width in self.hidden),
+            f"encoder.hidden is {self.hidden}; every width must be at least 1.",
+        )
+        require(self.width >= 1, f"encoder.width is {self.width}; it must be at least 1.")
+        require(
+            self.activation in ACTIVATIONS,
+            f"encoder.activation is {self.activation!r}; choose tanh or relu.",
+        )
+
+    def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
+        """Returns the module, which computes in float32."""
+        del vocab_size, dtype
+        return PerceptronModule(self.width, self.hidden, self.activation)

@@ -1,5 +1,7 @@
-"""Transformer layers with an explicit key-value cache, shared by every encoder and generator."""
+"""Layers that encoders, readers and policies share: of transformers, and perceptrons."""
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -7,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
+
+ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
 class KeyValue(NamedTuple):
@@ -151,3 +155,45 @@ class DecoderLayer(nn.Module):
     def _attend_source(self, x: Array, cross: KeyValue, source_mask: Array) -> Array:
         x = x + self.cross_attention(self.cross_norm(x), cross, source_mask[..., None, None, :])
         return x + self.feed_forward(self.feed_norm(x))
+
+
+def orthogonal(scale: float) -> nn.initializers.Initializer:
+    """Orthogonal initialisation, one matrix at a time also under `vmap`.
+
+    Batched factorisations that run side by side can wait for each other for ever in jaxlib 0.10 on a
+    CPU: each holds a thread of the pool that the others' parts are queued in.
+    """
+    init = nn.initializers.orthogonal(scale)
+
+    def sequential(key, shape, dtype=jnp.float32, out_sharding=None):
+        del out_sharding
+        return jax.custom_batching.sequential_vmap(lambda key: init(key, shape, dtype))(key)
+
+    return sequential
+
+
+class Perceptron(nn.Module):
+    """Hidden layers and a linear output, all orthogonally initialised.
+
+    Attributes:
+      hidden: widths of the hidden layers.
+      outputs: width of the output.
+      activation: name of the nonlinearity.
+      output_scale: gain of the output layer's initialiser; 0 starts it at zero.
+      bias: whether layers have one.
+    """
+
+    hidden: Sequence[int]
+    outputs: int
+    activation: str
+    output_scale: float
+    bias: bool = True
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """[...,n] -> [...,outputs]."""
+        for width in self.hidden:
+            init = orthogonal(math.sqrt(2))
+            x = ACTIVATIONS[self.activation](nn.Dense(width, self.bias, kernel_init=init)(x))
+        init = orthogonal(self.output_scale)
+        return nn.Dense(self.outputs, self.bias, kernel_init=init)(x)

@@ -1,66 +1,21 @@
 """Policies that choose among discrete actions, with their critics."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.errors import require
+from ragjax.models.layers import ACTIVATIONS, Perceptron
 from ragjax.ops.distributions import Categorical
 from ragjax.types import Env, PolicyModel
 
-ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
-
-
-def orthogonal(scale: float) -> nn.initializers.Initializer:
-    """Orthogonal initialisation, one matrix at a time also under `vmap`.
-
-    Batched factorisations that run side by side can wait for each other for ever in jaxlib 0.10 on a
-    CPU: each holds a thread of the pool that the others' parts are queued in.
-    """
-    init = nn.initializers.orthogonal(scale)
-
-    def sequential(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
-        return jax.custom_batching.sequential_vmap(lambda key: init(key, shape, dtype))(key)
-
-    return sequential
-
-
-class Perceptron(nn.Module):
-    """Hidden layers and a linear output, all orthogonally initialised.
-
-    Attributes:
-      hidden: widths of the hidden layers.
-      outputs: width of the output.
-      activation: name of the nonlinearity.
-      output_scale: gain of the output layer's initialiser; 0 starts it at zero.
-      bias: whether layers have one.
-    """
-
-    hidden: Sequence[int]
-    outputs: int
-    activation: str
-    output_scale: float
-    bias: bool = True
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """[...,O] -> [...,outputs]."""
-        for width in self.hidden:
-            init = orthogonal(math.sqrt(2))
-            x = ACTIVATIONS[self.activation](nn.Dense(width, self.bias, kernel_init=init)(x))
-        init = orthogonal(self.output_scale)
-        return nn.Dense(self.outputs, self.bias, kernel_init=init)(x)
-
 
 @dataclass(frozen=True)
-class PolicySpec:
+class Policy:
     """Base of the policy specs.
 
     Attributes:
@@ -84,7 +39,7 @@ class PolicySpec:
 
 
 @dataclass(frozen=True)
-class ActorCritic(PolicySpec):
+class ActorCritic(Policy):
     """Two perceptrons that share nothing: π(a|s) = softmax(f(s))_a and V(s).
 
     Orthogonal initialisation with gain √2 in hidden layers, 0.01 for the policy's output and 1 for the
@@ -115,6 +70,9 @@ class ActorCritic(PolicySpec):
             self.activation in ACTIVATIONS,
             f"policy.activation is {self.activation!r}; choose tanh or relu.",
         )
+        for name in ("policy_scale", "value_scale"):
+            value = getattr(self, name)
+            require(value >= 0, f"policy.{name} is {value}; it must not be negative.")
 
     def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations and actions."""

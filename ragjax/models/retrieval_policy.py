@@ -8,17 +8,18 @@ episode it is retrieved by the first observation, and what was done since says w
 so that Π_t π(a_t|h_t) = Σ_d p(d|s_0) Π_t π(a_t|s_t,d), the marginal of the whole episode.
 """
 
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.errors import require
-from ragjax.models.policy import Perceptron, PolicySpec
+from ragjax.models.encoder import PerceptronEncoder
+from ragjax.models.layers import Perceptron
+from ragjax.models.policy import Policy
+from ragjax.models.retriever import Dense
 from ragjax.ops.distributions import (
     Categorical,
     JointCategorical,
@@ -26,67 +27,35 @@ from ragjax.ops.distributions import (
     StraightThroughCategorical,
 )
 from ragjax.ops.marginal import log_posterior
-from ragjax.ops.masking import masked_log_softmax
-from ragjax.retrieval.exact import ExactIndex
-from ragjax.types import Env, PolicyModel, Retrieved
+from ragjax.retrieval.corpus import gather_passages
+from ragjax.types import Env, PolicyModel, Retrieved, TopK
 
+MISS, EMPTY = (
+    -1,
+    -2,
+)  # rows of `Retrieved`: nothing, and the empty passage that is read if nothing is found
 Estimator = Literal["marginal", "sampled", "gumbel", "attention"]
 Latent = Literal["step", "episode"]
 Reads = Literal["both", "passage"]
 
 
-class TwoTowers(nn.Module):
-    """Embeds observations and passages, by a perceptron and by one matrix, to unit length.
-
-    Attributes:
-      hidden: widths of the observation's hidden layers.
-      width: D.
-      scale: initial inverse temperature.
-    """
-
-    hidden: tuple[int, ...]
-    width: int
-    scale: float
-
-    def setup(self):
-        """Creates the parameters."""
-        self.observed = Perceptron(self.hidden, self.width, "tanh", 1.0, bias=False)
-        self.stored = Perceptron((), self.width, "tanh", 1.0, bias=False)
-        initial = nn.initializers.constant(math.log(self.scale))
-        self.log_scale = self.param("log_scale", initial, ())
-
-    def query(self, observation: Array) -> Array:
-        """[...,O] -> [...,D]."""
-        return _unit(self.observed(observation))
-
-    def passage(self, features: Array) -> Array:
-        """[...,F] -> [...,D]."""
-        return _unit(self.stored(features))
-
-    def scores(self, observation: Array, features: Array) -> Array:
-        """[...,O] and [...,K,F] -> [...,K], scaled."""
-        similarity = jnp.einsum("...d,...kd->...k", self.query(observation), self.passage(features))
-        return jnp.exp(self.log_scale) * similarity
-
-
-def _unit(x: Array) -> Array:
-    return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True) + 1e-12)
+def perceptrons() -> Dense:
+    """Observations and features embedded by one matrix each, in an index that is always fresh."""
+    return Dense(PerceptronEncoder(), PerceptronEncoder(), initial_scale=5.0, refresh_every=1)
 
 
 @dataclass(frozen=True)
-class RetrievalPolicy(PolicySpec):
+class RetrievalPolicy(Policy):
     """A policy that reads K passages of its environment, with a critic over the same ones.
 
     Observation and passages are embedded, the K best are found in an index, and every one of them is
-    read together with the observation by the policy's perceptron. The critic is Σ_d p(d|s) v(s,d); it
-    does not train the retriever.
+    read together with the observation by the policy's perceptron. Of a passage that is text, its
+    embedding is read. The critic is Σ_d p(d|s) v(s,d); it does not train the retriever.
 
     Attributes:
       k: K.
-      width: D of the embeddings.
       hidden: widths of the hidden layers of policy and critic.
-      query_hidden: widths of the hidden layers of the observation's encoder.
-      scale: initial inverse temperature of p(d|s).
+      retriever: how p(d|s) comes about, with an encoder for observations and one for passages.
       latent: whether a passage explains one `step` or a whole `episode`; the latter needs an environment
         whose observations hold the episode (`history`).
       estimator: how the policy gradient passes the sum over passages. `marginal`: exactly. `sampled`:
@@ -97,30 +66,26 @@ class RetrievalPolicy(PolicySpec):
         alone, so that the observation acts through retrieval only and can't be learned by heart.
       drawn: passages that `gumbel` draws.
       temperature: of the relaxation of `gumbel`.
-      refresh_every: updates after which the index is embedded anew. It only chooses passages: p(d|s) is
-        always computed from the current parameters.
     """
 
     k: int = 4
-    width: int = 32
     hidden: tuple[int, ...] = (64,)
-    query_hidden: tuple[int, ...] = ()
-    scale: float = 5.0
+    retriever: Dense = field(default_factory=perceptrons)
     latent: Latent = "step"
     estimator: Estimator = "marginal"
     reads: Reads = "both"
     drawn: int = 1
     temperature: float = 1.0
-    refresh_every: int = 1
 
     def __post_init__(self):
         """Checks the fields."""
-        for name in ("k", "width", "drawn", "refresh_every"):
+        for name in ("k", "drawn"):
             value = getattr(self, name)
             require(value >= 1, f"policy.{name} is {value}; it must be at least 1.")
-        for name in ("scale", "temperature"):
-            value = getattr(self, name)
-            require(value > 0, f"policy.{name} is {value}; it must be positive.")
+        require(
+            self.temperature > 0,
+            f"policy.temperature is {self.temperature}; it must be positive.",
+        )
         for name, kind in (("latent", Latent), ("estimator", Estimator), ("reads", Reads)):
             value, options = getattr(self, name), get_args(kind)
             require(
@@ -140,14 +105,15 @@ class RetrievalPolicy(PolicySpec):
         """Returns the functions for an environment's observations, passages and actions.
 
         Args:
-          env: the environment.
-          contents: [N,F] what is read in each passage's place, its own features if None. Search and
-            p(d|s) are always those of the passages: with contents in another order, what is read is not
-            what was found.
+          env: the environment; its arrays may be traced.
+          contents: [N,F] features or [N,P] tokens that are read in each passage's place, its own if
+            None. Search and p(d|s) are always those of the passages: with contents in another order,
+            what is read is not what was found.
 
         Raises:
-          UserError: the environment has no passages or too few, or its observations do not hold the
-            episode where the latent is one of the episode.
+          UserError: the environment has no passages or too few, its passages are text and the
+            retriever's encoder reads numbers, or the other way round, or its observations do not hold
+            the episode where the latent is one of the episode.
         """
         require(
             env.passages is not None,
@@ -170,33 +136,43 @@ class RetrievalPolicy(PolicySpec):
         )
         actions = env.num_actions
         size = shape[-1] - actions - 1 if whole else shape[-1]
-        towers = TwoTowers(self.query_hidden, self.width, self.scale)
+        retriever = self.retriever.build(
+            env.vocabulary, query_width=size, passage_width=stored.shape[-1]
+        )
+        text = jnp.issubdtype(stored.dtype, jnp.integer)
         policy = Perceptron(self.hidden, actions, "tanh", 0.01)
         critic = Perceptron(self.hidden, 1, "tanh", 1.0)
 
-        # One run at a time under vmap, see `models.policy.orthogonal`.
+        # One run at a time under vmap, see `models.layers.orthogonal`.
         @jax.custom_batching.sequential_vmap
         def init(key):
             keys = jax.random.split(key, 3)
-            both = jnp.zeros((size + stored.shape[-1],))
+            params = {"retriever": retriever.init(keys[0])}
+            width = stored.shape[-1]
+            if text:
+                width = jax.eval_shape(retriever.embed, params, stored[:1]).shape[-1]
+            both = jnp.zeros((size + width,))
             alone = both[size:] if self.reads == "passage" else both
-            example = (jnp.zeros((size,)), stored[:1])
-            return {
-                "retriever": towers.init(keys[0], *example, method="scores")["params"],
+            return params | {
                 "policy": policy.init(keys[1], alone)["params"],
                 "value": critic.init(keys[2], both)["params"],
             }
 
-        def embed(params) -> Any:
-            return towers.apply({"params": params["retriever"]}, stored, method="passage")
+        def embed(params):
+            return retriever.index(params, stored)
+
+        def asked_of(observation):
+            """[...,O] what is retrieved by: the observation, or the first one of an episode."""
+            return observation[..., 0, :size] if whole else observation
 
         def retrieve(params, index, key, observation):
-            asked = observation[..., 0, :size] if whole else observation
-            query: Any = towers.apply({"params": params["retriever"]}, asked, method="query")
-            ids = ExactIndex(index).search(query, self.k).ids
+            query = retriever.query(params, asked_of(observation))
+            found = retriever.search(index, query, self.k)
             noise = None
             if self.estimator == "gumbel":
-                noise = jnp.zeros(ids.shape) if key is None else jax.random.gumbel(key, ids.shape)
+                shape = found.ids.shape
+                noise = jnp.zeros(shape) if key is None else jax.random.gumbel(key, shape)
+            ids = jnp.where(found.valid & (found.ids < 0), EMPTY, found.ids)
             return Retrieved(observation, ids, noise)
 
         def read(module, params, observation, features) -> Any:
@@ -208,36 +184,24 @@ class RetrievalPolicy(PolicySpec):
             return module.apply({"params": params}, jnp.concatenate([observed, features], axis=-1))
 
         def apply(params, seen: Retrieved):
-            valid = seen.ids >= 0
-            found, features = (
-                jnp.where(valid[..., None], rows[jnp.maximum(seen.ids, 0)], 0.0)
-                for rows in (stored, contents)
-            )
-            asked = seen.observation[..., 0, :size] if whole else seen.observation
-            scores: Any = towers.apply(
-                {"params": params["retriever"]}, asked, found, method="scores"
-            )
-            log_prior = masked_log_softmax(scores, valid)
+            features = gather_passages(contents, seen.ids)
+            if text:
+                features = retriever.embed(params, features)
+            asked = asked_of(seen.observation)
+            query = retriever.query(params, asked)
+            found = TopK(seen.ids, None, seen.ids != MISS)
+            log_prior = retriever.log_prior(params, query, stored, found)
             now = asked
             if whole:
                 log_prior, now = follow(params, seen.observation, features, log_prior)
-            weight = jax.lax.stop_gradient(jnp.exp(log_prior))
-            value = jnp.sum(weight * read(critic, params["value"], now, features)[..., 0], axis=-1)
+            weight, known = jax.lax.stop_gradient((jnp.exp(log_prior), features))
+            value = jnp.sum(weight * read(critic, params["value"], now, known)[..., 0], axis=-1)
             if self.estimator == "attention":
                 mixed = jnp.einsum("...k,...kf->...f", jnp.exp(log_prior), features)
                 logits = read(policy, params["policy"], now, mixed[..., None, :])[..., 0, :]
                 return Categorical(logits), value
             logits = read(policy, params["policy"], now, features)
-            if self.estimator == "sampled":
-                return JointCategorical(log_prior, logits), value
-            if self.estimator == "gumbel":
-                return (
-                    StraightThroughCategorical(
-                        log_prior, logits, seen.noise, self.drawn, self.temperature
-                    ),
-                    value,
-                )
-            return MarginalCategorical(log_prior, logits), value
+            return self._distribution(log_prior, logits, seen.noise), value
 
         def follow(params, history, features, log_prior):
             """The weights w_t(d) [...,K] after what was done so far, and the observation now [...,O]."""
@@ -254,4 +218,14 @@ class RetrievalPolicy(PolicySpec):
             now = jnp.take_along_axis(steps, row, axis=-2)[..., 0, :]
             return log_posterior(log_prior, log_likelihood), now
 
-        return PolicyModel(init, apply, embed, retrieve, self.refresh_every)
+        return PolicyModel(init, apply, embed, retrieve, self.retriever.refresh_every)
+
+    def _distribution(self, log_prior: Array, logits: Array, noise: Array | None) -> Any:
+        """Over actions, or over passages and actions, from log p(d|s) [...,K] and logits [...,K,A]."""
+        if self.estimator == "sampled":
+            return JointCategorical(log_prior, logits)
+        if self.estimator == "gumbel":
+            return StraightThroughCategorical(
+                log_prior, logits, noise, self.drawn, self.temperature
+            )
+        return MarginalCategorical(log_prior, logits)

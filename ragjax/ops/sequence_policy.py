@@ -130,7 +130,7 @@ def token_advantages(
     reward: Float[Array, "B G"],
     values: Float[Array, "B G T"],
     source: Int[Array, "B G T"],
-    trace: Scalar,
+    gae_lambda: Scalar,
 ) -> TokenAdvantages:
     """Generalised advantage estimates over the generated tokens of each answer, undiscounted.
 
@@ -143,7 +143,7 @@ def token_advantages(
       reward: [B,G] of each answer.
       values: [B,G,T] V(x,y_<t); may hold anything at tokens that are not `GENERATED`.
       source: [B,G,T] where each token comes from.
-      trace: λ; 1 gives R - V_t.
+      gae_lambda: λ; 1 gives R - V_t.
 
     Returns:
       The advantages, without gradient; 0 at tokens that are not generated.
@@ -165,7 +165,7 @@ def token_advantages(
         steps(gained),
         jnp.ones_like(steps(gained)),
         steps(worth),
-        steps(jnp.where(kept, jnp.asarray(trace, values.dtype), 1.0)),
+        steps(jnp.where(kept, jnp.asarray(gae_lambda, values.dtype), 1.0)),
     )
     advantage = jnp.where(kept, estimates.T.reshape(source.shape), 0.0)
     return TokenAdvantages(advantage, jax.lax.stop_gradient(advantage + worth[..., :-1]))
@@ -215,14 +215,14 @@ def sequence_policy_loss(
     advantage: Float[Array, "B G"] | Float[Array, "B G T"],
     source: Int[Array, "B G T"],
     *,
-    clip: Scalar | None = None,
+    clip_eps: Scalar | None = None,
     reference: Float[Array, "B G T"] | None = None,
     entropy: Float[Array, "B G T"] | None = None,
     critic: tuple[Float[Array, "B G T"], Float[Array, "B G T"]] | None = None,
 ) -> SequenceLoss:
     """The terms of sampled answers, each Σ over the tokens that the policy generated.
 
-    Without `clip` -log π(y_t) A_t, whose gradient is REINFORCE's; with it PPO's clipped surrogate
+    Without `clip_eps` -log π(y_t) A_t, whose gradient is REINFORCE's; with it PPO's clipped surrogate
     -min(ρ_t A_t, clip(ρ_t, 1-ε, 1+ε) A_t), ρ_t = π(y_t) / μ(y_t) (arXiv 1707.06347, equation 7).
 
     The divergence KL(π || ref) of answers has the value Σ_t exp(-l_t) - 1 + l_t, l_t = log π(y_t) -
@@ -231,8 +231,8 @@ def sequence_policy_loss(
 
         ∇KL(π || ref) = E[Σ_t ∇log π(y_t) Σ_{s≥t} l_s]
 
-    the score function with what each token's successors add. With `clip` both are weighted by ρ_t, as
-    the samples are those of μ.
+    the score function with what each token's successors add. With `clip_eps` both are weighted by ρ_t,
+    as the samples are those of μ.
 
     Args:
       log_probs: [B,G,T] log π(y_t|x,y_<t), differentiated.
@@ -240,7 +240,7 @@ def sequence_policy_loss(
       advantage: of each answer or of each token; without gradient.
       source: [B,G,T] where each token comes from. What the other arrays hold at tokens that are not
         `GENERATED` changes no bit of the sums or their gradients.
-      clip: ε, or None.
+      clip_eps: ε, or None.
       reference: [B,G,T] the same of the reference model, or None.
       entropy: [B,G,T] of the distribution that each token was drawn from, differentiated, or None.
       critic: [B,G,T] V(x,y_<t), differentiated, and [B,G,T] their targets, or None.
@@ -260,12 +260,13 @@ def sequence_policy_loss(
     log_ratio = log_probs - behaviour
     clipped, ratio = jnp.zeros(source.shape, bool), jnp.ones(source.shape)
     weight = kept.astype(jnp.float32).ravel()
-    if clip is None:
+    if clip_eps is None:
         policy = -jnp.sum(log_probs * advantage)
     else:
-        policy = clipped_surrogate_sum(log_ratio.ravel(), advantage.ravel(), clip, weight)
+        policy = clipped_surrogate_sum(log_ratio.ravel(), advantage.ravel(), clip_eps, weight)
         ratio = jax.lax.stop_gradient(jnp.exp(log_ratio))
-        clipped = kept & (jnp.clip(ratio, 1.0 - clip, 1.0 + clip) * advantage < ratio * advantage)
+        bounded = jnp.clip(ratio, 1.0 - clip_eps, 1.0 + clip_eps)
+        clipped = kept & (bounded * advantage < ratio * advantage)
     kl = value = jnp.zeros(())
     if reference is not None:
         gap = jax.lax.stop_gradient(log_probs - counted(reference))

@@ -1,21 +1,64 @@
-"""What every retriever spec has in common."""
+"""What all retrievers have in common, and all kinds of index.
+
+A retriever's spec builds a `types.Retriever`. A learned one (`models.retriever`) is searched inside the
+training step, in an `Index` of whatever kind its config names. A fixed one (`retrieval.fixed`) is looked
+up once for every question, before training.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from ragjax.types import Passage, Question, TopK
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from ragjax.errors import require
+from ragjax.ops.scoring import log_prior_retrieved
+from ragjax.types import Passage, Question, Retriever, TopK, Vocabulary
 
 
 @dataclass(frozen=True)
-class Retriever:
+class RetrieverSpec:
     """Base of the retriever specs.
 
-    A learned retriever is searched inside the training step. A fixed one is looked up once for every
-    question, before training; its scores still pass through the learned temperature of p(d|x).
+    Attributes:
+      learned: whether it is searched inside the training step, by parameters that the step moves.
     """
 
     learned: ClassVar[bool] = False
+
+    @property
+    def scores_all(self) -> bool:
+        """Whether it can score every passage of the corpus for a query."""
+        return False
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The fields that decide the shapes and the meaning of its parameters."""
+        raise NotImplementedError
+
+    def build(
+        self,
+        vocabulary: Vocabulary | None = None,
+        *,
+        query_width: int = 0,
+        passage_width: int = 0,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Retriever:
+        """Returns the pure functions.
+
+        Args:
+          vocabulary: statistics of the tokens, where queries or passages are tokens.
+          query_width: numbers of a query that is no text.
+          passage_width: numbers of a passage that is no text.
+          dtype: of the computation (float32 or bfloat16); parameters and scores are float32.
+
+        Raises:
+          UserError: there are tokens to read, but no vocabulary.
+        """
+        raise NotImplementedError
 
     def passages_per_question(self, k: int) -> int:
         """How many passages it returns when `k` are asked for."""
@@ -33,3 +76,92 @@ class Retriever:
           NumPy `TopK` of [M,K].
         """
         raise NotImplementedError(f"{type(self).__name__} is searched inside the training step")
+
+
+@dataclass(frozen=True)
+class Index:
+    """Base of the index specs: how the passages of highest inner product with a query are found.
+
+    A new kind is one class. What `build` makes is a tree of arrays, which is part of a run's state.
+
+    Attributes:
+      scores_all: whether `scores` exists, as the objective needs that normalises over the whole index.
+    """
+
+    scores_all: ClassVar[bool] = False
+
+    def build(self, embeddings: Float[Array, "N D"]) -> Any:
+        """Arranges embeddings for the search; traceable. By default they stay as they are."""
+        return embeddings
+
+    def search(self, index: Any, query: Float[Array, "*batch D"], k: int) -> TopK:
+        """Finds the k passages of highest inner product, best first; traceable, without gradient.
+
+        Args:
+          index: from `build`.
+          query: [...,D].
+          k: static.
+
+        Returns:
+          `TopK` of [...,k]; a kind that finds fewer marks the rest as misses: row -1, score -inf.
+
+        Raises:
+          UserError: k exceeds the number of passages.
+        """
+        raise NotImplementedError
+
+    def scores(self, index: Any, query: Float[Array, "*batch D"]) -> Float[Array, "*batch N"]:
+        """The inner products of each query with every passage; only where `scores_all`."""
+        raise NotImplementedError(f"{type(self).__name__} does not score every passage")
+
+
+def require_depth(k: int, passages: int) -> None:
+    """Checks that k passages can be retrieved.
+
+    Raises:
+      UserError: k is not between 1 and the number of passages.
+    """
+    require(
+        1 <= k <= passages,
+        f"k is {k}, but there are {passages} passages to retrieve from; choose at least 1 and at most "
+        "that many.",
+    )
+
+
+def best(scores: Float[Array, "*batch N"], k: int) -> TopK:
+    """The k highest of the scores of all N passages, ties by the lower row.
+
+    Args:
+      scores: [...,N]; a passage that scores -inf is never found.
+      k: static.
+
+    Returns:
+      `TopK` of [...,k], without gradient.
+
+    Raises:
+      UserError: k exceeds N.
+    """
+    require_depth(k, scores.shape[-1])
+    found, ids = jax.lax.top_k(jax.lax.stop_gradient(scores), k)
+    valid = ~jnp.isneginf(found)
+    return TopK(jnp.where(valid, ids.astype(jnp.int32), -1), found, valid)
+
+
+def or_empty(topk: TopK) -> TopK:
+    """Lets the empty passage stand for a query's hits where there are none.
+
+    With misses alone p(y|x) would be 0 and the loss infinite. The empty passage has row -1 and score 0.
+    Other misses hold row -1 and score -inf, whatever the index left there.
+    """
+    hit = topk.valid & (topk.ids >= 0)
+    first = jnp.arange(hit.shape[-1]) == 0
+    empty = first & ~jnp.any(hit, axis=-1, keepdims=True)
+    scores = jnp.where(hit, topk.scores, jnp.where(empty, 0.0, -jnp.inf))
+    return TopK(jnp.where(hit, topk.ids, -1), scores, hit | empty)
+
+
+def prior_of_scores(scale: Float[Array, ""], topk: TopK) -> Float[Array, "*batch K"]:
+    """[...,K] log p(d|x) from the scores that the search itself gave, times the inverse temperature."""
+    # A miss scores -inf, and the gradient of the scale would be 0 * -inf.
+    scores = scale * jnp.where(topk.valid, topk.scores, 0.0)
+    return log_prior_retrieved(scores, topk.valid)

@@ -3,16 +3,19 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 
 from ragjax.errors import require
-from ragjax.retrieval.base import Retriever
+from ragjax.retrieval.base import require_depth
+from ragjax.retrieval.fixed import Fixed
 from ragjax.types import Passage, Question, TopK
 
 
 @dataclass(frozen=True)
-class BM25(Retriever):
+class BM25(Fixed):
     """Okapi BM25 over titles and texts, in Lucene's variant.
 
     Attributes:
@@ -25,6 +28,7 @@ class BM25(Retriever):
 
     def __post_init__(self):
         """Checks the fields."""
+        super().__post_init__()
         require(self.k1 >= 0, f"retriever.k1 is {self.k1}; it must not be negative.")
         require(0 <= self.b <= 1, f"retriever.b is {self.b}; it must lie between 0 and 1.")
 
@@ -33,13 +37,14 @@ class BM25(Retriever):
 
         A question without any hit is read with an empty passage, as in `fixed.ClosedBook`: with
         misses alone p(y|x) would be 0 and the loss infinite.
-        """
-        import bm25s  # imported here: only this arm needs it, and start-up time is felt
 
-        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG for itself
-        texts = [f"{passage.title} {passage.text}" for passage in passages]
-        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
-        index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+        Raises:
+          UserError: k exceeds the number of passages.
+        """
+        import bm25s
+
+        require_depth(k, len(passages))
+        index = self._index(tuple(passages))
         queries = bm25s.tokenize(
             [question.question for question in questions], show_progress=False, return_ids=False
         )
@@ -53,3 +58,22 @@ class BM25(Retriever):
         nothing = ~np.any(valid, axis=-1)
         scores[nothing, 0], valid[nothing, 0] = 0.0, True
         return TopK(ids, scores, valid)
+
+    @cached_property
+    def _newest(self) -> list[tuple[tuple[Passage, ...], Any]]:
+        """The corpus that was asked last, with its index: single questions come one by one."""
+        return []
+
+    def _index(self, passages: tuple[Passage, ...]) -> Any:
+        """The index of a corpus, told by its content."""
+        import bm25s  # imported here: only this arm needs it, and start-up time is felt
+
+        for known, index in self._newest:
+            if known == passages:
+                return index
+        logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG for itself
+        texts = [f"{passage.title} {passage.text}" for passage in passages]
+        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
+        index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+        self._newest[:] = [(passages, index)]
+        return index

@@ -1,11 +1,13 @@
-"""The tokenised corpus on the device, and the embeddings built from it."""
+"""The corpus on the device, [N,P] tokens or [N,F] numbers, and the index that is built from it."""
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import struct
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
-from ragjax.types import PAD_ID, Leaf, Params, RagModel
+from ragjax.types import Leaf
 
 
 @struct.dataclass
@@ -13,7 +15,7 @@ class IndexState:
     """The retrieval index and its age.
 
     Attributes:
-      embeddings: [N,D] passage embeddings.
+      embeddings: what the index searches, a tree of arrays; [N,D] passage embeddings of an `Exact` one.
       built_at_step: [] the training step whose parameters they were made with.
     """
 
@@ -21,30 +23,30 @@ class IndexState:
     built_at_step: Leaf
 
 
-def gather_passages(corpus: Int[Array, "N P"], ids: Int[Array, "*batch K"]) -> Array:
-    """Looks up passage tokens by corpus row, [...,K,P]; row -1 is an empty passage."""
-    tokens = corpus[jnp.maximum(ids, 0)]
-    return jnp.where((ids >= 0)[..., None], tokens, PAD_ID)
+def gather_passages(
+    corpus: Shaped[Array, "N P"], ids: Int[Array, "*batch K"]
+) -> Shaped[Array, "*batch K P"]:
+    """Looks up passages by corpus row, [...,K,P]; row -1 is an empty passage, all zeros (padding)."""
+    rows = corpus[jnp.maximum(ids, 0)]
+    return jnp.where((ids >= 0)[..., None], rows, jnp.zeros_like(rows))
 
 
-def embed_corpus(
-    model: RagModel, params: Params, corpus: Int[Array, "N P"], chunk: int = 256
+def embed_in_chunks(
+    embed: Callable[[Array], Array], corpus: Shaped[Array, "N P"], chunk: int = 256
 ) -> Float[Array, "N D"]:
     """Embeds every passage, `chunk` at a time to bound the memory; traceable.
 
     Args:
-      model: gives `embed_passage`.
-      params: its parameters.
-      corpus: [N,P] passage tokens.
+      embed: [n,P] -> [n,D].
+      corpus: [N,P].
       chunk: passages embedded at once.
 
     Returns:
       [N,D] embeddings.
     """
     count, length = corpus.shape
-    padding = -count % chunk
-    padded = jnp.pad(corpus, ((0, padding), (0, 0)))
-    embedded = jax.lax.map(
-        lambda tokens: model.embed_passage(params, tokens), padded.reshape(-1, chunk, length)
-    )
+    if count <= chunk:
+        return embed(corpus)
+    padded = jnp.pad(corpus, ((0, -count % chunk), (0, 0)))
+    embedded = jax.lax.map(embed, padded.reshape(-1, chunk, length))
     return embedded.reshape(-1, embedded.shape[-1])[:count]

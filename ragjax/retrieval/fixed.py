@@ -1,16 +1,79 @@
-"""Retrievers that need no search: the gold passage, and none at all."""
+"""Retrievers that are not learned, and two that need no search: the gold passage, and none at all."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 
-from ragjax.retrieval.base import Retriever
-from ragjax.types import Passage, Question, TopK
+from ragjax.errors import require
+from ragjax.retrieval.base import RetrieverSpec, prior_of_scores
+from ragjax.types import Passage, Question, Retriever, TopK, Vocabulary
 
 
 @dataclass(frozen=True)
-class Oracle(Retriever):
+class Fixed(RetrieverSpec):
+    """Base of the retrievers that are looked up once for every question, before training.
+
+    Their scores still pass through a learned inverse temperature τ:
+
+        log p(d|x) = τ · score(x, d) - log Σ_d' exp(τ · score(x, d'))
+
+    Attributes:
+      initial_scale: τ at the start.
+    """
+
+    initial_scale: float = field(default=20.0, kw_only=True)
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            self.initial_scale > 0,
+            f"retriever.initial_scale is {self.initial_scale}; it must be positive.",
+        )
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The temperature alone."""
+        return {"initial_scale": self.initial_scale}
+
+    def build(
+        self,
+        vocabulary: Vocabulary | None = None,
+        *,
+        query_width: int = 0,
+        passage_width: int = 0,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Retriever:
+        """Returns the temperature's functions; there is nothing to embed or to search."""
+        del vocabulary, query_width, passage_width, dtype
+
+        def looked_up(*_):
+            raise NotImplementedError(f"{type(self).__name__} is looked up before training")
+
+        def scale(params):
+            return jnp.exp(params["retriever"]["log_scale"])
+
+        def log_prior(params, query, corpus, topk, rename=None):
+            del query, corpus, rename
+            return prior_of_scores(scale(params), topk)
+
+        return Retriever(
+            init=lambda key: {"log_scale": jnp.log(jnp.float32(self.initial_scale))},
+            query=looked_up,
+            embed=looked_up,
+            index=lambda params, corpus: None,
+            search=looked_up,
+            scores=looked_up,
+            scale=scale,
+            log_prior=log_prior,
+        )
+
+
+@dataclass(frozen=True)
+class Oracle(Fixed):
     """The first gold passage of each question: the ceiling of any retriever with the same reader."""
 
     def passages_per_question(self, k: int) -> int:
@@ -25,7 +88,7 @@ class Oracle(Retriever):
 
 
 @dataclass(frozen=True)
-class ClosedBook(Retriever):
+class ClosedBook(Fixed):
     """One empty passage for every question: what the generator knows by heart.
 
     The row is -1, which `retrieval.corpus.gather_passages` reads as an empty passage, but the hit is

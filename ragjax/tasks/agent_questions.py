@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ragjax.tasks import base, world_facts
-from ragjax.tasks.reader_lessons import ReaderLessons, known_by_heart
+from ragjax.tasks.reader_training import ReaderTraining, known_by_heart
 from ragjax.tasks.two_hop_facts import two_hop_questions
 from ragjax.types import QaData, Question
 
 
 @dataclass(frozen=True)
-class AgentQuestions(ReaderLessons):
+class AgentQuestions(ReaderTraining):
     """Questions over the facts of `WorldFacts` by what an agent has to do for them: their relation.
 
-    `known`: the reader was taught the fact by heart (`ReaderLessons`); `unseen`: it was not; `two_hop`:
+    `known`: the reader was taught the fact by heart (`ReaderTraining`); `unseen`: it was not; `two_hop`:
     one passage does not answer them. Facts and bridges of development and test questions are those of
     these splits, so that no reader has seen them, except the known ones, which are training facts in
     wordings that only this split has.

@@ -8,10 +8,10 @@ state of a run is one `State`, and one step of it is `training.step.make_step`:
 """
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
+from ragjax.records import Records
 from ragjax.types import Leaf, Loss, Params
 
 # Batches are collected with keys made from fold_in(fold_in(run key, this), step), apart from those of
@@ -89,37 +90,6 @@ class Stage:
     phase: Any = None
 
 
-class ReportTable(NamedTuple):
-    """A table to print: title, column labels, and rows of cells."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-
-
-class Records:
-    """What an evaluation leaves: one record a question or an episode, from which figures are made.
-
-    Attributes:
-      FILE: name of their file in a run's directory.
-    """
-
-    FILE: ClassVar[str]
-
-    def summary(self) -> dict[str, Any]:
-        """The figures, for result.json."""
-        raise NotImplementedError
-
-    def write(self, path: Path) -> None:
-        """Writes one JSON line a record, whole or not at all."""
-        raise NotImplementedError
-
-    @staticmethod
-    def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
-        """Summaries of one or several seeds as tables to print."""
-        raise NotImplementedError
-
-
 class Learner:
     """Pure functions of a run's state, and what they are made of; a subclass for each kind of batch.
 
@@ -156,6 +126,10 @@ class Learner:
     def init(self, key: Array, hyper: dict[str, Array], data: Any) -> State:
         """The state before the first step, of new parameters."""
         raise NotImplementedError
+
+    def state_shapes(self) -> State:
+        """The shapes of `init`, for restoring a checkpoint; nothing is computed."""
+        return jax.eval_shape(self.init, jax.random.PRNGKey(0), self.hyper, self.init_data)
 
     def warm_start(self, state: State, seed: int) -> State:
         """Puts the parameters of another run, if the config names one, in place of the new ones."""

@@ -211,6 +211,8 @@ def fit(
     for sentence in seeds.recall(start, program.finite(state)):
         progress.say(sentence)
     with held_interrupts() as interrupted:
+        if program.total == 0:  # nothing to learn, but a run to be loaded
+            checkpoints.save(0, state)
         while step < program.total:
             state, metrics = program.advance(state, step)
             step += 1

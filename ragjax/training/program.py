@@ -38,15 +38,14 @@ def first_state(learner: Learner, seeds: Sequence[int]) -> State:
     if len(seeds) == 1:
         return jax.jit(learner.init)(jax.random.PRNGKey(seeds[0]), hyper, data)
     keys = stack_keys(seeds)
-    axes = seed_axes(jax.eval_shape(learner.init, keys[0], hyper, data))
+    axes = seed_axes(learner.state_shapes())
     init = jax.vmap(learner.init, in_axes=(0, None, None), out_axes=axes)
     return jax.jit(init)(keys, hyper, data)
 
 
 def state_shapes(learner: Learner, seeds: Sequence[int]) -> State:
     """The shapes of `first_state`, for restoring a checkpoint; nothing is computed."""
-    hyper, data = learner.hyper, learner.init_data
-    state = jax.eval_shape(learner.init, jax.random.PRNGKey(0), hyper, data)
+    state = learner.state_shapes()
     if len(seeds) == 1:
         return state
     return jax.tree.map(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array
 
-from ragjax.ops.noise import random_order
+from ragjax.ops.augmentation import random_order
 from ragjax.training.learner import Learner, Stage, State, step_keys
 from ragjax.types import Loss, Params
 

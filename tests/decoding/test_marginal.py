@@ -26,20 +26,24 @@ def reader(table_reader, all_answers):
     return reader
 
 
+def given(reader):
+    return {"passages": reader.passages, "log_prior": reader.log_prior}
+
+
 @pytest.fixture(scope="module")
 def decoded(table_model, reader):
     """Name -> `Decoded` in NumPy."""
-    arrays = reader.tables, reader.question, reader.passages, reader.log_prior
 
     @jax.jit
-    def run(*arrays):
+    def run(tables, question, given):
+        arrays, given = (table_model, tables, question), given | {"length": T}
         return {
-            "fast": decode_rag_sequence(table_model, *arrays, T),
-            "thorough": decode_rag_sequence(table_model, *arrays, T, thorough=True),
-            "token": decode_rag_token(table_model, *arrays, T),
+            "fast": decode_rag_sequence(*arrays, **given),
+            "rescored": decode_rag_sequence(*arrays, **given, rescore_all=True),
+            "token": decode_rag_token(*arrays, **given),
         }
 
-    return jax.device_get(run(*arrays))
+    return jax.device_get(run(reader.tables, reader.question, given(reader)))
 
 
 def text(tokens):
@@ -50,11 +54,11 @@ def hits(reader, b):
     return [k for k in range(K) if np.isfinite(reader.log_prior[b, k])]
 
 
-def test_thorough_takes_the_best_proposal_under_all_passages(reader, decoded):
+def test_rescoring_takes_the_best_proposal_under_all_passages(reader, decoded):
     for b in range(B):
         proposals = {reader.greedy(b, k) for k in hits(reader, b)}
         best = max(proposals, key=lambda answer: reader.marginal(b, answer))
-        assert text(decoded["thorough"].tokens[b]) == best
+        assert text(decoded["rescored"].tokens[b]) == best
 
 
 def test_fast_counts_the_passages_that_propose_the_answer(reader, decoded):
@@ -74,10 +78,10 @@ def test_fast_counts_the_passages_that_propose_the_answer(reader, decoded):
 
 def test_the_tables_tell_the_decoders_apart(reader, decoded):
     """Without this the tests above would not notice one decoder in the place of another."""
-    fast, thorough = decoded["fast"], decoded["thorough"]
-    differ = np.any(fast.tokens != thorough.tokens, axis=-1)
+    fast, rescored = decoded["fast"], decoded["rescored"]
+    differ = np.any(fast.tokens != rescored.tokens, axis=-1)
     assert 0 < np.sum(differ) < B
-    assert np.all(thorough.log_prob[differ] > fast.log_prob[differ])
+    assert np.all(rescored.log_prob[differ] > fast.log_prob[differ])
     single = [max(hits(reader, b), key=lambda k: reader.log_prior[b, k]) for b in range(B)]
     top = [reader.greedy(b, k) for b, k in enumerate(single)]
     assert any(text(fast.tokens[b]) != top[b] for b in range(B))
@@ -88,13 +92,13 @@ def test_no_answer_beats_the_best_of_all_answers(reader, decoded, all_answers):
     reached = 0
     for b in range(B):
         best = max(np.log(reader.marginal(b, answer)) for answer in answers)
-        for name in ("fast", "thorough"):
+        for name in ("fast", "rescored"):
             assert decoded[name].log_prob[b] <= best + 1e-5
-        reached += decoded["thorough"].log_prob[b] > best - 1e-5
+        reached += decoded["rescored"].log_prob[b] > best - 1e-5
     assert reached > B / 2
 
 
-@pytest.mark.parametrize("name", ["fast", "thorough"])
+@pytest.mark.parametrize("name", ["fast", "rescored"])
 def test_rag_sequence_probability_and_posterior(reader, decoded, name):
     out = decoded[name]
     for b in range(B):
@@ -130,7 +134,7 @@ def test_rag_token_probability_and_mean_posterior(reader, decoded):
         np.testing.assert_allclose(np.exp(out.log_posterior[b]), expected, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(np.sum(np.exp(out.log_posterior), -1), 1.0, rtol=1e-5)
     assert np.all(np.isneginf(out.log_posterior[::3, -1]))
-    assert np.any(out.tokens != decoded["thorough"].tokens)
+    assert np.any(out.tokens != decoded["rescored"].tokens)
 
 
 def test_one_passage(table_model, table_reader, padded):
@@ -138,13 +142,13 @@ def test_one_passage(table_model, table_reader, padded):
     reader.log_prior[:] = 0.0
 
     @jax.jit
-    def run(*arrays):
-        return decode_rag_sequence(table_model, *arrays, T), decode_rag_token(
-            table_model, *arrays, T
-        )
+    def run(tables, question, given):
+        return [
+            decode(table_model, tables, question, length=T, **given)
+            for decode in (decode_rag_sequence, decode_rag_token)
+        ]
 
-    arrays = reader.tables, reader.question, reader.passages, reader.log_prior
-    for out in jax.device_get(run(*arrays)):
+    for out in jax.device_get(run(reader.tables, reader.question, given(reader))):
         np.testing.assert_allclose(out.log_posterior, 0.0, atol=1e-6)
         for b in range(20):
             answer = reader.greedy(b, 0)
@@ -160,7 +164,12 @@ def test_the_real_reader(toy, corpus, batch):
     )
     with np.errstate(divide="ignore"):
         log_prior = np.log(prior)
-    decode = jax.jit(lambda *arrays: decode_rag_sequence(toy.model, *arrays, T, thorough=True))
+
+    @jax.jit
+    def decode(params, question, passages, log_prior):
+        given = {"passages": passages, "log_prior": log_prior, "length": T}
+        return decode_rag_sequence(toy.model, params, question, **given, rescore_all=True)
+
     out = jax.device_get(decode(toy.params, batch.question, passages, log_prior))
     memory = toy.encode(toy.params, batch.question, passages)
     forced = np.asarray(toy.logprobs(toy.params, memory, out.tokens), np.float64)

@@ -23,9 +23,12 @@ def probability(reader, b, answer):
 def drawn(table_model, table_reader):
     """The reader, and (tokens [B,G,T], log-probabilities [B,G,T])."""
     reader = table_reader(B, K)
-    sample = jax.jit(
-        lambda tables, prior, key: sample_answers(table_model, tables, tables, prior, key, G, T)
-    )
+
+    @jax.jit
+    def sample(tables, prior, key):
+        given = {"memory": tables, "log_prior": prior, "samples": G, "length": T}
+        return sample_answers(table_model, tables, key, **given)
+
     found = sample(reader.tables, reader.log_prior, jax.random.PRNGKey(0))
     return reader, jax.tree.map(np.asarray, found), sample
 

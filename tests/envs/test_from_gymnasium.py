@@ -1,5 +1,6 @@
 """Gymnasium's environments inside jit: the same numbers, and clear words where they fail."""
 
+import json
 import sys
 
 import gymnasium
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ragjax.config import from_json, to_json
 from ragjax.envs.from_gymnasium import Gymnasium, host_errors
 from ragjax.errors import UserError
 
@@ -60,7 +62,7 @@ def registered():
         "BadReward": {"broken": "reward"},
         "Crash": {"broken": "crash"},
         "Many": {"action_space": spaces.MultiDiscrete([2, 3])},
-        "Numbered": {"observation_space": spaces.Discrete(4)},
+        "Listed": {"observation_space": spaces.Sequence(spaces.Discrete(4))},
     }
     ids = [f"{kind}-v0" for kind in kinds]
     for name, kwargs in zip(ids, kinds.values(), strict=True):
@@ -226,9 +228,9 @@ def test_it_is_no_environment_to_vmap():
             "among discrete actions; choose an environment with a Discrete action space.",
         ),
         (
-            "Numbered-v0",
-            "env.id 'Numbered-v0' has the observation space Discrete(4), but a policy here reads one "
-            "array of numbers; choose an environment with a Box observation space.",
+            "Listed-v0",
+            "env.id 'Listed-v0' has the observation space Sequence(Discrete(4), stack=False), but a "
+            "policy here reads one array of numbers; name a wrapper in env.wrappers that makes one.",
         ),
         (
             "Endless-v0",
@@ -241,6 +243,117 @@ def test_an_environment_that_will_not_do(name, sentence):
         Gymnasium(id=name).vectorise(E)
     assert str(caught.value).startswith(sentence)
     assert "\n" not in str(caught.value)
+
+
+def play(spec, actions):
+    """The first timestep and the [T,E] ones after it, of one environment."""
+    env = spec.vectorise(1)
+    with host_errors():
+        state, first = env.reset(env.params, jax.random.PRNGKey(0))
+        _, steps = roll(env)(state, jnp.asarray(actions)[:, None])
+    return env, first, steps
+
+
+def test_numbered_observations_are_one_hot():
+    """FrozenLake without ice: right, right, down from the top left corner."""
+    spec = Gymnasium(id="FrozenLake-v1", kwargs='{"is_slippery": false}')
+    env, first, steps = play(spec, [2, 2, 1])
+    assert env.low.shape == (16,)
+    assert (env.low.min(), env.high.max(), env.low.dtype) == (0, 1, np.float32)
+    places = [first.observation[0], *steps.observation[:, 0]]
+    np.testing.assert_array_equal(places, np.eye(16)[[0, 1, 2, 6]])
+    assert first.observation.dtype == np.float32
+
+
+def test_an_episode_ends_in_the_observation_that_it_led_to():
+    """Down and right into the hole: the next observation is that of a new episode."""
+    _, _, steps = play(Gymnasium(id="FrozenLake-v1", kwargs='{"is_slippery": false}'), [1, 2])
+    assert steps.terminated[1, 0]
+    assert np.argmax(steps.final_observation[1, 0]) == 5
+    assert np.argmax(steps.observation[1, 0]) == 0
+
+
+def test_arguments_reach_the_environment():
+    spec = Gymnasium(id="FrozenLake-v1", kwargs='{"map_name": "8x8"}')
+    assert spec.vectorise(1).low.shape == (64,)
+    assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
+
+
+@pytest.mark.parametrize(("name", "size"), [("Taxi-v4", 500), ("Blackjack-v1", 32 + 11 + 2)])
+def test_composed_observations_become_one_array(name, size):
+    env, _, steps = play(Gymnasium(id=name, time_limit=5), [0, 1, 0])
+    assert env.low.shape == steps.observation.shape[2:] == (size,)
+    assert set(np.unique(steps.observation)) == {0.0, 1.0}
+
+
+class Louder(gymnasium.ObservationWrapper):
+    """Shows ten times the observation."""
+
+    def observation(self, observation):
+        return 10 * observation
+
+
+def by_one(env):
+    """Adds one to the observation."""
+    return gymnasium.wrappers.TransformObservation(env, lambda seen: seen + 1, PLAIN)
+
+
+def nothing(env):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("wrappers", "shown"),
+    [((), [1, 2]), (("Louder",), [10, 20]), (("Louder", "by_one"), [11, 21])],
+)
+def test_wrappers_go_around_in_order(wrappers, shown, wrapper_module):
+    spec = Gymnasium(id="Plain-v0", wrappers=tuple(f"{wrapper_module}.{name}" for name in wrappers))
+    _, _, steps = play(spec, [0, 0])
+    np.testing.assert_array_equal(steps.observation[:, 0, 0], shown)
+    assert spec.limit == 9
+    assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
+
+
+@pytest.fixture
+def wrapper_module(monkeypatch):
+    """The name of a module that holds this file's wrappers."""
+    monkeypatch.setitem(sys.modules, "my_wrappers", sys.modules[__name__])
+    return "my_wrappers"
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"kwargs": "4"}, "env.kwargs is '4'; give a JSON object, such as '{\"size\": 4}'."),
+        ({"kwargs": "{"}, "env.kwargs is '{'; give a JSON object"),
+        (
+            {"kwargs": '{"is_sliper": true}', "id": "FrozenLake-v1"},
+            "env.kwargs is '{\"is_sliper\": true}', which env.id 'FrozenLake-v1' refuses (TypeError: ",
+        ),
+        (
+            {"kwargs": '{"id": 1}'},
+            "env.kwargs is '{\"id\": 1}', which env.id 'CartPole-v1' refuses",
+        ),
+        (
+            {"wrappers": ("gymnasium.wrappers.No",)},
+            "env.wrappers names 'gymnasium.wrappers.No', which can't wrap ",
+        ),
+        ({"wrappers": ("no_such_module.Any",)}, "env.wrappers names 'no_such_module.Any', which "),
+        (
+            {"wrappers": ("gymnasium.wrappers.FrameStackObservation",)},
+            "env.wrappers names 'gymnasium.wrappers.FrameStackObservation', which can't wrap ",
+        ),
+        (
+            {"wrappers": ("my_wrappers.nothing",)},
+            "env.wrappers names 'my_wrappers.nothing', which ",
+        ),
+    ],
+)
+def test_arguments_and_wrappers_that_will_not_do(fields, sentence, wrapper_module):
+    with pytest.raises(UserError) as caught:
+        Gymnasium(**fields).vectorise(1)
+    assert str(caught.value).startswith(sentence)
+    assert str(caught.value).endswith(".")
 
 
 def test_a_limit_that_is_not_positive():

@@ -9,8 +9,17 @@ import pytest
 from ragjax.errors import UserError
 from ragjax.evaluation.episodes import Episodes, read_episodes, write_episodes
 from ragjax.evaluation.plots import learning_curves
+from ragjax.evaluation.rendering import render
 from ragjax.evaluation.runs import load_runs, record_run
-from ragjax.evaluation.tables import Column, Row, Table, Written, load_table, missing_runs, render
+from ragjax.evaluation.statistics import bootstrap_interval
+from ragjax.evaluation.tables import (
+    Column,
+    MarkdownTable,
+    Row,
+    Table,
+    load_table,
+    missing_runs,
+)
 
 SCORES = (10.0, 20.0, 30.0, 40.0, 1000.0)
 
@@ -23,10 +32,10 @@ def episodes(score):
     return Episodes(returns, lengths, metrics)
 
 
-def make_run(directory, seed):
+def make_run(directory, seed, played=None):
     """A finished run of a policy, as the train command leaves it."""
     directory.mkdir(parents=True)
-    played = episodes(SCORES[seed])
+    played = played or episodes(SCORES[seed])
     write_episodes(directory / "episodes.jsonl", played)
     curve = {"env_steps": [8, 16], "greedy": [0.0, 1.0], "sampled": [seed, 10 * seed]}
     facts = {"env_steps": 16, "steps": 2, "train_seconds": 1.5, "versions": {}, "curve": curve}
@@ -88,6 +97,95 @@ def test_what_is_played_is_recorded_by_mode():
     assert found.summary()["sampled_tries"] is None
 
 
+KINDS = ("known", "unseen", "unseen", "unseen")
+REWARDS = {"greedy": [[1, 4, 5, 9], [1, 4, 5, 6]], "sampled": [[0, 3, 3, 3], [2, 3, 3, 3]]}
+
+
+def listed(seed, ids="abcd", kinds=KINDS):
+    """Every question once: of one kind there is one, of the other there are three."""
+    return Episodes(
+        returns={
+            mode: [float(value) for value in values[seed]] for mode, values in REWARDS.items()
+        },
+        lengths={mode: [1, 2, 2, 2] for mode in REWARDS},
+        metrics={mode: {"score_unseen": [None, 1.0, 0.0, float(seed)]} for mode in REWARDS},
+        ids=tuple(ids),
+        kinds=kinds,
+    )
+
+
+def test_a_mean_over_every_question_is_one_over_kinds(tmp_path):
+    write_episodes(tmp_path / "episodes.jsonl", listed(0))
+    assert json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[1]) == {
+        **{"mode": "greedy", "id": "b", "kind": "unseen", "return": 4.0, "length": 2},
+        "score_unseen": 1.0,
+    }
+    found = read_episodes(tmp_path / "episodes.jsonl")
+    assert found == listed(0)
+    summary = found.summary()
+    assert (summary["episodes"], summary["greedy_return"]) == (4, (1 + 6) / 2)
+    variance = (2.5**2 + (0.5**2 + 1.5**2 + 5.5**2) / 3) / 2
+    assert summary["greedy_deviation"] == pytest.approx(variance**0.5)
+    assert summary["greedy_length"] == 1.5
+    assert summary["greedy_score_unseen"] == pytest.approx(1 / 3)
+    rows = (tmp_path / "episodes.jsonl").read_text().replace('"b"', '"e"', 1)
+    (tmp_path / "episodes.jsonl").write_text(rows)
+    with pytest.raises(UserError, match="the modes played different episodes"):
+        read_episodes(tmp_path / "episodes.jsonl")
+
+
+def listed_table(root, *rows):
+    """A table of two seeds; each row is (key, seed -> its episodes)."""
+    table = Table(
+        name="asked",
+        title="Rewards",
+        rows=tuple(Row(key, f"configs/tiny/{key}.py") for key, _ in rows),
+        columns=(
+            Column("reward", "sampled_return", scale=1, digits=2),
+            Column("minus other", "greedy_return", scale=1, digits=2, against="other"),
+            Column("score", "greedy_score_unseen", scale=1, digits=2),
+            Column("s", "train_seconds", scale=1),
+        ),
+        seeds=(0, 1),
+        results=root / "experiments" / "results",
+    )
+    for key, made in rows:
+        for seed in table.seeds:
+            run = make_run(root / "runs" / key / f"seed_{seed}", seed, made(seed))
+            record_run(run, root / "experiments" / "results" / "asked" / key / f"seed_{seed}")
+    return table
+
+
+def test_cells_over_every_question_resample_questions_too(tmp_path):
+    table = listed_table(tmp_path, ("ppo", listed), ("other", lambda seed: listed(0)))
+    text = render(table)
+    kinds = np.array(KINDS)
+    reward = bootstrap_interval([np.array(row, float) for row in REWARDS["sampled"]], strata=kinds)
+    less = [np.array(row, float) - REWARDS["greedy"][0] for row in REWARDS["greedy"]]
+    difference = bootstrap_interval(less, strata=kinds)
+    score = bootstrap_interval([np.array([1.0, 0.0, seed]) for seed in (0, 1)])
+    cells = [f"{c.mean:.2f} ± {c.half_width:.2f}" for c in (reward, difference, score)]
+    assert reward.mean == 2.0
+    assert f"| ppo | {' | '.join(cells)} | 1.5 ± 0.0 |" in text
+    assert "bootstrap interval over seeds 0, 1 and 4 questions" in text
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (
+            lambda seed: listed(seed, ids="abce"),
+            "answer different questions, 2 of them in one only",
+        ),
+        (lambda seed: listed(seed, kinds=KINDS[::-1]), "order or classify the same questions"),
+        (lambda seed: episodes(1.0), "has drawn its episodes and"),
+    ],
+)
+def test_rows_over_other_questions_are_refused(tmp_path, other, message):
+    with pytest.raises(UserError, match=message):
+        render(listed_table(tmp_path, ("ppo", listed), ("other", other)))
+
+
 def test_cells_are_interquartile_means_beside_published_figures(table):
     text = render(table)
     assert "| PPO | 30.00 ± " in text  # of 20, 30 and 40: the outlier doesn't count
@@ -115,12 +213,13 @@ def test_learning_curves_are_bands_of_seeds(table):
 def test_a_benchmark_writes_its_own_table(tmp_path):
     path = Path(tmp_path / "benchmark.py")
     path.write_text(
-        "from ragjax.evaluation.tables import Written\n\n\n"
-        'def get_table():\n    return Written("| a |\\n")\n'
+        "from ragjax.evaluation.tables import MarkdownTable\n\n\n"
+        'def get_table():\n    return MarkdownTable("Speed", "| a |", "By hand.")\n'
     )
     table = load_table(path)
-    assert table == Written("| a |\n")
-    assert render(table) == "| a |\n"
+    assert table == MarkdownTable("Speed", "| a |", "By hand.")
+    source = "<details><summary>Source</summary>\n\nBy hand.\n\n</details>"
+    assert render(table) == f"**Speed.**\n\n| a |\n\n{source}\n"
     assert missing_runs(table) == []
     with pytest.raises(UserError, match="markdown only"):
         render(table, "csv")

@@ -79,7 +79,7 @@ def axes_of(plot):
     from matplotlib.figure import Figure
 
     figure = Figure()
-    plots._fill(figure, plot)
+    plots._fill_figure(figure, plot)
     return figure, figure.axes[0]
 
 
@@ -157,6 +157,31 @@ def test_without_matplotlib(monkeypatch, tmp_path):
     with pytest.raises(UserError, match=r"run `pip install 'ragjax\[plots\]'`\.$"):
         draw(PLOT, tmp_path / "plot.png")
     assert not list(tmp_path.iterdir())
+
+
+# Panels
+
+
+def test_panels_have_one_legend_in_which_a_label_has_one_colour():
+    from matplotlib.figure import Figure
+
+    figure = Figure(layout="constrained")
+    only = dataclasses.replace(PLOT, title="Only", curves=(BAND,))
+    plots._fill_panels(figure, (PLOT, only, only, only), 2, 3)
+    assert [axes.get_title() for axes in figure.axes] == ["Returns", "Only", "Only", "Only"]
+    assert all(axes.get_legend() is None for axes in figure.axes)
+    (legend,) = figure.legends
+    assert {text.get_text() for text in legend.get_texts()} == {"REINFORCE", "with baseline"}
+    first, second = (figure.axes[number].lines[-1].get_color() for number in (0, 1))
+    assert first == second != figure.axes[0].lines[0].get_color()
+
+
+def test_panels_are_one_picture(tmp_path):
+    """Names that matplotlib would hide, take for maths, or has no letters for."""
+    odd = [Curve(label, (0, 1), (0.0, 1.0)) for label in ("./_a", r"b\$c\$", "寿司")]
+    plots.draw_panels((PLOT, dataclasses.replace(PLOT, curves=odd)), tmp_path / "panels.png")
+    width, height = struct.unpack(">II", (tmp_path / "panels.png").read_bytes()[16:24])
+    assert (width, height) == (1000, 340)
 
 
 # Recorded numbers

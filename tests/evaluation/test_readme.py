@@ -58,7 +58,7 @@ def test_a_readme_is_regenerated_byte_for_byte(tmp_path, monkeypatch, record, wr
     first = path.read_bytes()
     assert "| RAG | 50.0 ± ".encode() in first
     assert b"`experiments/results/tiny/rag/seed_0`" in first
-    assert first.endswith(b"c0ffee\n<!-- /table -->\nend\n")
+    assert first.endswith(b"c0ffee\n\n</details>\n<!-- /table -->\nend\n")
     assert str(tmp_path).encode() not in first
     assert not readme.update_readme(path)
     assert path.read_bytes() == first

@@ -145,6 +145,23 @@ def test_coverage_on_synthetic_runs(effects, paired, low, high):
     assert low <= covered / 300 <= high
 
 
+def test_kinds_count_alike_and_are_resampled_within_themselves():
+    """Σ_k (1/K²) var_k / n_k, however many questions a kind has."""
+    rng = np.random.default_rng(5)
+    kinds = np.array(["a"] * 60 + ["b"] * 300 + ["c"] * 30)
+    outcomes = rng.normal(size=390) + np.where(kinds == "a", 10.0, 0.0)
+    of_kind = [outcomes[kinds == kind] for kind in "abc"]
+    interval = bootstrap_interval([outcomes], resamples=8000, strata=kinds)
+    assert interval.mean == pytest.approx(np.mean([values.mean() for values in of_kind]))
+    variance = sum(values.var() / values.size for values in of_kind) / 9
+    assert interval.half_width == pytest.approx(Z95 * np.sqrt(variance), rel=0.05)
+    one = np.full(390, "a")
+    assert bootstrap_interval([outcomes], strata=one) == bootstrap_interval([outcomes])
+    for fields in ({"strata": kinds[1:]}, {"strata": kinds, "paired": False}):
+        with pytest.raises(ValueError, match="give one to each question of paired runs"):
+            bootstrap_interval([outcomes], **fields)
+
+
 def test_runs_with_different_questions_are_nested_not_paired():
     columns = [np.array([0.0, 1.0]), np.array([1.0, 1.0, 1.0, 0.0])]
     assert bootstrap_interval(columns, paired=False).mean == (0.5 + 0.75) / 2

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.evaluation import tables
+from ragjax.evaluation import rendering, tables
+from ragjax.evaluation.rendering import render
 from ragjax.evaluation.statistics import bootstrap_interval
 from ragjax.evaluation.tables import Column, Reference, Row, Table
 
@@ -17,6 +18,7 @@ def declare(root, **fields):
     base = {
         "name": "tiny",
         "title": "Tiny & true",
+        "caption": "The caption.",
         "rows": (
             Row("Closed book", "configs/tiny/closed_book.py"),
             Row("RAG|50%", "configs/tiny/rag.py"),
@@ -50,21 +52,22 @@ MARKDOWN = """\
 | RAG\\|50% | 75.0 ± 37.5 (1 seed) | 75.0 ± 37.5 (1 seed) | 11.00 (1 seed) |
 | Peer_1 (published: Doe 2020, table 1) | 44.5 | \u2013 | \u2013 |
 
-Cells: mean ± half the width of the 95% bootstrap interval over seeds 0, 1 and 4 questions \
-(2,000 resamples).
+The caption. Cells: mean ± half the width of the 95% bootstrap interval over seeds 0, 1 and 4 \
+questions (2,000 resamples).
 
-Runs:
+<details><summary>Runs</summary>
 
 - Closed book: config `configs/tiny/closed_book.py`; \
-`experiments/results/tiny/closed_book/seed_0`, `experiments/results/tiny/closed_book/seed_1`; \
-seeds 0, 1; git commit c0ffee
-- RAG|50%: config `configs/tiny/rag.py`; `experiments/results/tiny/rag/seed_1`; seeds 1; \
+runs `experiments/results/tiny/closed_book/seed_{0,1}`; git commit c0ffee
+- RAG|50%: config `configs/tiny/rag.py`; runs `experiments/results/tiny/rag/seed_1`; \
 git commit c0ffee
+
+</details>
 """
 
 LATEX = r"""\begin{table}
 \centering
-\caption{Tiny \& true. Cells: mean $\pm$ half the width of the 95\% bootstrap interval over seeds 0, 1 and 4 questions (2,000 resamples).}
+\caption{Tiny \& true. The caption. Cells: mean $\pm$ half the width of the 95\% bootstrap interval over seeds 0, 1 and 4 questions (2,000 resamples).}
 \begin{tabular}{lrrr}
 \toprule
  & EM & R@5 & s \\
@@ -76,13 +79,13 @@ Peer\_1 (published: Doe 2020, table 1) & 44.5 & -- & -- \\
 \bottomrule
 \end{tabular}
 \end{table}
-% Closed book: config configs/tiny/closed_book.py; experiments/results/tiny/closed_book/seed_0, experiments/results/tiny/closed_book/seed_1; seeds 0, 1; git commit c0ffee
-% RAG|50%: config configs/tiny/rag.py; experiments/results/tiny/rag/seed_1; seeds 1; git commit c0ffee
+% Closed book: config configs/tiny/closed_book.py; runs experiments/results/tiny/closed_book/seed_{0,1}; git commit c0ffee
+% RAG|50%: config configs/tiny/rag.py; runs experiments/results/tiny/rag/seed_1; git commit c0ffee
 """  # noqa: E501
 
 CSV = """\
 row,EM mean,EM low,EM high,R@5 mean,R@5 low,R@5 high,s mean,s low,s high,seeds,runs,config,commit,source
-Closed book,37.500,0.000,75.000,,,,10.5000,10.0000,11.0000,"0, 1","experiments/results/tiny/closed_book/seed_0, experiments/results/tiny/closed_book/seed_1",configs/tiny/closed_book.py,c0ffee,runs
+Closed book,37.500,0.000,75.000,,,,10.5000,10.0000,11.0000,"0, 1","experiments/results/tiny/closed_book/seed_{0,1}",configs/tiny/closed_book.py,c0ffee,runs
 RAG|50%,75.000,25.000,100.000,75.000,25.000,100.000,11.0000,11.0000,11.0000,1,experiments/results/tiny/rag/seed_1,configs/tiny/rag.py,c0ffee,runs
 Peer_1,44.5,,,,,,,,,,,,,"Doe 2020, table 1"
 """  # noqa: E501
@@ -92,11 +95,11 @@ Peer_1,44.5,,,,,,,,,,,,,"Doe 2020, table 1"
     ("name", "golden"), [("markdown", MARKDOWN), ("latex", LATEX), ("csv", CSV)]
 )
 def test_golden_tables(table, name, golden):
-    assert tables.render(table, name) == golden
+    assert render(table, name) == golden
 
 
 def test_csv_parses_into_equal_rows(table):
-    rows = list(csv.reader(tables.render(table, "csv").splitlines()))
+    rows = list(csv.reader(render(table, "csv").splitlines()))
     assert {len(row) for row in rows} == {15}
 
 
@@ -104,61 +107,79 @@ def test_cells_are_the_intervals_of_the_runs(table):
     """The golden numbers are small; these follow from the outcomes themselves."""
     outcomes = [np.array([100.0, 0, 0, 0]), np.array([100.0, 0, 100, 0])]
     interval = bootstrap_interval(outcomes)
-    row = next(csv.DictReader(tables.render(table, "csv").splitlines()))
+    row = next(csv.DictReader(render(table, "csv").splitlines()))
     printed = [float(row[f"EM {bound}"]) for bound in ("mean", "low", "high")]
     assert printed == pytest.approx([interval.mean, interval.low, interval.high], abs=1e-3)
 
 
 def test_a_table_without_runs_has_only_missing_cells(tmp_path):
-    text = tables.render(declare(tmp_path))
+    text = render(declare(tmp_path))
     assert "| Closed book | \u2013 | \u2013 | \u2013 |" in text
     assert "No run is recorded yet." in text
     assert "- Closed book: config `configs/tiny/closed_book.py`; no finished run\n" in text
-    assert "Closed book,,,,,,,,,,,,configs" in tables.render(declare(tmp_path), "csv")
+    assert "Closed book,,,,,,,,,,,,configs" in render(declare(tmp_path), "csv")
+
+
+def test_a_single_number_has_no_interval(tmp_path, record):
+    """One run and a number of its own, as of what a run costs: nothing was resampled."""
+    record(tmp_path, "rag", 0, {"q0"})
+    seconds = (Column("s", "train_seconds", 1, 0),)
+    text = render(declare(tmp_path, columns=seconds, seeds=(0,)))
+    assert "| RAG\\|50% | 10 |" in text
+    assert "Cells: the figures of one run a row." in text
+
+
+def test_commits_are_short_and_each_is_named_once(tmp_path, record):
+    record(tmp_path, "rag", 0, {"q0"}, result={"git_commit": "a" * 40})
+    record(tmp_path, "rag", 1, {"q0"}, result={"git_commit": None})
+    record(tmp_path, "closed_book", 0, {"q0"}, result={"git_commit": "b" * 40}, closed=True)
+    text = render(declare(tmp_path))
+    assert f"seed_{{0,1}}`; git commit {'a' * 12}, none recorded\n" in text
+    assert f"closed_book/seed_0`; git commit {'b' * 12}\n" in text
 
 
 def test_an_unfinished_run_is_a_missing_run(table, record):
     assert tables.missing_runs(table) == [(table.rows[1], 0, table.directory(table.rows[1], 0))]
     table.directory(table.rows[1], 0).mkdir()
-    assert tables.render(table) == MARKDOWN
+    assert render(table) == MARKDOWN
     record(table.results.parent.parent, "unused", 0, {"q0"})
     table.directory(table.rows[1], 0).rmdir()
     (table.results / "tiny" / "unused" / "seed_0").rename(table.directory(table.rows[1], 0))
     assert tables.missing_runs(table) == []
-    assert "(1 seed)" not in tables.render(table)
+    assert "(1 seed)" not in render(table)
 
 
 def test_a_relation_of_its_own(table):
     columns = (Column("EM", "em", relation="capital"), Column("MRR", "mrr", 1, 3, "anthem"))
-    row = tables.render(declare(table.results.parent.parent, columns=columns)).splitlines()[5]
+    row = render(declare(table.results.parent.parent, columns=columns)).splitlines()[5]
     assert row.startswith("| RAG\\|50% | 100.0 ± 0.0 (1 seed) | 0.100 ± 0.100 (1 seed) |")
     other = declare(table.results.parent.parent, columns=(Column("EM", "em", relation="peak"),))
     with pytest.raises(
         UserError, match="no question of the relation 'peak'; use one of anthem, cap"
     ):
-        tables.render(other)
+        render(other)
 
 
 def test_an_unknown_metric_or_format_is_named(table):
     other = declare(table.results.parent.parent, columns=(Column("BLEU", "bleu"),))
     with pytest.raises(UserError, match="column 'BLEU' asks for 'bleu'"):
-        tables.render(other)
+        render(other)
     with pytest.raises(UserError, match="format is 'html'; choose one of markdown, latex, csv"):
-        tables.render(table, "html")
+        render(table, "html")
 
 
 def test_runs_of_two_configs_are_refused(tmp_path, record):
     record(tmp_path, "rag", 0, {"q0"})
     record(tmp_path, "rag", 1, {"q0"}, config={"model": {"width": 128}, "k": 5})
     with pytest.raises(UserError, match=r"differ in model\.width \(64 against 128\)"):
-        tables.render(declare(tmp_path))
+        render(declare(tmp_path))
 
 
 def test_a_config_field_that_only_one_run_has_is_refused(tmp_path, record):
     record(tmp_path, "rag", 0, {"q0"})
     record(tmp_path, "rag", 1, {"q0"}, config={"tail": None})
     with pytest.raises(UserError, match=r"differ in tail \('nothing' against None\)"):
-        tables.render(declare(tmp_path))
+        render(declare(tmp_path))
 
 
 @pytest.mark.parametrize("row", ["rag", "closed_book"])
@@ -168,19 +189,19 @@ def test_a_silent_subset_is_refused_within_a_row_and_across_rows(tmp_path, row, 
     with pytest.raises(
         UserError, match=r"different questions, 1 of them in one only \(such as 'q3'"
     ):
-        tables.render(declare(tmp_path))
+        render(declare(tmp_path))
 
 
 def test_a_seed_that_is_not_declared_is_refused(table):
     with pytest.raises(UserError, match="closed_book/seed_1 is a run of a seed that the table"):
-        tables.render(declare(table.results.parent.parent, seeds=(0, 2)))
+        render(declare(table.results.parent.parent, seeds=(0, 2)))
 
 
 def test_a_run_filed_under_another_seed_is_refused(tmp_path, record):
     run = record(tmp_path, "rag", 0, {"q0"})
     run.rename(run.with_name("seed_1"))
     with pytest.raises(UserError, match="holds a run with seed 0; move it to seed_0"):
-        tables.render(declare(tmp_path))
+        render(declare(tmp_path))
 
 
 def test_a_result_edited_after_recording_is_refused(tmp_path, record):
@@ -190,7 +211,7 @@ def test_a_result_edited_after_recording_is_refused(tmp_path, record):
     with pytest.raises(
         UserError, match=r"gives em as 0\.99, but outcomes\.json\.gz beside it gives 0\.25"
     ):
-        tables.render(declare(tmp_path))
+        render(declare(tmp_path))
 
 
 def test_broken_outcomes_are_refused(tmp_path, record):
@@ -201,18 +222,18 @@ def test_broken_outcomes_are_refused(tmp_path, record):
         with pytest.raises(
             UserError, match=r"outcomes\.json\.gz can't be read .*; record the run again"
         ):
-            tables.render(declare(tmp_path))
+            render(declare(tmp_path))
 
 
 def test_a_difference_is_paired_by_seed_and_question(table, tmp_path, record):
     """Seeds differ more than rows do: the difference knows what the two intervals hide."""
     columns = (Column("EM", "em"), Column("gain", "em", against="closed_book"))
     compared = declare(tmp_path, columns=columns)
-    lines = tables.render(compared).splitlines()
+    lines = render(compared).splitlines()
     assert lines[4].startswith("| Closed book | 37.5 ± 37.5 | \u2013 |")
     assert lines[5].endswith(" | \u2013 |")  # one seed of two has nothing to be compared with
     record(tmp_path, "rag", 0, {"q0", "q1"})
-    lines = tables.render(compared).splitlines()
+    lines = render(compared).splitlines()
     rows = [[1, 1, 0, 0], [1, 1, 0, 1]], [[1, 0, 0, 0], [1, 0, 1, 0]]
     gains = [100.0 * (np.array(own) - np.array(other)) for own, other in zip(*rows, strict=True)]
     expected = bootstrap_interval(gains)
@@ -224,7 +245,7 @@ def test_a_difference_is_paired_by_seed_and_question(table, tmp_path, record):
 def test_the_last_bits_of_a_sum_do_not_show():
     around = [np.nextafter(0.85, 0), 0.85, np.nextafter(0.85, 1)]
     assert len({f"{value:.1f}" for value in around}) == 2
-    assert len({tables._number(value, 1) for value in around}) == 1
+    assert len({rendering._number(value, 1) for value in around}) == 1
 
 
 @pytest.mark.parametrize(
@@ -260,7 +281,7 @@ def test_rows_may_share_a_config_under_keys_of_their_own(tmp_path):
     rows = (Row("K=5", config), Row("K=8", config, ("--k", "8"), key="rag_k8"))
     table = declare(tmp_path, rows=rows)
     assert table.directory(rows[1], 1) == table.results / "tiny" / "rag_k8" / "seed_1"
-    assert "- K=8: config `configs/tiny/rag.py --k 8`; no finished run" in tables.render(table)
+    assert "- K=8: config `configs/tiny/rag.py --k 8`; no finished run" in render(table)
 
 
 NO_SEEDS = """

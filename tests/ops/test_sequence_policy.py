@@ -115,14 +115,14 @@ def test_a_miss_changes_nothing(theta):
     np.testing.assert_allclose(found, token_logprobs(theta, ANSWERS), atol=1e-6)
 
 
-@pytest.mark.parametrize("clip", [None, 10.0])
-def test_the_divergence_has_the_gradient_of_its_enumerated_sum(theta, clip):
-    """∇ Σ_y p(y) log p(y)/q(y), not that of the reverse; with `clip` answers are those of μ, not π."""
+@pytest.mark.parametrize("clip_eps", [None, 10.0])
+def test_the_divergence_has_the_gradient_of_its_enumerated_sum(theta, clip_eps):
+    """∇ Σ_y p(y) log p(y)/q(y), not that of the reverse; with `clip_eps` answers are those of μ."""
     other = jax.tree.map(lambda leaf: 0.3 * leaf + 0.2 * jnp.cos(7.0 * leaf), theta)
     reference = token_logprobs(other, ANSWERS)
     behaviour = token_logprobs(theta, ANSWERS)
     if (
-        clip is not None
+        clip_eps is not None
     ):  # another distribution of the first token, whose ratio is that of the answer
         retriever, first, second = theta
         theta = retriever, first + 0.5 * jnp.sin(jnp.arange(9.0)).reshape(K, V), second
@@ -142,14 +142,14 @@ def test_the_divergence_has_the_gradient_of_its_enumerated_sum(theta, clip):
             source = jnp.full(each[0].shape, GENERATED)
             advantage = jnp.zeros(source.shape)
             return sequence_policy_loss(
-                *each[:2], advantage, source, clip=clip, reference=each[2]
+                *each[:2], advantage, source, clip_eps=clip_eps, reference=each[2]
             ).kl
 
         return chance @ jax.vmap(single)(tokens(theta), behaviour, reference)
 
     def exact(theta):
         mine = jnp.sum(tokens(theta), axis=-1)
-        weight = jnp.exp(mine) if clip is None else jnp.exp(mine) / V
+        weight = jnp.exp(mine) if clip_eps is None else jnp.exp(mine) / V
         return weight @ (mine - jnp.sum(reference, axis=-1))
 
     close(jax.value_and_grad(estimated)(theta), jax.value_and_grad(exact)(theta))
@@ -243,7 +243,7 @@ SOURCE = jnp.array(
 REWARD = jnp.array([[1.0, 0.0, 0.5], [0.2, 0.7, 0.0]])
 
 
-def losses(differentiated, constants, clip):
+def losses(differentiated, constants, clip_eps):
     """Every term: the policy's with whitened advantages of a critic, divergence, entropy and value."""
     log_probs, entropy, values = differentiated
     behaviour, reference, old_values = constants
@@ -253,7 +253,7 @@ def losses(differentiated, constants, clip):
         behaviour,
         whitened(advantage, SOURCE, jnp.ones(B)),
         SOURCE,
-        clip=clip,
+        clip_eps=clip_eps,
         reference=reference,
         entropy=entropy,
         critic=(values, target),
@@ -265,15 +265,15 @@ def arrays(seed=6):
     return [jax.random.normal(key, (B, G, T)) for key in keys]
 
 
-@pytest.mark.parametrize("clip", [None, 0.2])
+@pytest.mark.parametrize("clip_eps", [None, 0.2])
 @pytest.mark.parametrize("junk", [7.0, np.nan, np.inf])
-def test_what_other_tokens_hold_changes_no_bit(clip, junk):
+def test_what_other_tokens_hold_changes_no_bit(clip_eps, junk):
     """Of every array: log-probabilities of policy, behaviour and reference, entropies and values."""
 
     @jax.jit
     def both(arrays):
         def total(differentiated):
-            found = losses(differentiated, arrays[3:], clip)
+            found = losses(differentiated, arrays[3:], clip_eps)
             return found.policy + 0.1 * found.kl - 0.1 * found.entropy + found.value, found
 
         return jax.value_and_grad(total, has_aux=True)(arrays[:3])
@@ -287,7 +287,7 @@ def test_what_other_tokens_hold_changes_no_bit(clip, junk):
     for number, (one, two) in enumerate(zip(gradient, other, strict=True)):
         np.testing.assert_array_equal(one, two)
         np.testing.assert_array_equal(two[SOURCE != GENERATED], 0)
-        if clip is None or number > 0:
+        if clip_eps is None or number > 0:
             assert np.all(np.asarray(two)[SOURCE == GENERATED] != 0)
     assert min(abs(float(found.entropy)), float(found.value), float(found.kl)) > 1e-3
 
@@ -297,7 +297,7 @@ def test_the_clipped_surrogate_and_the_divergence_by_hand():
     log_probs, behaviour = jnp.log(jnp.array([[[0.6, 0.2]]])), jnp.log(jnp.array([[[0.4, 0.4]]]))
     reference = jnp.log(jnp.array([[[0.3, 0.4]]]))
     found = sequence_policy_loss(
-        log_probs, behaviour, jnp.array([[1.0]]), source, clip=0.2, reference=reference
+        log_probs, behaviour, jnp.array([[1.0]]), source, clip_eps=0.2, reference=reference
     )
     assert found.policy == pytest.approx(-(1.2 + 0.5), rel=1e-6)  # ratios 1.5, clipped, and 0.5
     assert found.clipped == 1

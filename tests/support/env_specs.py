@@ -8,7 +8,7 @@ from ragjax.envs.base import Environment
 
 
 def traceable_specs() -> list[type[Environment]]:
-    """Every environment of the package that stands alone and can be traced."""
+    """Every environment of the package that can be traced."""
     for module in pkgutil.walk_packages(envs.__path__, "ragjax.envs."):
         importlib.import_module(module.name)
 
@@ -21,6 +21,4 @@ def traceable_specs() -> list[type[Environment]]:
         # Bases are no specs of their own, and other tests may define environments.
         if not kind.__subclasses__() and kind.__module__.startswith("ragjax.envs.")
     }
-    return sorted(
-        (kind for kind in found if kind.traceable and kind.stands_alone), key=lambda kind: kind.name
-    )
+    return sorted((kind for kind in found if kind.traceable), key=lambda kind: kind.name)

@@ -95,7 +95,7 @@ class Mute(Generator):
 
 
 def marker_of(params: Any) -> Any:
-    """A model's marker is the logarithm of its scale, 0 where `scorer.initial_scale` is 1."""
+    """A model's marker is the logarithm of its scale, 0 where `retriever.initial_scale` is 1."""
     return params["retriever"]["log_scale"]
 
 
@@ -115,20 +115,21 @@ class Told(Likelihood):
       rewarded: whether the figures have a `reward`, the marker.
     """
 
-    updates: int = 1  # pyright: ignore[reportIncompatibleVariableOverride]
-    anchored: bool = False  # pyright: ignore[reportIncompatibleVariableOverride]
-    critic: bool = False  # pyright: ignore[reportIncompatibleVariableOverride]
+    updates: int = 1
+    needs_reference: bool = False
+    critic: bool = False
     bar: float = -np.inf
     rewarded: bool = False
 
-    def decode(self, model, params, question, passages, log_prior, length):
+    def decode(self, model, params, question, *, passages, log_prior, length):
         """Answers with the first word of a question whose prior is that of the passages read.
 
         That is, of these parameters' own embeddings of them. An answer's log-probability is the marker,
         and 5 less where the prior is another.
         """
-        query, stored = model.embed_query(params, question), model.embed_passage(params, passages)
-        scores = model.scale(params) * jnp.einsum("bd,bkd->bk", query, stored)
+        retriever = model.retriever
+        query, stored = retriever.query(params, question), retriever.embed(params, passages)
+        scores = retriever.scale(params) * jnp.einsum("bd,bkd->bk", query, stored)
         apart = jnp.max(jnp.abs(jax.nn.log_softmax(scores) - log_prior), axis=-1)
         honest = apart < 1e-4
         said = jnp.where(honest & (marker_of(params) >= self.bar), question[:, 0], EOS_ID)
@@ -136,28 +137,25 @@ class Told(Likelihood):
         tokens = tokens.at[:, 0].set(said).at[:, 1].set(EOS_ID)
         return Decoded(tokens, marker_of(params) - jnp.where(honest, 0.0, 5.0), log_prior)
 
-    def sample(self, model, vocabulary, retriever, params, key, batch, corpus, embeddings, *, k):
+    def sample(self, context, params, key, batch, *, corpus, index):
         """Draws the marker."""
         return batch, jnp.broadcast_to(marker_of(params), batch.weight.shape)
 
-    def loss(
-        self, model, vocabulary, retriever, params, key, batch, corpus, embeddings, *, k,
-        samples=None, reference=None,
-    ):  # fmt: skip
+    def loss(self, context, params, key, batch, *, corpus, index, samples=None, reference=None):
         def pull(leaf):
             sign = jnp.where(jnp.arange(leaf.size) % 2 == 0, 1.0, -1.0).reshape(leaf.shape)
             return jnp.sum(sign * leaf) / leaf.size
 
         force = sum(pull(leaf) for leaf in jax.tree.leaves(params))
-        current = model.embed_passage(params, corpus)
+        current = context.model.retriever.embed(params, corpus)
         asked = batch.positives[:, 0]
         figures = {
             "marker": marker_of(params),
             "rows": asked.shape[0],  # at once
             "asked": jnp.sum(1 << asked),  # which questions, a bit each
-            "k": k,
+            "k": context.k,
             "given": batch.retrieved is not None,  # candidates
-            "index_error": jnp.max(jnp.abs(embeddings - current)),
+            "index_error": jnp.max(jnp.abs(index - current)),
         }
         if batch.retrieved is not None:
             figures["given_gold"] = jnp.mean(

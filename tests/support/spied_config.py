@@ -4,8 +4,7 @@ import wiring
 from spied import Mute, SpiedEncoder, Telltale, Told
 
 from ragjax.data.tokenizer import TokenizerSpec
-from ragjax.models.scorer import Scorer
-from ragjax.retrieval.dense import Dense
+from ragjax.models.retriever import Dense
 
 
 def get_config() -> wiring.Config:
@@ -14,9 +13,9 @@ def get_config() -> wiring.Config:
         tokenizer=TokenizerSpec(
             vocab_size=400, question_length=8, passage_length=8, answer_length=3
         ),
-        encoder=SpiedEncoder(width=8),
-        retriever=Dense(refresh_every=3),
-        scorer=Scorer(siamese=False, initial_scale=1.0),
+        retriever=Dense(
+            SpiedEncoder(width=8), SpiedEncoder(width=8), initial_scale=1.0, refresh_every=3
+        ),
         generator=Mute(width=4, heads=1),
         objective=Told(critic=True, bar=-0.35, rewarded=True),
         optimizer=wiring.questions_optimizer(0.1, average=0.5, accumulate=2),

@@ -6,8 +6,8 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
+from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
-from ragjax.retrieval.dense import Dense
 from ragjax.training.optimizer import Adam
 
 
@@ -17,8 +17,7 @@ def get_config() -> QuestionsConfig:
         tokenizer=TokenizerSpec(
             vocab_size=400, question_length=10, passage_length=12, answer_length=4
         ),
-        encoder=BagEncoder(width=16),
-        retriever=Dense(refresh_every=3),
+        retriever=Dense(encoder=BagEncoder(width=16), refresh_every=3),
         generator=Generator(width=16, heads=2, encoder_layers=1, decoder_layers=1),
         objective=RagSequence(
             documents="index", rename_reader=0.5, rename_retriever=0.5, corrupt_words=0.2

@@ -4,7 +4,7 @@ import pytest
 
 from ragjax.tasks import base
 from ragjax.tasks.agent_questions import AgentQuestions
-from ragjax.tasks.reader_lessons import ReaderLessons
+from ragjax.tasks.reader_training import ReaderTraining
 
 KINDS = {"known", "unseen", "two_hop"}
 
@@ -15,8 +15,8 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def lessons():
-    return ReaderLessons().generate()
+def training():
+    return ReaderTraining().generate()
 
 
 def test_every_kind_is_in_every_split(data):
@@ -29,15 +29,15 @@ def test_ids_are_unique_within_a_split(data):
         assert len({q.id for q in rows}) == len(rows)
 
 
-def test_known_facts_were_taught_and_others_were_not(data, lessons):
-    taught = {(q.entity, q.answers) for q in lessons.splits["train"] if q.relation == "memory"}
+def test_known_facts_were_taught_and_others_were_not(data, training):
+    taught = {(q.entity, q.answers) for q in training.splits["train"] if q.relation == "memory"}
     for rows in data.splits.values():
         for q in rows:
             assert ((q.entity, q.answers) in taught) == (q.relation == "known"), q
 
 
-def test_no_question_of_a_held_out_split_was_a_lesson(data, lessons):
-    asked = {q.question for q in lessons.splits["train"]}
+def test_no_question_of_a_held_out_split_was_trained_on(data, training):
+    asked = {q.question for q in training.splits["train"]}
     for split in ("dev", "test"):
         assert not asked & {q.question for q in data.splits[split]}
 

@@ -134,6 +134,12 @@ def test_order_of_events(events):
     ]
 
 
+def test_a_run_without_steps_leaves_a_checkpoint(events):
+    run = events(total=0)
+    assert run.run() == ([0], {})
+    assert run == ["save 0"]
+
+
 def test_a_checkpoint_is_the_last_of_its_step(events):
     """What a resumed run doesn't do again has been logged before."""
     run = events(checkpoint_every=2)

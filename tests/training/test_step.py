@@ -11,6 +11,7 @@ import optax
 import pytest
 from loss_learner import LossLearner
 
+from ragjax.objectives.base import Context
 from ragjax.objectives.likelihood import RagSequence, retrieve
 from ragjax.retrieval.dense import Dense
 from ragjax.training.learner import Stage, State, step_keys
@@ -27,8 +28,12 @@ def rag_loss(toy):
 
     def build(documents, toy=toy):
         objective = RagSequence(documents=documents)
-        fixed = toy.model, toy.vocabulary, Dense()
-        return lambda *arrays: objective.loss(*fixed, *arrays, k=3)
+        context = Context(toy.model, toy.vocabulary, Dense(), 3)
+
+        def loss(params, key, batch, corpus, index):
+            return objective.loss(context, params, key, batch, corpus=corpus, index=index)
+
+        return loss
 
     return build
 

@@ -42,7 +42,7 @@ def following(first):
     """A config of seed 4 that starts from `first`: two updates a step, and a reference."""
     return dataclasses.replace(
         spied_config.get_config(),
-        objective=Told(updates=2, anchored=True, critic=True),
+        objective=Told(updates=2, needs_reference=True, critic=True),
         optimizer=wiring.questions_optimizer(RATE, schedule="linear", final_fraction=0.0),
         seed=4,
         start=str(first),

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
+from ragjax.envs.qa_agent import FIRST, SHOWN, QaAgent
 from spied import Telltale
 from wiring import left, open_book
-
-from ragjax.envs.qa_agent import FIRST, SHOWN, QaAgent
 
 PROBABILITY = SHOWN.index("probability")
 

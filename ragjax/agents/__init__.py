@@ -1,0 +1,1 @@
+"""Agents: environments made of trained parts, one folder each."""

@@ -1,0 +1,1 @@
+"""Adaptive retrieval: a policy that decides whether to retrieve, again, or to answer."""

@@ -1,0 +1,185 @@
+"""The learned retriever: p(d|x) from the inner product of two embeddings."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+
+from ragjax.errors import require
+from ragjax.models.encoder import BagEncoder, Encoder
+from ragjax.ops.masking import masked_log_softmax
+from ragjax.retrieval.base import Index, RetrieverSpec, or_empty
+from ragjax.retrieval.corpus import embed_in_chunks, gather_passages
+from ragjax.retrieval.exact import Exact
+from ragjax.types import Retriever, Vocabulary
+
+
+class TwoTowers(nn.Module):
+    """Two encoders whose parameters are made together, each under its own name.
+
+    Attributes:
+      observed: of what asks.
+      stored: of passages.
+    """
+
+    observed: nn.Module
+    stored: nn.Module
+
+    def __call__(self, query: tuple[Any, Any], passage: tuple[Any, Any]) -> tuple[Any, Any]:
+        """Embeds one of each kind: (x, idf) and (x, idf)."""
+        return self.observed(*query, 0), self.stored(*passage, 1)
+
+
+class Tower(NamedTuple):
+    """An encoder in its place: spec, module, name of its parameters, side, and name of its field."""
+
+    encoder: Encoder
+    module: nn.Module
+    group: str
+    side: int
+    field: str
+
+
+@dataclass(frozen=True)
+class Dense(RetrieverSpec):
+    """Retrieval by learned embeddings, trained through the marginal.
+
+        log p(d|x) = τ · <q(x), e(d)> - log Σ_d' exp(τ · <q(x), e(d')>)
+
+    The parameters are {"query", "log_scale"} where questions and passages share one encoder, and
+    otherwise {"observed", "stored", "log_scale"}. Two encoders are made from one key: two bags of one
+    width start alike, so that matching words are found from the first step on.
+
+    Attributes:
+      encoder: e, of passages.
+      query_encoder: q, of questions or observations; None for `encoder` and its parameters (siamese).
+      initial_scale: τ at the start.
+      refresh_every: steps after which the index is embedded anew. The index only chooses passages;
+        scores inside the step always come from the current parameters. Not used with
+        `objective.documents=index`, which embeds the whole corpus in every step.
+      index: how the K best passages are found.
+    """
+
+    learned: ClassVar[bool] = True
+
+    encoder: Encoder = field(default_factory=BagEncoder)
+    query_encoder: Encoder | None = None
+    initial_scale: float = 20.0
+    refresh_every: int = 25
+    index: Index = field(default_factory=Exact)
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            self.initial_scale > 0,
+            f"retriever.initial_scale is {self.initial_scale}; it must be positive.",
+        )
+        require(
+            self.refresh_every >= 1,
+            f"retriever.refresh_every is {self.refresh_every}; it must be at least 1 step.",
+        )
+
+    @property
+    def scores_all(self) -> bool:
+        """What its index says."""
+        return self.index.scores_all
+
+    @property
+    def weights(self) -> dict[str, Any]:
+        """Encoders and temperature."""
+        names = ("encoder", "query_encoder", "initial_scale")
+        return {name: getattr(self, name) for name in names}
+
+    def build(
+        self,
+        vocabulary: Vocabulary | None = None,
+        *,
+        query_width: int = 0,
+        passage_width: int = 0,
+        dtype: DTypeLike = jnp.float32,
+    ) -> Retriever:
+        """See `RetrieverSpec.build`."""
+        size = 0 if vocabulary is None else vocabulary.idf.shape[0]
+        siamese = self.query_encoder is None
+        asks = self.encoder if self.query_encoder is None else self.query_encoder
+        asking = Tower(
+            asks, asks.build(size, dtype), "query" if siamese else "observed", 0, "query_encoder"
+        )
+        storing = Tower(
+            self.encoder,
+            asking.module if siamese else self.encoder.build(size, dtype),
+            "query" if siamese else "stored",
+            1,
+            "encoder",
+        )
+        for tower in (asking, storing):
+            require(
+                vocabulary is not None or not tower.encoder.reads_tokens,
+                f"retriever.{tower.field} is a {type(tower.encoder).__name__}, which reads tokens, but "
+                "there is no text here; choose one that reads numbers, such as PerceptronEncoder.",
+            )
+
+        def example(tower, width):
+            if tower.encoder.reads_tokens:
+                return jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2))
+            return jnp.zeros((1, width)), None
+
+        def init(key):
+            query, passage = example(asking, query_width), example(storing, passage_width)
+            if siamese:
+                params = {"query": asking.module.init(key, *query, 0)["params"]}
+            else:
+                towers = TwoTowers(asking.module, storing.module)
+                params = dict(towers.init(key, query, passage)["params"])
+            return params | {"log_scale": jnp.log(jnp.float32(self.initial_scale))}
+
+        def encoded(tower, params, x, rename) -> Any:
+            tokens = jnp.issubdtype(x.dtype, jnp.integer)
+            require(
+                tokens == tower.encoder.reads_tokens,
+                f"retriever.{tower.field} is a {type(tower.encoder).__name__}, which reads "
+                + (
+                    "numbers, but it is given tokens." if tokens else "tokens, but it gets numbers."
+                ),
+            )
+            idf = None
+            if vocabulary is not None and tokens:
+                folded = vocabulary.fold[x]
+                x, idf = folded if rename is None else rename[folded], vocabulary.idf[folded]
+            return tower.module.apply(
+                {"params": params["retriever"][tower.group]}, x, idf, tower.side
+            )
+
+        def query(params, x, rename=None):
+            return encoded(asking, params, x, rename)
+
+        def embed(params, passages, rename=None):
+            return encoded(storing, params, passages, rename)
+
+        def index(params, corpus):
+            return self.index.build(embed_in_chunks(lambda rows: embed(params, rows), corpus))
+
+        def search(index, query, k):
+            return or_empty(self.index.search(index, jax.lax.stop_gradient(query), k))
+
+        def scale(params):
+            return jnp.exp(params["retriever"]["log_scale"])
+
+        def log_prior(params, query, corpus, topk, rename=None):
+            passages = embed(params, gather_passages(corpus, topk.ids), rename)
+            scores = scale(params) * jnp.einsum("...d,...kd->...k", query, passages)
+            return masked_log_softmax(scores, topk.valid)
+
+        return Retriever(
+            init=init,
+            query=query,
+            embed=embed,
+            index=index,
+            search=search,
+            scores=self.index.scores,
+            scale=scale,
+            log_prior=log_prior,
+        )

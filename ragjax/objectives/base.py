@@ -1,0 +1,134 @@
+"""The seam between a learner and its objective on questions."""
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from jaxtyping import Array
+
+from ragjax.decoding.marginal import Decoded
+from ragjax.retrieval.base import RetrieverSpec
+from ragjax.types import Loss, Params, RagBatch, RagModel, TopK, Vocabulary
+
+Documents = Literal["retrieved", "in_batch", "index"]
+
+
+class Context(NamedTuple):
+    """The composed model that an objective is computed of; nothing of it changes while it learns.
+
+    Attributes:
+      model: its pure functions.
+      vocabulary: names the content tokens, for renaming.
+      retriever: spec of the retriever; a fixed one has put its passages into the batch.
+      k: K, passages read for each question.
+    """
+
+    model: RagModel
+    vocabulary: Vocabulary
+    retriever: RetrieverSpec
+    k: int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """Base of the objectives on questions: a loss, and how answers are found once it is learned.
+
+    A subclass is a frozen dataclass, in a file of this package or of its user; its fields are what a
+    config may change.
+    """
+
+    @property
+    def normalised_over(self) -> Documents:
+        """What p(d|x) is normalised over in the loss; `ops.scoring` says what each bounds."""
+        return "retrieved"
+
+    @property
+    def updates(self) -> int:
+        """Updates of the parameters in one step, on the same batch and what `sample` drew for it."""
+        return 1
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether the loss needs the parameters that the run began with."""
+        return False
+
+    @property
+    def critic(self) -> bool:
+        """Whether the loss needs the model's `values`."""
+        return False
+
+    def hyper(self) -> dict[str, float]:
+        """Scalars that may differ between runs of one compiled program, by name; none by default."""
+        return {}
+
+    def loss(
+        self,
+        context: Context,
+        params: Params,
+        key: Array,
+        batch: RagBatch,
+        *,
+        corpus: Array,
+        index: Any,
+        samples: Any = None,
+        reference: Params = None,
+    ) -> Loss:
+        """The loss of a batch, summed over its questions, with figures to log.
+
+        Args:
+          context: the composed model.
+          params: the parameters, differentiated.
+          key: PRNG key of the step.
+          batch: B questions.
+          corpus: [N,P] passage tokens.
+          index: what the retriever searches; it chooses passages and carries no gradient.
+          samples: what `sample` drew before the updates of this step, or None.
+          reference: parameters of a model to stay near, or None; without gradient.
+        """
+        raise NotImplementedError
+
+    def sample(
+        self,
+        context: Context,
+        params: Params,
+        key: Array,
+        batch: RagBatch,
+        *,
+        corpus: Array,
+        index: Any,
+    ) -> tuple[RagBatch, Any]:
+        """Draws what all `updates` of a step learn from, if there are several; arguments as of `loss`.
+
+        Returns:
+          The batch with the passages that were retrieved, and a tree of arrays that lead with B.
+        """
+        raise NotImplementedError
+
+    def retrieve(
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
+    ) -> tuple[TopK, Array]:
+        """Chooses the K passages of questions that are to be answered.
+
+        Args:
+          context: the composed model.
+          params: the parameters.
+          batch: B questions.
+          corpus: [N,P] passage tokens.
+          index: what the retriever searches, made from these very parameters.
+
+        Returns:
+          The passages and their [B,K] log p(d|x).
+        """
+        raise NotImplementedError
+
+    def decode(
+        self,
+        model: RagModel,
+        params: Params,
+        question: Array,
+        *,
+        passages: Array,
+        log_prior: Array,
+        length: int,
+    ) -> Decoded:
+        """Answers questions [B,Q] from passages [B,K,P] of log_prior [B,K], in up to `length` tokens."""
+        raise NotImplementedError

@@ -1,0 +1,106 @@
+"""What the commands do that train nothing: table, plot, report, config list, config show, config diff.
+
+Each takes its parsed options, the overrides of a config, and the console of progress. It returns the
+exit code.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ragjax.errors import require
+
+# As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
+
+
+def table(options: Any, _: list[str], console: Console) -> int:
+    """Prints the table of an experiment, after making its missing runs if asked to."""
+    from ragjax.evaluation.making import make_missing
+    from ragjax.evaluation.rendering import render
+    from ragjax.evaluation.tables import load_table
+
+    declared = load_table(options.experiment)
+    if options.run:
+        make_missing(declared, options.runs, console)
+    print(render(declared, options.format), end="")
+    return 0
+
+
+def plot(options: Any, _: list[str], console: Console) -> int:
+    """Draws the curves of runs, or the plots of an experiment."""
+    require(bool(options.what), "There is nothing to draw; name runs or an experiment's file.")
+    if any(path.suffix == ".py" for path in options.what):
+        return _plot_experiment(options, console)
+    from ragjax.evaluation.curves import run_plots
+    from ragjax.evaluation.plots import draw_panels
+
+    require(not options.run, "--run is for an experiment's file; leave it out to draw runs.")
+    output = options.output or Path("curves.png")
+    require(
+        output.suffix == ".png", f"--output is {output}; give the curves of runs a name in .png."
+    )
+    draw_panels(run_plots(options.what, options.figures), output)
+    print(output)
+    return 0
+
+
+def _plot_experiment(options: Any, console: Console) -> int:
+    from ragjax.evaluation import plots
+    from ragjax.run_dir import provenance
+
+    require(len(options.what) == 1, "An experiment's file is drawn by itself; name it alone.")
+    require(not options.figures, "--figures is for runs; leave it out to draw an experiment.")
+    (experiment,) = options.what
+    results = plots.results_of(experiment)
+    if options.run:
+        console.print(f"measuring {experiment}")
+        numbers = plots.measure(experiment)
+        console.print(f"recorded {plots.record_figures(results, numbers | provenance())}")
+    for declared in plots.load_plots(experiment):
+        path = (options.output or results) / f"{declared.name}.png"
+        plots.draw(declared, path)
+        print(path)
+    return 0
+
+
+def report(options: Any, _: list[str], console: Console) -> int:
+    """Writes the generated pages anew and prints those that changed."""
+    from ragjax.evaluation.report import write_pages
+
+    del console
+    for path in write_pages(options.directory):
+        print(path)
+    return 0
+
+
+def config_list(options: Any, _: list[str], console: Console) -> int:
+    """Prints the path and the first line of the docstring of each config."""
+    from ragjax.evaluation.report import config_summaries
+
+    del console
+    require(
+        options.directory.is_dir(),
+        f"{options.directory} is not a directory; name the one that holds the configs.",
+    )
+    for path, summary in config_summaries(options.directory).items():
+        print(f"{path}  {summary}")
+    return 0
+
+
+def config_show(options: Any, overrides: list[str], console: Console) -> int:
+    """Prints all fields of a config or of a run's, after overrides."""
+    from ragjax.config_views import show_config
+
+    del console
+    print(show_config(options.config, overrides, as_json=options.json))
+    return 0
+
+
+def config_diff(options: Any, _: list[str], console: Console) -> int:
+    """Prints the fields in which two configs differ."""
+    from ragjax.config_views import diff_configs
+
+    del console
+    print(diff_configs(options.first, options.second))
+    return 0
