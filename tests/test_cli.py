@@ -596,7 +596,7 @@ def test_run_directory_under_a_file(below, refused, tmp_path):
 
 
 def test_output_under_a_file(refused, trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(QuestionsLearner, "_answers", lambda *_, **__: [])
+    monkeypatch.setattr(QuestionsLearner, "_records", lambda *_, **__: [])
     (tmp_path / "file").write_text("mine")
     path = tmp_path / "file" / "predictions.jsonl"
     code = main(["evaluate", str(trained), "--output", str(path)])

@@ -1,4 +1,4 @@
-"""A user's package adds task, encoder, index, objective, environment, agent, algorithm, table: a file each.
+"""A user's package adds a file for each kind of thing that can be added, from a task to a table.
 
 Each is trained through the command line, in this process, with no line of ragjax changed; and no generic
 file of ragjax knows a particular component.

@@ -16,16 +16,17 @@ from tiny_env import TinyMdp
 from ragjax.envs import wrappers
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
-from ragjax.learners import episodes
+from ragjax.evaluation import play as playing
+from ragjax.learners import episode_learner
 from ragjax.learners.episodes import (
     EpisodeEvaluation,
     EpisodesConfig,
     EpisodesLearner,
-    explained_variance,
 )
 from ragjax.models.policy import ActorCritic
-from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.a2c import A2C
+from ragjax.objectives.algorithm import explained_variance
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
@@ -264,14 +265,14 @@ def test_the_learning_rate_falls_to_zero_linearly(run):
 
 def recorded_rollouts(patch):
     """A list to which every rollout is added while a step is traced."""
-    rollouts, original = [], episodes.rollout
+    rollouts, original = [], episode_learner.rollout
 
     def recorded(*args, **kwargs):
         carry, steps = original(*args, **kwargs)
         rollouts.append(steps)
         return carry, steps
 
-    patch.setattr(episodes, "rollout", recorded)
+    patch.setattr(episode_learner, "rollout", recorded)
     return rollouts
 
 
@@ -383,7 +384,7 @@ def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch)
         return {"return": jnp.arange(4.0), "length": jnp.arange(4)}
 
     with monkeypatch.context() as patch:
-        patch.setattr(episodes, "play_episodes", play)
+        patch.setattr(playing, "play_episodes", play)
         played = run.learner.play(state, 2)
     [(env, act, limit, greedy)] = policies
     assert greedy.tolist() == [True, True, False, False]
@@ -512,7 +513,7 @@ def test_an_update_is_adams_step_along_the_mean_gradient(monkeypatch, limit):
 
 RETRIEVING = {
     "env": Lookup(passages=6, actions=3, key_width=4),
-    "policy": RetrievalPolicy(k=3, width=4, hidden=(4,), refresh_every=2),
+    "policy": RetrievalPolicy(k=3, retriever=two_matrices(width=4, refresh_every=2), hidden=(4,)),
 }
 
 
@@ -591,7 +592,7 @@ def perfect(steps=1, *, scale=50.0, shift=0, **fields):
     env = Lookup(passages=6, actions=3, key_width=8, steps=steps, time_limit=steps)
     if fields.get("latent") == "episode":
         env = dataclasses.replace(env, history=True)
-    policy = RetrievalPolicy(k=6, width=8, hidden=(3 * steps,), **fields)
+    policy = RetrievalPolicy(k=6, retriever=two_matrices(width=8), hidden=(3 * steps,), **fields)
     own = configured(env=env, policy=policy, evaluation=EpisodeEvaluation(during=200)).create()
     state = jax.jit(own.init)(jax.random.PRNGKey(0), own.hyper, own.data)
     keys = np.asarray(own.raw_env.passages)[:, :8]
