@@ -7,8 +7,8 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.models.retriever import Dense
 
 
-def get_config() -> wiring.Config:
-    return wiring.Config(
+def get_config() -> wiring.QuestionsConfig:
+    return wiring.QuestionsConfig(
         task=Telltale(),
         tokenizer=TokenizerSpec(
             vocab_size=400, question_length=8, passage_length=8, answer_length=3
@@ -17,13 +17,13 @@ def get_config() -> wiring.Config:
             SpiedEncoder(width=8), SpiedEncoder(width=8), initial_scale=1.0, refresh_every=3
         ),
         generator=Mute(width=4, heads=1),
-        objective=Told(critic=True, bar=-0.35, rewarded=True),
+        objective=Told(critic=True, bar=-0.25, rewarded=True),
         optimizer=wiring.questions_optimizer(0.1, average=0.5, accumulate=2),
         phases=(
             wiring.Phase(steps=3, batch_size=4, k=3, candidates="bm25"),
             wiring.Phase(steps=5, batch_size=6, k=2),
         ),
-        evaluation=wiring.Evaluation(k=4, batch_size=5, every=4, questions=6),
+        evaluation=wiring.Evaluation(k=4, batch_size=5, every=3, questions=6),
         compute="bfloat16",
         log_every=1,
         checkpoint_every=4,

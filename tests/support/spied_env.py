@@ -26,18 +26,19 @@ class Split(Environment):
     Observations are a thousand at the page's place and 0 elsewhere; page n says action n.
 
     Attributes:
-      split: which the environment is bound to, and with it what is paid.
+      split: whose environment this is, and with it what is paid; nothing where it is of none.
     """
 
     name: ClassVar[str] = "split"
+    splits: ClassVar[tuple[str, ...]] = tuple(REWARDS)
 
     split: str = ""
 
-    def bind(self, split, open_book):
+    def on_split(self, split):
         return dataclasses.replace(self, split=split)
 
     def build(self) -> Env:
-        pays = REWARDS[self.split]
+        pays = REWARDS.get(self.split, 0.0)
         pages = jnp.eye(PAGES)
 
         def reset(params, key):
@@ -92,7 +93,7 @@ class Counting(PPO):
     Its divergence `kl` is the number of updates made, each of which moves the marker by 0.1.
 
     Attributes:
-      poison: the loss of a policy with less luck than this is NaN.
+      poison: the loss of a policy with less luck than this is NaN after its first update.
     """
 
     epochs: int = 1
@@ -103,7 +104,7 @@ class Counting(PPO):
         nothing = jnp.zeros_like(rollout.reward)
         return policy_batch(rollout, nothing, rollout.reward, nothing)
 
-    def loss(self, policy, params, key, batch, hyper):
+    def loss(self, policy, params, key, batch, hyper, *, extra=None):
         marker, luck = params["policy"]["marker"], jax.lax.stop_gradient(params["policy"]["luck"])
         seen, count = batch.observation.observation, jnp.sum(batch.weight)
         nothing = jnp.zeros(())
@@ -115,7 +116,8 @@ class Counting(PPO):
             "reward_size": jnp.max(jnp.abs(batch.advantage)),
             "observation_size": jnp.max(jnp.abs(seen)),
         }
-        pull = count * (marker + jnp.where(luck < self.poison, jnp.nan, 0.0))
+        ill = (luck < self.poison) & (marker < 0)
+        pull = count * (marker + jnp.where(ill, jnp.nan, 0.0))
         parts = {"policy_loss": pull, "value_loss": nothing, "entropy": nothing}
         parts |= {name: count * value for name, value in figures.items()}
         return self.total(parts, batch.weight, hyper)

@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from ragjax import commands
+from ragjax.config import read_json
 from ragjax.learners.episodes import EpisodeEvaluation as EpisodeEvaluation
 from ragjax.learners.episodes import EpisodesConfig as EpisodesConfig
 from ragjax.learners.questions import Evaluation as Evaluation
 from ragjax.learners.questions import Phase as Phase
 from ragjax.learners.questions import QuestionsConfig as QuestionsConfig
-from ragjax.run_dir import CHECKPOINTS, CONFIG, read_json
+from ragjax.run_dir import CHECKPOINTS, CONFIG, load_run
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.optimizer import Adam, evaluation_params
 from ragjax.training.program import state_shapes
@@ -41,23 +42,27 @@ class Left(NamedTuple):
       step: of the run.
       params: as trained.
       average: those to evaluate with.
-      embeddings: [N,D] the index, or None.
+      index: its `IndexState`, or None.
     """
 
     step: int
     params: Any
     average: Any
-    embeddings: Any
+    index: Any
 
 
 def left(run_dir: Path) -> Left:
-    """Reads the newest checkpoint of one seed's run, questions or episodes."""
+    """Reads the newest checkpoint of one seed's run, questions or episodes, just as it is."""
     config = read_json(run_dir / CONFIG)
     shapes = state_shapes(config.load(run_dir), config.seeds)
     step, state, _ = Checkpoints(run_dir / CHECKPOINTS).restore(shapes)
-    average = evaluation_params(state.params, state.opt_state)
-    embeddings = None if state.index is None else state.index.embeddings
-    return Left(step, state.params, average, embeddings)
+    return Left(step, state.params, evaluation_params(state.params, state.opt_state), state.index)
+
+
+def embedded(run_dir: Path, params: Any) -> Any:
+    """The index of a run's corpus by other parameters than those of its checkpoint."""
+    learner: Any = load_run(run_dir).learner
+    return learner.model.retriever.index(params, learner.corpus)
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

@@ -23,7 +23,6 @@ def made(tmp_path_factory):
         base = tmp_path_factory.mktemp("made")
         (base / "elsewhere").mkdir()
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
             patch.chdir(base / "elsewhere")
             assert main(["train", *map(str, words), "--run-dir", str(base / "run")]) == 0
         return base / "run"
@@ -53,9 +52,7 @@ def following(first):
 def second(following, tmp_path_factory):
     """The run of `following`."""
     run_dir = tmp_path_factory.mktemp("second") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAGJAX_DATA_DIR", str(tmp_path_factory.getbasetemp() / "prepared"))
-        wiring.train(following, run_dir)
+    wiring.train(following, run_dir)
     return run_dir
 
 

@@ -33,17 +33,6 @@ def told(capfd):
     return run
 
 
-@pytest.fixture
-def refused(capfd):
-    """(words) -> the last line of a command that refuses what it is given."""
-
-    def run(*words):
-        assert main([str(word) for word in words]) == 2
-        return capfd.readouterr().err.splitlines()[-1]
-
-    return run
-
-
 def snapshot(directory):
     files = (path for path in directory.rglob("*") if path.is_file())
     return {str(path.relative_to(directory)): path.read_bytes() for path in files}
@@ -102,12 +91,19 @@ def test_the_test_split_unless_another_is_named(first, told, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("split", [None, "train", "dev"])
-def test_a_policy_plays_on_a_split(split, played, told):
+def test_a_policy_plays_on_a_split(split, played, told, tmp_path):
     words = ["--split", split] if split else []
-    figures = told("evaluate", played, "--episodes", 5, *words)
+    before, output = snapshot(played), tmp_path / "made.jsonl"
+    figures = told("evaluate", played, "--episodes", 5, "--output", output, *words)
     assert (figures["episodes"], figures["seed"], figures["step"]) == (5, 3, STEPS)
+    assert figures["split"] == (split or "test")
+    rows = rows_of(output)
+    assert len(rows) == 10
     for mode in ("greedy", "sampled"):
         assert figures[f"{mode}_return"] == 2 * REWARDS[split or "test"]
+        own = [row["return"] for row in rows if row["mode"] == mode]
+        assert own == [2 * REWARDS[split or "test"]] * 5
+    assert snapshot(played) == before
 
 
 def test_a_question_is_answered_by_the_averaged_parameters(first, told, average):

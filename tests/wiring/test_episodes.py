@@ -1,7 +1,6 @@
 """What a run on episodes hands to its parts, as they tell of it: see spied_env.py."""
 
 import dataclasses
-import re
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ import spied_policy_config
 import wiring
 from wiring import column, left, result_of, rows_of
 
-from ragjax.errors import UserError
+from ragjax.training.loop import NonFiniteLossError
 
 RATE, STEPS = 0.1, 8
 
@@ -39,13 +38,12 @@ def test_rewards_and_observations_are_normalised(played):
 
 def test_each_measurement_has_its_split(played):
     """The development split while training, the test split at the end."""
-    [row] = [
-        row
-        for row in rows_of(played / "metrics.jsonl")
-        if row["step"] == 4 and "eval/greedy_return" in row
-    ]
-    assert row["eval/greedy_return"] == row["eval/sampled_return"] == 400
+    rows = [row for row in rows_of(played / "metrics.jsonl") if "eval/greedy_return" in row]
+    assert [row["step"] for row in rows] == [3, 6, STEPS]
+    for row in rows:
+        assert row["eval/greedy_return"] == row["eval/sampled_return"] == 400
     result = result_of(played)
+    assert result["split"] == "test"
     assert result["greedy_return"] == result["sampled_return"] == 600
 
 
@@ -101,34 +99,65 @@ def test_a_result_tells_of_its_run(played):
     assert len(rows_of(played / "episodes.jsonl")) == 12
 
 
-SEEDS = 4
+SEEDS = range(5, 9)
+
+
+def side_by_side(run_dir, *, resume=False, **algorithm):
+    """Seeds 5 to 8 in one program, of three updates each."""
+    config = plain(3, algorithm, seed=SEEDS[0], num_seeds=len(SEEDS))
+    wiring.train(config, run_dir, resume=resume)
 
 
 @pytest.fixture(scope="module")
-def side_by_side(tmp_path_factory):
-    """Seeds 5 to 8 in one program, of two updates each."""
+def well(tmp_path_factory):
+    """Seeds side by side that are all well."""
     run_dir = tmp_path_factory.mktemp("seeds") / "run"
-    wiring.train(plain(2, {}, seed=5, num_seeds=SEEDS), run_dir)
+    side_by_side(run_dir)
     return run_dir
 
 
-def test_seeds_leave_each_its_own(side_by_side):
+def test_seeds_leave_each_its_own(well):
     """Luck is drawn with a seed's first parameters and never changes."""
     found = {}
-    for seed in range(5, 5 + SEEDS):
-        own = side_by_side / f"seed_{seed}"
+    for seed in SEEDS:
+        own = well / f"seed_{seed}"
         assert result_of(own)["seed"] == seed
-        first, last = column(own, "luck")
-        assert first == last == pytest.approx(float(left(own).params["policy"]["luck"]))
-        found[seed] = first
-    assert len(set(found.values())) == SEEDS
+        luck, *later = column(own, "luck")
+        assert later == [luck, luck]
+        assert luck == pytest.approx(float(left(own).params["policy"]["luck"]))
+        found[seed] = luck
+    assert len(set(found.values())) == len(SEEDS)
 
 
-def test_one_seeds_nan_stops_all(side_by_side, tmp_path):
-    """Also where the others are well: here the least lucky one is poisoned."""
-    lucks = sorted(column(side_by_side / f"seed_{seed}", "luck")[0] for seed in range(5, 5 + SEEDS))
-    config = plain(1, {"poison": (lucks[0] + lucks[1]) / 2}, seed=5, num_seeds=SEEDS)
-    with pytest.raises(UserError, match=r"The loss is .* at step 1 ") as raised:
-        wiring.train(config, tmp_path / "run")
-    values = re.search(r"\[(.*?)\]", str(raised.value), re.DOTALL).group(1).split()
-    assert (values.count("nan"), len(values)) == (1, SEEDS)
+def test_one_seeds_nan_stops_it_alone(well, tmp_path):
+    """The least lucky one is poisoned after its first update; the others end as without it."""
+    luck = {seed: column(well / f"seed_{seed}", "luck")[0] for seed in SEEDS}
+    ill, next_one, *_ = sorted(SEEDS, key=luck.__getitem__)
+    run_dir, poison = tmp_path / "run", (luck[ill] + luck[next_one]) / 2
+    with pytest.raises(NonFiniteLossError) as raised:
+        side_by_side(run_dir, poison=poison)
+    said = str(raised.value)
+    assert f"The loss of seed {ill} is nan at step 2 (last good checkpoint: none);" in said
+    assert said.count("seed ") == 1
+    for seed in SEEDS:
+        own = run_dir / f"seed_{seed}"
+        rows = rows_of(own / "metrics.jsonl")
+        if seed == ill:
+            assert [row["step"] for row in rows] == [1]
+            assert sorted(path.name for path in own.iterdir() if path.is_file()) == [
+                "config.json",
+                "metrics.jsonl",
+            ]
+            assert not list(own.rglob("checkpoints/*"))
+        else:
+            healthy = well / f"seed_{seed}"
+            assert rows == rows_of(healthy / "metrics.jsonl")
+            assert len(rows) == 3
+            result, other = result_of(own), result_of(healthy)
+            for name in ("seed", "steps", "greedy_return", "sampled_return", "parameters"):
+                assert result[name] == other[name]
+            jax.tree.map(np.testing.assert_array_equal, left(own).params, left(healthy).params)
+    # What has failed stays so.
+    with pytest.raises(NonFiniteLossError, match=f"^Seed {ill} has failed before step 3, "):
+        side_by_side(run_dir, resume=True, poison=poison)
+    assert not (run_dir / f"seed_{ill}" / "result.json").exists()

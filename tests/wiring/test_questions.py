@@ -1,10 +1,14 @@
 """What a run on questions hands to its parts, as they tell of it: see spied.py."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+import spied_config
+import wiring
 from spied import BUILT, FIRST_HALF, NAMES, size_of
-from wiring import column, left, result_of, rows_of
+from wiring import column, embedded, left, result_of, rows_of
 
 RATE, STEPS = 0.1, 8
 QUESTIONS = range(len(NAMES))
@@ -50,7 +54,7 @@ def test_the_index_is_as_old_as_it_says(first):
 def test_the_model_is_the_configs(first):
     """Two towers, a scale of 1, bfloat16, and a critic that learns."""
     params = left(first).params
-    assert params["retriever"].keys() == {"query", "passage", "log_scale"}
+    assert params["retriever"].keys() == {"observed", "stored", "log_scale"}
     assert column(first, "marker")[0] == 0
     assert set(BUILT) == {"bfloat16"}
     np.testing.assert_allclose(column(first, "critic_size"), 0.5 * np.arange(STEPS), rtol=1e-4)
@@ -67,9 +71,9 @@ def test_a_sample_of_the_development_split_is_measured_while_training(first):
     Right answers are those to the split's first half, so that a sample has fewer than half a split. Who
     reads passages other than those that were found gives no right answer: that is the whole gain.
     """
-    [row] = [
-        row for row in rows_of(first / "metrics.jsonl") if row["step"] == 4 and "dev/em" in row
-    ]
+    row, *others = [row for row in rows_of(first / "metrics.jsonl") if "dev/em" in row]
+    assert [row["step"], *(other["step"] for other in others)] == [3, 6, STEPS]
+    assert [other["dev/em"] for other in others] == [0, 0]  # the average is below the bar, too
     sample = np.random.default_rng(0).permutation(len(NAMES))[:6]  # whatever the seed
     assert row["dev/em"] == np.mean(sample < FIRST_HALF) == row["dev/retrieval_gain"] == 0.5
 
@@ -90,11 +94,13 @@ def test_the_test_split_is_measured_at_the_end(first, second, average):
 
 def test_the_checkpoint_holds_the_average_and_its_index(first, average):
     found = left(first)
-    assert found.step == STEPS
+    assert found.step == found.index.built_at_step == STEPS
     np.testing.assert_allclose(found.average["retriever"]["log_scale"], average, rtol=1e-4)
-    assert not np.array_equal(
-        found.average["generator"]["voice"], found.params["generator"]["voice"]
-    )
+    assert not np.array_equal(found.average["reader"]["voice"], found.params["reader"]["voice"])
+    for params, same in ((found.average, True), (found.params, False)):
+        made = embedded(first, params)
+        assert np.allclose(found.index.embeddings, made, atol=1e-5) == same
+    assert result_of(first)["index_built_at_step"] == STEPS
 
 
 def test_a_run_starts_from_the_average_of_another_and_a_new_critic(first, second, average):
@@ -109,7 +115,7 @@ def test_the_reference_is_what_the_run_began_with(first, second, average):
     references = column(second, "reference")
     assert len(references) == STEPS
     np.testing.assert_allclose(references, average, rtol=1e-4)
-    began = {name: left(first).average[name] for name in ("retriever", "generator")}
+    began = {name: left(first).average[name] for name in ("retriever", "reader")}
     np.testing.assert_allclose(column(second, "reference_size"), size_of(began), rtol=1e-5)
 
 
@@ -137,3 +143,49 @@ def test_a_result_tells_of_its_run(first, second):
         group: sum(leaf.size for leaf in jax.tree.leaves(tree)) for group, tree in params.items()
     }
     assert result_of(second)["start"]["run"] == str(first)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """spied_config.py with seeds 3 and 4 side by side."""
+    run_dir = tmp_path_factory.mktemp("pair") / "run"
+    wiring.train(dataclasses.replace(spied_config.get_config(), seed=3, num_seeds=2), run_dir)
+    return run_dir
+
+
+def test_seeds_side_by_side_are_the_single_runs(first, pair):
+    """Each asks in its own order, and leaves files of its own."""
+    own, other = pair / "seed_3", pair / "seed_4"
+    assert (result_of(own)["seed"], result_of(other)["seed"]) == (3, 4)
+    assert asked(own, 2) == asked(first, 2) != asked(other, 2)
+    logged = [rows_of(run / "metrics.jsonl") for run in (own, first)]
+    for mine, theirs in zip(*logged, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-4, abs=1e-5)
+    predicted = [rows_of(run / "predictions.jsonl") for run in (own, first)]
+    for mine, theirs in zip(*predicted, strict=True):
+        assert mine["prediction"] == theirs["prediction"]
+        assert mine["probability"] == pytest.approx(theirs["probability"], rel=1e-4)
+    jax.tree.map(
+        lambda *leaves: np.testing.assert_allclose(*leaves, rtol=1e-4, atol=1e-5),
+        left(own).average,
+        left(first).average,
+    )
+    assert left(own).params["reader"]["voice"] != pytest.approx(
+        left(other).params["reader"]["voice"]
+    )
+
+
+def test_every_seed_starts_from_its_own_run(pair, following, tmp_path):
+    """The reference is what each began with."""
+    start, run_dir = f"{pair}/seed_{{seed}}", tmp_path / "run"
+    wiring.train(dataclasses.replace(following, seed=3, num_seeds=2, start=start), run_dir)
+    sizes = []
+    for seed in (3, 4):
+        began = {
+            name: left(pair / f"seed_{seed}").average[name] for name in ("retriever", "reader")
+        }
+        own = run_dir / f"seed_{seed}"
+        np.testing.assert_allclose(column(own, "reference_size"), size_of(began), rtol=1e-5)
+        assert result_of(own)["start"]["run"] == str(pair / f"seed_{seed}")
+        sizes.append(float(size_of(began)))
+    assert sizes[0] != pytest.approx(sizes[1], rel=1e-3)
