@@ -11,13 +11,15 @@ from typing import Any
 
 import jax
 import numpy as np
-from ragjax.policy_experiment import PolicyExperiment
 
 from ragjax.agents.adaptive_retrieval.environment import PreparedAdaptiveRetrieval
 from ragjax.config import load_config
 from ragjax.envs.to_gymnasium import as_gymnasium
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
+from ragjax.learners.episode_learner import EpisodesLearner
+from ragjax.training.program import first_state
+from ragjax.training.step import make_step
 
 CONFIG = Path(__file__).parents[1] / "configs" / "adaptive_retrieval" / "ppo.py"
 UPDATES, EPISODES, QUESTIONS, REPEATS = 30, 300, 256, 5
@@ -36,23 +38,24 @@ def median_rate(count: int, work: Callable[[], Any]) -> float:
 
 def measure() -> dict[str, Any]:
     """Episodes a second both ways, and questions read a second in batches and one by one."""
-    experiment = PolicyExperiment(load_config(CONFIG))
-    hyper, algorithm = experiment.hyperparameters, experiment.config.algorithm
-    state = jax.jit(experiment.init)(jax.random.PRNGKey(0), hyper)
+    learner = load_config(CONFIG).create()
+    assert isinstance(learner, EpisodesLearner)
+    hyper, data, algorithm = learner.hyper, learner.data, learner.config.algorithm
+    state, step = first_state(learner, (0,)), make_step(learner, learner.stages[0])
 
     @jax.jit
-    def learn(state):
-        update = lambda state, _: experiment.update(state, hyper)  # noqa: E731
+    def learn(state, data):
+        update = lambda state, _: step(state, None, hyper, data)  # noqa: E731
         return jax.lax.scan(update, state, length=UPDATES)
 
-    _, metrics = learn(state)
+    _, metrics = learn(state, data)
     episodes = float(np.sum(algorithm.batch_size / metrics["episode_length"]))
-    together = median_rate(1, lambda: jax.block_until_ready(learn(state))) * episodes
+    together = median_rate(1, lambda: jax.block_until_ready(learn(state, data))) * episodes
 
-    prepared = experiment.prepared.on_split("train")
+    prepared = learner.env.on_split("train")
     assert isinstance(prepared, PreparedAdaptiveRetrieval)
     env = as_gymnasium(prepared)
-    act = experiment.acting(state)
+    act = learner.acting(state)
     decide = jax.jit(lambda key, seen: act(seen[None]).sample(key)[0])
     keys = list(jax.random.split(jax.random.PRNGKey(1), 64))
 

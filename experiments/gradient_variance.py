@@ -13,16 +13,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment
 
 from ragjax.envs.lookup import Lookup
 from ragjax.evaluation.gradients import drawn_gradients, exact_gradient, spread
 from ragjax.evaluation.plots import Curve, Line, Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.objectives.a2c import A2C
-from ragjax.training.optimizer import TracedAdam
+from ragjax.training.optimizer import Adam
+from ragjax.training.program import train
 
 ESTIMATORS = ("marginal", "sampled", "gumbel", "attention")
 KS = (2, 5, 10, 20, 50)
@@ -41,13 +41,13 @@ A `RetrievalPolicy` embeds the state, finds the K best passages in an index, rea
 | `attention` | no sum over passages, one over their features: another policy, for comparison |"""
 
 
-def get_config(k: int) -> PolicyConfig:
+def get_config(k: int) -> EpisodesConfig:
     """The policy that is measured, before its training is over."""
-    return PolicyConfig(
+    return EpisodesConfig(
         env=ENV,
         algorithm=A2C(num_envs=64, rollout_length=1),
         policy=RetrievalPolicy(k=k, reads="passage"),
-        optimizer=TracedAdam(learning_rate=5e-3),
+        optimizer=Adam.for_policies(learning_rate=5e-3),
         env_steps=64 * 40,
         evaluation=EpisodeEvaluation(every=0),
     )
@@ -55,23 +55,22 @@ def get_config(k: int) -> PolicyConfig:
 
 def measured(k: int, key: jax.Array) -> dict[str, jax.Array]:
     """Trains with one seed; then figures of every estimator, and the policy's own return."""
-    experiment = PolicyExperiment(get_config(k))
-    state, _ = experiment.train(key, experiment.hyperparameters)
-    params, env = state.train.params, experiment.raw_env
-    index = experiment.policy.embed(params)
+    learner = get_config(k).create()
+    state, _ = train(learner, key, [None], learner.hyper, learner.data)
+    params, env, policy = state.params, learner.raw_env, learner.policy(learner.data)
+    assert policy.embed is not None
+    index = policy.embed(params)
     keys, answers = env.params.keys, env.params.answers
     first = jnp.zeros((ENV.passages, ENV.steps)).at[:, 0].set(1.0)
     observation = jnp.concatenate([keys, first], axis=-1)
     reward = jax.nn.one_hot(answers, ENV.actions)
 
-    seen = experiment.policy.retrieve(params, index, None, observation)
-    exact = exact_gradient(experiment.policy, params, seen, reward)
-    baseline = jnp.sum(
-        jnp.exp(experiment.policy.apply(params, seen)[0].log_probs) * reward, axis=-1
-    )
+    seen = policy.retrieve(params, index, None, observation)
+    exact = exact_gradient(policy, params, seen, reward)
+    baseline = jnp.sum(jnp.exp(policy.apply(params, seen)[0].log_probs) * reward, axis=-1)
     found = {"return": jnp.mean(baseline)}
     for number, estimator in enumerate(ESTIMATORS):
-        spec = dataclasses.replace(experiment.config.policy, estimator=estimator)
+        spec = dataclasses.replace(learner.config.policy, estimator=estimator)
         draw_key = jax.random.fold_in(key, number)
         gradients = drawn_gradients(
             spec.build(env), params, index, draw_key, observation, reward, baseline, DRAWS

@@ -37,8 +37,8 @@ def get_table() -> Table:
         title="Return on Lookup by estimator of the policy gradient",
         notes=NOTES,
         caption="A2C, 38,400 episodes of one step, K = 8 of 32 passages; best is 1. The sentences are "
-        "the 36 of `TextLookup`, embedded as bags of words, and chance is 0.25. The last row: PPO, 25,600 "
-        "episodes of three steps, whose passage is named in the first; best is 3, or 1.5 for a "
+        "the 36 of `TextLookup`, embedded as bags of words, and chance is 0.25. The last row: PPO, "
+        "25,600 episodes of three steps, whose passage is named in the first; best is 3, or 1.5 for a "
         "policy that forgets it.",
         rows=tuple(Row(label, f"configs/lookup/{name}.py") for label, name in ROWS.items()),
         columns=(

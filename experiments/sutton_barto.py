@@ -13,14 +13,14 @@ the book's tables.
 
 The book updates after every single step, with the newest parameters (its boxes do so within an
 episode that is already over, too), and so does this file: the targets of a rollout are made at once,
-then a scan goes through its steps. One update an episode from all its steps, as `PolicyExperiment`
+then a scan goes through its steps. One update an episode from all its steps, as `EpisodesLearner`
 makes it, is another algorithm at the step sizes of the book: it multiplies the error of the baseline
 by 1 - 2^-6 T in an episode of T steps, which is below -1 for T > 128. First episodes take 82 on average.
 """
 
 import dataclasses
 import math
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,9 +40,10 @@ from ragjax.objectives.actor_critic import rollout_values
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.ops.policy_gradient import value_sum
 from ragjax.ops.returns import lambda_returns
+from ragjax.training.learner import State
 from ragjax.training.rollout import rollout, start
-from ragjax.training.step import TrainState, TrainStep, init_state, make_update
-from ragjax.types import Hyperparameters, Loss, Params, PolicyModel, Rollout
+from ragjax.training.step import LossFunction, update
+from ragjax.types import Loss, Params, PolicyModel, Rollout
 
 BOOK = "Sutton & Barto 2018"
 SEED = 0
@@ -116,14 +117,37 @@ def sgd(policy: Any, value: Any) -> optax.GradientTransformation:
     return optax.partition(groups, {"policy": "policy", "value": "value"})
 
 
+Update = Callable[[State, Any], State]
+
+
+def first_state(params: Params, optimizer: optax.GradientTransformation, key: Array) -> State:
+    """The state before the first update."""
+    return State(jnp.zeros((), jnp.int32), params, optimizer.init(params), key)
+
+
+def updated(loss: LossFunction, optimizer: optax.GradientTransformation) -> Update:
+    """(state, batch) -> the state after one update."""
+
+    def advance(state: State, batch: Any) -> State:
+        state, _ = update(loss, optimizer, state, state.key, batch)
+        return state.replace(step=state.step + 1)
+
+    return advance
+
+
+def traced(algorithm: Reinforce) -> dict[str, Array]:
+    """The algorithm's scalars as arrays."""
+    return {name: jnp.asarray(value, jnp.float32) for name, value in algorithm.hyper().items()}
+
+
 def learn(
     algorithm: Reinforce,
     model: PolicyModel,
-    update: TrainStep,
-    state: TrainState,
+    advance: Update,
+    state: State,
     made: Rollout,
-    hyper: Hyperparameters,
-) -> TrainState:
+    hyper: dict[str, Array],
+) -> State:
     """REINFORCE as in the book's boxes: an update for each step of a rollout, in their order.
 
         δ = G_t - V(s_t),   w += α_w δ ∇V(s_t),   θ += α_θ δ ∇log π(a_t|s_t)
@@ -132,11 +156,11 @@ def learn(
     """
     batch = algorithm.targets(model, state.params, made, hyper)
 
-    def one(state: TrainState, row):  # its axis E, of one environment, serves as that of the batch
+    def one(state: State, row):  # its axis E, of one environment, serves as that of the batch
         if algorithm.baseline:
             value = model.apply(state.params, row.observation)[1]
             row = dataclasses.replace(row, advantage=row.value_target - value)
-        return update(state, row, hyper)[0], None
+        return advance(state, row), None
 
     return jax.lax.scan(one, state, batch)[0]
 
@@ -163,11 +187,11 @@ def _bandit(key: Array, rate: float, baseline: bool, steps: int) -> Array:
     env = Testbed(mean=4.0, time_limit=steps).vectorise(1)
     model = LINEAR.build(env)
     algorithm = Reinforce(
-        num_envs=1, rollout_length=1, discount=0.0, value_cost=1.0, baseline=baseline
+        num_envs=1, rollout_length=1, discount=0.0, value_coef=1.0, baseline=baseline
     )
-    hyper = algorithm.hyperparameters(rate)
+    hyper = traced(algorithm)
     optimizer = sgd(rate, lambda count: 1.0 / (count + 1.0))
-    update = make_update(partial(algorithm.loss, model), optimizer)
+    advance = updated(partial(algorithm.loss, model, hyper=hyper), optimizer)
     start_key, run_key = jax.random.split(key)
 
     def pull(loop, step):
@@ -178,10 +202,9 @@ def _bandit(key: Array, rate: float, baseline: bool, steps: int) -> Array:
         if baseline:
             batch = dataclasses.replace(batch, advantage=jnp.where(step == 0, 0.0, batch.advantage))
         batch = jax.tree.map(lambda leaf: leaf[0], batch)
-        state, _ = update(state, batch, hyper)
-        return (state, carry), made.metrics["optimal"][0, 0]
+        return (advance(state, batch), carry), made.metrics["optimal"][0, 0]
 
-    first = init_state(model.init(key), optimizer, run_key), start(env, start_key)
+    first = first_state(model.init(key), optimizer, run_key), start(env, start_key)
     return jax.lax.scan(pull, first, jnp.arange(steps))[1]
 
 
@@ -219,7 +242,7 @@ def _walks(key: Array, rate: float, trace: float, episodes: int, limit: int = 10
     """
     env = RandomWalk(time_limit=limit).vectorise(1)
     model = LINEAR.build(env)
-    hyper = Reinforce(discount=1.0).hyperparameters(rate)
+    hyper = traced(Reinforce(discount=1.0))
     window = 1 if trace == 0.0 else limit
 
     def loss(params: Params, key: Array, visit) -> Loss:
@@ -228,18 +251,18 @@ def _walks(key: Array, rate: float, trace: float, episodes: int, limit: int = 10
         value = model.apply(params, observation)[1]
         return Loss(value_sum(value, target, weight), jnp.ones(()), {})
 
-    update = make_update(loss, sgd(rate, rate))
+    advance = updated(loss, sgd(rate, rate))
 
-    def learn_window(state: TrainState, steps: Rollout):
+    def learn_window(state: State, steps: Rollout):
         reward, discount, values = rollout_values(model, state.params, steps, hyper)
         target = lambda_returns(reward, discount, values, trace)
         visits = (steps.observation, target, steps.weight)
-        return jax.lax.scan(lambda state, visit: (update(state, visit)[0], None), state, visits)
+        return jax.lax.scan(lambda state, visit: (advance(state, visit), None), state, visits)
 
-    def table(state: TrainState) -> Array:
+    def table(state: State) -> Array:
         return model.apply(state.params, jnp.eye(len(env.low)))[1]
 
-    def episode(state: TrainState, number):
+    def episode(state: State, number):
         start_key, walk_key = jax.random.split(jax.random.fold_in(key, number))
         act = lambda observation: model.apply(state.params, observation)[0]  # noqa: E731
         carry, walk = rollout(env, act, start(env, start_key), walk_key, limit, episodic=True)
@@ -249,7 +272,7 @@ def _walks(key: Array, rate: float, trace: float, episodes: int, limit: int = 10
 
     params = model.init(key)
     params |= {"value": jax.tree.map(lambda leaf: jnp.full_like(leaf, 0.5), params["value"])}
-    state = init_state(params, sgd(rate, rate), key)
+    state = first_state(params, sgd(rate, rate), key)
     _, tables = jax.lax.scan(episode, state, jnp.arange(episodes))
     return jnp.concatenate([table(state)[None], tables])
 
@@ -302,19 +325,19 @@ def _corridor(
         num_envs=1,
         rollout_length=limit,
         discount=1.0,
-        value_cost=0.0 if baseline_rate is None else 1.0,
+        value_coef=0.0 if baseline_rate is None else 1.0,
         baseline=baseline_rate is not None,
     )
-    hyper = algorithm.hyperparameters(rate)
+    hyper = traced(algorithm)
     optimizer = sgd(rate, baseline_rate or 0.0)
-    update = make_update(partial(algorithm.loss, model), optimizer)
+    advance = updated(partial(algorithm.loss, model, hyper=hyper), optimizer)
 
-    def episode(state: TrainState, number):
+    def episode(state: State, number):
         start_key, episode_key = jax.random.split(jax.random.fold_in(key, number))
         act = lambda observation: model.apply(state.params, observation)[0]  # noqa: E731
         carry = start(env, start_key)
         _, made = rollout(env, act, carry, episode_key, limit, episodic=True)
-        state = learn(algorithm, model, update, state, made, hyper)
+        state = learn(algorithm, model, advance, state, made, hyper)
         cut = jnp.where(made.truncated & ~made.terminated, made.weight, 0.0)
         return state, (jnp.sum(made.reward * made.weight), jnp.sum(cut))
 
@@ -322,7 +345,7 @@ def _corridor(
     preference = math.log(FIRST_RIGHT / (1 - FIRST_RIGHT)) / 2
     kernel = jnp.asarray([-preference, preference])
     params |= {"policy": jax.tree.map(lambda leaf: kernel.reshape(leaf.shape), params["policy"])}
-    state = init_state(params, optimizer, key)
+    state = first_state(params, optimizer, key)
     return jax.lax.scan(episode, state, jnp.arange(episodes))[1]
 
 

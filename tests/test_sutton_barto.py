@@ -217,7 +217,7 @@ def test_reinforce_is_that_of_the_books_boxes(book, baseline):
     env = ShortCorridor(time_limit=limit).vectorise(1)
     model = book.LINEAR.build(env)
     algorithm = Reinforce(
-        num_envs=1, rollout_length=limit, discount=0.9, value_cost=1.0, baseline=baseline
+        num_envs=1, rollout_length=limit, discount=0.9, value_coef=1.0, baseline=baseline
     )
     optimizer = book.sgd(rate, baseline_rate)
     update = make_update(partial(algorithm.loss, model), optimizer)

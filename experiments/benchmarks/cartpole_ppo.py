@@ -41,8 +41,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
-from ragjax.policy_config import EpisodeEvaluation, PolicyConfig
-from ragjax.policy_experiment import PolicyExperiment, PolicyState
 from rich.console import Console
 
 from ragjax.envs.cartpole import CartPole
@@ -51,11 +49,13 @@ from ragjax.evaluation import rendering
 from ragjax.evaluation.plots import recorded_by
 from ragjax.evaluation.tables import MarkdownTable
 from ragjax.files import write_json
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig, EpisodesLearner
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
 from ragjax.run_dir import provenance
-from ragjax.training.optimizer import TracedAdam
-from ragjax.types import Hyperparameters
+from ragjax.training.learner import State
+from ragjax.training.optimizer import Adam
+from ragjax.training.step import make_step
 
 HERE = Path(__file__).parent
 NAME = "experiments/benchmarks/cartpole_ppo.py"
@@ -102,26 +102,27 @@ QUICK = Budget(
 )
 
 
-def get_config(env_steps: int) -> PolicyConfig:
+def get_config(env_steps: int) -> EpisodesConfig:
     """CleanRL's hyperparameters."""
-    return PolicyConfig(
+    return EpisodesConfig(
         env=CartPole(),
         algorithm=PPO(
-            num_envs=4, rollout_length=128, discount=0.99, entropy_cost=0.01, clip_value=True
+            num_envs=4, rollout_length=128, discount=0.99, entropy_coef=0.01, clip_value=True
         ),
-        optimizer=TracedAdam(learning_rate=2.5e-4, anneal=True, epsilon=1e-5, clip=0.5),
+        optimizer=Adam.for_policies(learning_rate=2.5e-4, epsilon=1e-5, max_grad_norm=0.5),
         env_steps=env_steps,
         evaluation=EpisodeEvaluation(every=0),
     )
 
 
-def settings(config: PolicyConfig, seed: int, threads: int, episodes: int) -> dict[str, Any]:
+def settings(config: EpisodesConfig, seed: int, threads: int, episodes: int) -> dict[str, Any]:
     """The same run for `cartpole_sb3.py`."""
     algorithm, optimizer = config.algorithm, config.optimizer
     assert isinstance(algorithm, PPO)
     assert isinstance(config.policy, ActorCritic)
-    names = ("num_envs", "rollout_length", "epochs", "minibatches", "discount", "trace", "clip")
-    names += ("clip_value", "normalise_advantage", "entropy_cost", "value_cost")
+    assert isinstance(optimizer, Adam)
+    names = ("num_envs", "rollout_length", "epochs", "minibatches", "discount", "gae_lambda")
+    names += ("clip_eps", "clip_value", "normalise_advantage", "entropy_coef", "value_coef")
     return {name: getattr(algorithm, name) for name in names} | {
         "seed": seed,
         "threads": threads,
@@ -129,9 +130,9 @@ def settings(config: PolicyConfig, seed: int, threads: int, episodes: int) -> di
         "env_id": "CartPole-v1",
         "env_steps": config.steps * algorithm.batch_size,
         "learning_rate": optimizer.learning_rate,
-        "anneal": optimizer.anneal,
+        "anneal": optimizer.schedule == "linear",
         "epsilon": optimizer.epsilon,
-        "max_grad_norm": optimizer.clip,
+        "max_grad_norm": optimizer.max_grad_norm,
         "hidden": list(config.policy.hidden),
     }
 
@@ -140,20 +141,21 @@ def settings(config: PolicyConfig, seed: int, threads: int, episodes: int) -> di
 
 
 def train(
-    experiment: PolicyExperiment, key: Array, hyper: Hyperparameters
-) -> tuple[PolicyState, tuple[Array, Array]]:
+    learner: EpisodesLearner, key: Array, hyper: dict[str, Array]
+) -> tuple[State, tuple[Array, Array]]:
     """A whole run; and of the episodes that ended in each update the mean return and the number, [n]."""
-    size = experiment.config.algorithm.batch_size
+    size, step = learner.config.algorithm.batch_size, make_step(learner, learner.stages[0])
 
-    def update(state: PolicyState, _: None):
-        new, metrics = experiment.update(state, hyper)
-        before, after = (jnp.sum(each.rollout.env_state.length) for each in (state, new))
+    def update(state: State, _: None):
+        new, metrics = step(state, None, hyper, learner.data)
+        before, after = (jnp.sum(each.carry.env_state.length) for each in (state, new))
         # Steps of the episodes that ended, those from before the rollout included, by their mean.
         ended = jnp.asarray(size + before - after, jnp.float32) / metrics["episode_length"]
         count = jnp.where(jnp.isnan(ended), 0.0, jnp.round(ended))
         return new, (metrics["episode_return"], count)
 
-    return jax.lax.scan(update, experiment.init(key, hyper), length=experiment.config.steps)
+    first = learner.init(key, hyper, learner.data)
+    return jax.lax.scan(update, first, length=learner.config.steps)
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..., Any], float]:
@@ -164,17 +166,17 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> tuple[Callable[..
 
 
 def returns_of(played: Mapping[str, Mapping[str, Array]]) -> dict[str, Any]:
-    """Mode -> returns, of what `PolicyExperiment.evaluate` gives."""
+    """Mode -> returns, of what `EpisodesLearner.play` gives."""
     return {mode: np.asarray(played[mode]["return"]).tolist() for mode in ("greedy", "sampled")}
 
 
 def measure_single(budget: Budget) -> dict[str, Any]:
     """Runs with the seeds 0, 1, ... one after another, by one program."""
-    experiment = PolicyExperiment(get_config(budget.env_steps))
-    config, hyper = experiment.config, experiment.hyperparameters
+    learner = get_config(budget.env_steps).create()
+    config, hyper = learner.config, learner.hyper
     keys = [jax.random.PRNGKey(seed) for seed in range(budget.seeds)]
-    program, compile_seconds = compiled(functools.partial(train, experiment), keys[0], hyper)
-    evaluate = jax.jit(lambda state: experiment.evaluate(state, budget.episodes))
+    program, compile_seconds = compiled(functools.partial(train, learner), keys[0], hyper)
+    evaluate = jax.jit(lambda state: learner.play(state, budget.episodes))
     runs = []
     for seed, key in enumerate(keys):
         began = time.perf_counter()
@@ -190,8 +192,8 @@ def measure_single(budget: Budget) -> dict[str, Any]:
 
 def measure_sweep(budget: Budget) -> dict[str, Any]:
     """All seeds times all learning rates in one program, spread over the devices that there are."""
-    experiment = PolicyExperiment(get_config(budget.env_steps))
-    config = experiment.config
+    learner = get_config(budget.env_steps).create()
+    config = learner.config
     devices = most_devices(budget.sweep_seeds, len(jax.devices()))
     mesh = Mesh(np.array(jax.devices()[:devices]), ("seeds",))
     axis = PartitionSpec("seeds")
@@ -202,14 +204,13 @@ def measure_sweep(budget: Budget) -> dict[str, Any]:
     rates = jnp.asarray(budget.learning_rates, jnp.float32)
 
     def run(key, rate):
-        hyper = dataclasses.replace(experiment.hyperparameters, learning_rate=rate)
-        return train(experiment, key, hyper)
+        return train(learner, key, learner.hyper | {"learning_rate": rate})
 
     def seeds_of_a_device(keys):
         return jax.lax.map(lambda key: jax.vmap(run, (None, 0))(key, rates), keys)
 
     def evaluations_of_a_device(states):
-        play = jax.vmap(lambda state: experiment.evaluate(state, budget.episodes))
+        play = jax.vmap(lambda state: learner.play(state, budget.episodes))
         return jax.lax.map(play, states)
 
     keys = jnp.stack([jax.random.PRNGKey(seed) for seed in range(budget.sweep_seeds)])

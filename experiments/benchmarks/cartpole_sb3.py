@@ -26,7 +26,7 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
 
     Args:
       settings: seed, threads, env_id, env_steps, episodes; num_envs, rollout_length, epochs,
-        minibatches, discount, trace, clip, clip_value, normalise_advantage, entropy_cost, value_cost,
+        minibatches, discount, gae_lambda, clip_eps, clip_value, normalise_advantage, entropy_coef, value_coef,
         learning_rate, anneal, epsilon, max_grad_norm, hidden; as `cartpole_ppo.settings` gives them.
 
     Returns:
@@ -46,12 +46,12 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
         batch_size=settings["num_envs"] * settings["rollout_length"] // settings["minibatches"],
         n_epochs=settings["epochs"],
         gamma=settings["discount"],
-        gae_lambda=settings["trace"],
-        clip_range=settings["clip"],
-        clip_range_vf=settings["clip"] if settings["clip_value"] else None,
+        gae_lambda=settings["gae_lambda"],
+        clip_range=settings["clip_eps"],
+        clip_range_vf=settings["clip_eps"] if settings["clip_value"] else None,
         normalize_advantage=settings["normalise_advantage"],
-        ent_coef=settings["entropy_cost"],
-        vf_coef=settings["value_cost"] / 2,  # its critic's loss has no factor of a half
+        ent_coef=settings["entropy_coef"],
+        vf_coef=settings["value_coef"] / 2,  # its critic's loss has no factor of a half
         max_grad_norm=settings["max_grad_norm"],
         policy_kwargs={
             "net_arch": {"pi": settings["hidden"], "vf": settings["hidden"]},

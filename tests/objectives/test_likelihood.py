@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ragjax.retrieval.dense import Dense
 
 from ragjax.errors import UserError
 from ragjax.models.retriever import Dense
