@@ -9,7 +9,6 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from ragjax.policy_experiment import PolicyExperiment
 
 from ragjax.errors import UserError
 
@@ -140,12 +139,12 @@ def test_the_target_is_reached_by_the_last_hundred_episodes():
 
 def test_the_log_of_a_run_counts_every_episode():
     """Return times number is a whole number of steps, and all steps belong to some episode."""
-    experiment = PolicyExperiment(benchmark.get_config(SMALL.env_steps))
-    assert experiment.config.steps == 3
+    learner = benchmark.get_config(SMALL.env_steps).create()
+    assert learner.config.steps == 3
 
     def run(key):
-        state, log = benchmark.train(experiment, key, experiment.hyperparameters)
-        return state.rollout.env_state.length, log
+        state, log = benchmark.train(learner, key, learner.hyper)
+        return state.carry.env_state.length, log
 
     running, (returns, counts) = jax.jit(run)(jax.random.PRNGKey(0))
     assert np.all(

@@ -20,7 +20,6 @@ from ragjax.evaluation.plots import FIGURES, load_plots, results_of
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.ops.distributions import Categorical
 from ragjax.training.rollout import rollout, start
-from ragjax.training.step import init_state, make_update
 
 PATH = Path(__file__).parents[1] / "experiments" / "sutton_barto.py"
 RESULTS = results_of(PATH)
@@ -220,14 +219,14 @@ def test_reinforce_is_that_of_the_books_boxes(book, baseline):
         num_envs=1, rollout_length=limit, discount=0.9, value_coef=1.0, baseline=baseline
     )
     optimizer = book.sgd(rate, baseline_rate)
-    update = make_update(partial(algorithm.loss, model), optimizer)
-    hyper = algorithm.hyperparameters(rate)
+    hyper = book.traced(algorithm)
+    advance = book.updated(partial(algorithm.loss, model, hyper=hyper), optimizer)
 
     def run(key):
-        state = init_state(model.init(key), optimizer, key)
+        state = book.first_state(model.init(key), optimizer, key)
         act = lambda observation: model.apply(state.params, observation)[0]  # noqa: E731
         _, made = rollout(env, act, start(env, key), key, limit, episodic=True)
-        return book.learn(algorithm, model, update, state, made, hyper), made
+        return book.learn(algorithm, model, advance, state, made, hyper), made
 
     state, made = jax.jit(run)(jax.random.PRNGKey(3))
     length = int(made.weight.sum())
