@@ -118,7 +118,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
                 "parameters": parameter_counts(states[place].params),
                 "peak_memory_mb": peak_memory_mb(),
             }
-            | learner.facts(states[place], read_rows(directory / METRICS))
+            | learner.facts(states[place], read_rows(directory / METRICS), own.seed)
             | provenance()
         )
         write_json(directory / RESULT, result)

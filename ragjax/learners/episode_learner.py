@@ -382,9 +382,9 @@ class EpisodesLearner(Learner):
             )
         return answered
 
-    def facts(self, state: State, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """Steps of the environments, the learning curve, and what the environment says of itself."""
-        del state
+        del state, seed  # several seeds share one environment
         size = self.config.algorithm.batch_size
         measured = [row for row in rows if "eval/greedy_return" in row]
         curve = {

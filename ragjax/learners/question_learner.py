@@ -364,11 +364,11 @@ class QuestionsLearner(Learner):
         """Writes tokenizer and corpus."""
         self.text.save(run_dir)
 
-    def facts(self, state: State, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """When the index was built, the run that this one started from, and the rewards drawn."""
         found: dict[str, Any] = {"index_built_at_step": int(state.index.built_at_step)}
         if self.config.start:
-            found["start"] = made_from(self.config.start_dir(self.config.seed))
+            found["start"] = made_from(self.config.start_dir(seed))
         drawn = [row for row in rows if "reward" in row]
         if drawn:
             found["curve"] = {name: [row[name] for row in drawn] for name in ("step", "reward")}

@@ -239,14 +239,15 @@ class Learner:
         """Writes what a run's directory needs beside config and checkpoints to be loaded again."""
         del run_dir
 
-    def facts(self, state: State, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """What result.json says beside figures, time and provenance.
 
         Args:
           state: the last one.
           rows: of the run's metrics.jsonl.
+          seed: of the run, one of several that may have run side by side.
         """
-        del state, rows
+        del state, rows, seed
         return {}
 
     def notes(self) -> list[str]:

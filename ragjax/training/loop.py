@@ -33,6 +33,8 @@ class Program:
       seeds: the seeds that run; of several every metric and figure has a value for each.
       finite: state -> [n] whether the parameters of each of several seeds are finite: of a run that goes
         on those of a seed that has failed before are not.
+      mark_failed: (state, places) -> the state in which they are not, of the seeds in these places: a
+        loss may become NaN and leave parameters finite.
     """
 
     total: int
@@ -43,6 +45,7 @@ class Program:
     evaluate_every: int
     seeds: tuple[int, ...] = (0,)
     finite: Callable[[Any], np.ndarray] = lambda state: np.array([True])
+    mark_failed: Callable[[Any, Sequence[int]], Any] = lambda state, places: state
 
 
 class NonFiniteLossError(UserError):
@@ -227,6 +230,8 @@ def fit(
             if stopping or step % program.checkpoint_every == 0 or step == program.total:
                 settle(pending)
                 pending = None
+                if seeds.failed:
+                    state = program.mark_failed(state, list(seeds.failed))
                 checkpoints.save(step, state)
             if stopping:
                 raise KeyboardInterrupt

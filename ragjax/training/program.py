@@ -105,6 +105,13 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
         rows = [leaf.reshape(len(seeds), -1) for leaf in jax.tree.leaves(state.params)]
         return np.all([np.asarray(jnp.isfinite(row).all(axis=1)) for row in rows], axis=0)
 
+    def mark_failed(state: State, places: Sequence[int]) -> State:
+        def marked(leaf: Array) -> Array:
+            floating = jnp.issubdtype(leaf.dtype, jnp.inexact)
+            return leaf.at[np.asarray(places)].set(jnp.nan) if floating else leaf
+
+        return state.replace(params=jax.tree.map(marked, state.params))
+
     return Program(
         total=config.steps,
         advance=advance,
@@ -114,6 +121,7 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
         evaluate_every=config.evaluate_every,
         seeds=tuple(seeds),
         finite=finite,
+        mark_failed=mark_failed,
     )
 
 

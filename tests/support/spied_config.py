@@ -5,6 +5,7 @@ from spied import Mute, SpiedEncoder, Telltale, Told
 
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.models.retriever import Dense
+from ragjax.retrieval.bm25 import BM25
 
 
 def get_config() -> wiring.QuestionsConfig:
@@ -20,7 +21,7 @@ def get_config() -> wiring.QuestionsConfig:
         objective=Told(critic=True, bar=-0.25, rewarded=True),
         optimizer=wiring.questions_optimizer(0.1, average=0.5, accumulate=2),
         phases=(
-            wiring.Phase(steps=3, batch_size=4, k=3, candidates="bm25"),
+            wiring.Phase(steps=3, batch_size=4, k=3, candidates=BM25()),
             wiring.Phase(steps=5, batch_size=6, k=2),
         ),
         evaluation=wiring.Evaluation(k=4, batch_size=5, every=3, questions=6),

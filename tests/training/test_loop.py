@@ -335,6 +335,20 @@ def test_all_seeds_that_fail_at_once_are_named(events):
     assert run.steps() == []
 
 
+def test_checkpoints_tell_which_seeds_have_failed(events):
+    """The loss alone may have been NaN, and parameters finite after it."""
+    marked = []
+
+    def mark_failed(state, places):
+        marked.append((list(state), places))
+        return state
+
+    run = events(with_loss(4, 1, math.nan), seeds=SEEDS, mark_failed=mark_failed)
+    run.run()
+    assert run.steps() == [3, 6]
+    assert marked == [([6], [1])]
+
+
 @pytest.mark.parametrize("start", [3, 6])
 def test_a_seed_that_failed_before_stays_failed(start, events):
     """A run that goes on, or is measured again, knows it by its parameters."""

@@ -224,6 +224,16 @@ def test_a_seed_whose_parameters_are_not_finite_is_found(learner, states):
     assert (alone.finite(states[0]).tolist(), alone.finite(bad).tolist()) == ([True], [False])
 
 
+def test_a_seed_that_has_failed_is_marked_by_its_parameters(learner, states):
+    """Its own alone, whatever they were."""
+    program, together = training_program(learner, SEEDS, CONFIG), stack_states(states)
+    marked = program.mark_failed(together, [1])
+    assert program.finite(marked).tolist() == [True, False, True]
+    for number in (0, 2):
+        chex.assert_trees_all_equal(state_of_seed(marked, number), states[number])
+    chex.assert_trees_all_equal(marked.replace(params=None), together.replace(params=None))
+
+
 def test_feeds_are_those_of_each_step(learner):
     feeds = stage_feeds(learner, 5)
     assert [len(fed["x"]) for fed in feeds] == [3, 2, 4]
