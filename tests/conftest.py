@@ -37,6 +37,7 @@ from command_line import the_sentence
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
+from ragjax.models.retriever import Dense
 from ragjax.types import RagBatch, RagModel, TopK, Vocabulary
 
 # Whole files are dealt to the processes in this order, and then the others: the long ones first, so that
@@ -133,6 +134,7 @@ def make_toy():
 
     @functools.cache
     def build(vocab_size=12, encoder=None, siamese=True, dtype="float32", seed=0):
+        bag = BagEncoder(width=8)
         fold = np.arange(vocab_size, dtype=np.int32)
         fold[-1] = max(vocab_size - 2, 3)
         ids = np.arange(vocab_size)
@@ -142,10 +144,9 @@ def make_toy():
             content=jnp.asarray(ids > 6),
         )
         model = build_model(
-            encoder or BagEncoder(width=8),
+            Dense(encoder or bag, None if siamese else encoder or bag),
             Generator(width=8, heads=2, encoder_layers=1, decoder_layers=1),
             vocabulary,
-            siamese=siamese,
             dtype=jnp.dtype(dtype),
         )
         return Toy(model, generic_params(model, seed), vocabulary)

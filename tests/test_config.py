@@ -301,9 +301,10 @@ def test_differing_fields(config):
     def against(**change):
         return differing_fields(to_json(config), to_json(dataclasses.replace(config, **change)))
 
+    narrow = dataclasses.replace(config.retriever, encoder=BagEncoder(width=8))
     assert against() == []
     assert against(seed=1) == ["seed"]
-    assert against(seed=1, encoder=BagEncoder(width=8)) == ["seed", "encoder.width"]
+    assert against(seed=1, retriever=narrow) == ["seed", "retriever.encoder.width"]
     first, second = config.phases
     assert against(phases=(first, dataclasses.replace(second, k=1))) == ["phases.1.k"]
     assert against(phases=(first,)) == ["phases"]

@@ -39,8 +39,9 @@ def test_show_has_a_line_for_every_field(ragjax):
     for line in (
         "  seed: 0  (int)",
         "  task: TinyTask  (tiny_task)",
-        "  encoder: BagEncoder  (ragjax.models.encoder)",
-        "    width: 16  (int)",
+        "  retriever: Dense  (ragjax.models.retriever)",
+        "    encoder: BagEncoder  (ragjax.models.encoder)",
+        "      width: 16  (int)",
         "    with_title: false  (bool)",
         '    documents: "index"  (str)',
         "  phases:",
@@ -65,15 +66,16 @@ def test_diff_has_a_line_for_every_difference(ragjax, run_dir, tmp_path):
     assert ragjax("config", "diff", CONFIG, run_dir) == "seed: 0 | 5\n"
     assert ragjax("config", "diff", run_dir, run_dir) == "no difference\n"
     config = json.loads((run_dir / "config.json").read_text())
-    config["encoder"] = {"type": "some.version.OldEncoder", "depth": 2}
+    config["retriever"]["encoder"] = {"type": "some.version.OldEncoder", "depth": 2}
     config["phases"] = config["phases"][:1]
     del config["log_every"]
     (run_dir / "config.json").write_text(json.dumps(config | {"modules": ["tiny_task"]}))
     lines = ragjax("config", "diff", CONFIG, run_dir).splitlines()
     assert lines[:2] == ["seed: 0 | 5", "log_every: 1 | (absent)"]
-    assert 'encoder.type: "ragjax.models.encoder.BagEncoder" | "some.version.OldEncoder"' in lines
-    assert "encoder.width: 16 | (absent)" in lines
-    assert "encoder.depth: (absent) | 2" in lines
+    old, new = '"some.version.OldEncoder"', '"ragjax.models.encoder.BagEncoder"'
+    assert f"retriever.encoder.type: {new} | {old}" in lines
+    assert "retriever.encoder.width: 16 | (absent)" in lines
+    assert "retriever.encoder.depth: (absent) | 2" in lines
     (phases,) = [line for line in lines if line.startswith("phases: ")]
     assert phases.count('"steps"') == 3
 

@@ -8,6 +8,7 @@ import tiny_config
 from ragjax.config import Phase
 from ragjax.errors import UserError
 from ragjax.models.encoder import TransformerEncoder
+from ragjax.models.retriever import Dense
 from ragjax.overrides import leaf_fields, override
 
 
@@ -33,7 +34,7 @@ def test_nothing_given(config):
         pytest.param("optimizer.generator_rate", "1e-4", 1e-4, id="float"),
         pytest.param("optimizer.clip", "2", 2.0, id="whole float"),
         pytest.param("tokenizer.with_title", "True", True, id="bool"),
-        pytest.param("scorer.siamese", "False", False, id="bool off"),
+        pytest.param("objective.from_memory", "True", True, id="nested bool"),
         pytest.param("compute", "bfloat16", "bfloat16", id="literal"),
         pytest.param("objective.documents", "in_batch", "in_batch", id="nested literal"),
         pytest.param("phases.0.steps", "7", 7, id="first of a tuple"),
@@ -63,10 +64,13 @@ def test_several_at_once(config):
 
 
 def test_component_of_a_union(config):
-    other = dataclasses.replace(config, encoder=TransformerEncoder(width=8, layers=1, heads=2))
-    assert override(other, ["--encoder.layers", "2"]).encoder.layers == 2
-    with pytest.raises(UserError, match=r"--encoder\.layers is not a field"):
-        override(config, ["--encoder.layers", "2"])
+    other = dataclasses.replace(
+        config, retriever=Dense(encoder=TransformerEncoder(width=8, layers=1, heads=2))
+    )
+    changed = override(other, ["--retriever.encoder.layers", "2"])
+    assert changed.retriever.encoder.layers == 2
+    with pytest.raises(UserError, match=r"--retriever\.encoder\.layers is not a field"):
+        override(config, ["--retriever.encoder.layers", "2"])
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,7 @@ def test_component_of_a_union(config):
         (["--generator_rate", "1"], "did you mean --optimizer.generator_rate?"),
         (["--phases.2.steps", "1"], "did you mean --phases."),
         (["--zzz", "1"], "--zzz is not a field of the config; add --help to see all fields."),
-        (["--encoder", "big"], "--encoder is not a field of the config; "),
+        (["--retriever", "big"], "--retriever is not a field of the config; "),
         (["--seed", "x"], "--seed is 'x'; give a whole number."),
         (["--seed", "1.5"], "--seed is '1.5'; give a whole number."),
         (["--seed", ""], "--seed is ''; give a whole number."),

@@ -19,7 +19,7 @@ from ragjax.envs import wrappers
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
 from ragjax.models.policy import ActorCritic
-from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.a2c import A2C
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
@@ -451,7 +451,7 @@ def test_an_update_is_adams_step_along_the_mean_gradient(monkeypatch, clip):
 
 RETRIEVING = {
     "env": Lookup(passages=6, actions=3, key_width=4),
-    "policy": RetrievalPolicy(k=3, width=4, hidden=(4,), refresh_every=2),
+    "policy": RetrievalPolicy(k=3, hidden=(4,), retriever=two_matrices(4, refresh_every=2)),
 }
 
 
@@ -496,7 +496,7 @@ def perfect(steps=1, *, scale=50.0, shift=0, **fields):
     env = Lookup(passages=6, actions=3, key_width=8, steps=steps, time_limit=steps)
     if fields.get("latent") == "episode":
         env = dataclasses.replace(env, history=True)
-    policy = RetrievalPolicy(k=6, width=8, hidden=(3 * steps,), **fields)
+    policy = RetrievalPolicy(k=6, hidden=(3 * steps,), retriever=two_matrices(8), **fields)
     own = experiment(env=env, policy=policy, evaluation=EpisodeEvaluation(during=200))
     state = jax.jit(own.init)(jax.random.PRNGKey(0), own.hyperparameters)
     keys = np.asarray(own.raw_env.passages)[:, :8]

@@ -22,7 +22,7 @@ from ragjax.config import read_json
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
 from ragjax.models.policy import ActorCritic
-from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.vtrace import VTrace
 from ragjax.run_dir import CHECKPOINTS, CONFIG
@@ -234,7 +234,7 @@ def test_the_ageing_index_is_in_the_checkpoint(killed_at_six):
         get_config(),
         env=Lookup(passages=6, actions=3, key_width=4),
         algorithm=PPO(num_envs=8, rollout_length=2, epochs=2, minibatches=2),
-        policy=RetrievalPolicy(k=3, width=4, hidden=(4,), refresh_every=3),
+        policy=RetrievalPolicy(k=3, hidden=(4,), retriever=two_matrices(4, refresh_every=3)),
         env_steps=7 * 16,
         normalise_observations=False,
         normalise_rewards=False,

@@ -39,9 +39,10 @@ Latent = Literal["step", "episode"]
 Reads = Literal["both", "passage"]
 
 
-def perceptrons() -> Dense:
-    """Observations and features embedded by one matrix each, in an index that is always fresh."""
-    return Dense(PerceptronEncoder(), PerceptronEncoder(), initial_scale=5.0, refresh_every=1)
+def two_matrices(width: int = 32, initial_scale: float = 5.0, refresh_every: int = 1) -> Dense:
+    """A retriever that embeds observations and the features of passages by one matrix each."""
+    matrix = PerceptronEncoder(width=width)
+    return Dense(matrix, matrix, initial_scale=initial_scale, refresh_every=refresh_every)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class RetrievalPolicy(Policy):
 
     k: int = 4
     hidden: tuple[int, ...] = (64,)
-    retriever: Dense = field(default_factory=perceptrons)
+    retriever: Dense = field(default_factory=two_matrices)
     latent: Latent = "step"
     estimator: Estimator = "marginal"
     reads: Reads = "both"

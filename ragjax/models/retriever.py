@@ -34,13 +34,21 @@ class TwoTowers(nn.Module):
 
 
 class Tower(NamedTuple):
-    """An encoder in its place: spec, module, name of its parameters, side, and name of its field."""
+    """An encoder in its place.
 
+    Attributes:
+      field: the config's name of it.
+      encoder: its spec.
+      module: what that built.
+      group: name of its parameters.
+      side: 0 of what asks, 1 of passages.
+    """
+
+    field: str
     encoder: Encoder
     module: nn.Module
     group: str
     side: int
-    field: str
 
 
 @dataclass(frozen=True)
@@ -50,8 +58,7 @@ class Dense(RetrieverSpec):
         log p(d|x) = τ · <q(x), e(d)> - log Σ_d' exp(τ · <q(x), e(d')>)
 
     The parameters are {"query", "log_scale"} where questions and passages share one encoder, and
-    otherwise {"observed", "stored", "log_scale"}. Two encoders are made from one key: two bags of one
-    width start alike, so that matching words are found from the first step on.
+    otherwise {"observed", "stored", "log_scale"}.
 
     Attributes:
       encoder: e, of passages.
@@ -105,16 +112,11 @@ class Dense(RetrieverSpec):
         size = 0 if vocabulary is None else vocabulary.idf.shape[0]
         siamese = self.query_encoder is None
         asks = self.encoder if self.query_encoder is None else self.query_encoder
-        asking = Tower(
-            asks, asks.build(size, dtype), "query" if siamese else "observed", 0, "query_encoder"
-        )
-        storing = Tower(
-            self.encoder,
-            asking.module if siamese else self.encoder.build(size, dtype),
-            "query" if siamese else "stored",
-            1,
-            "encoder",
-        )
+        asking = Tower("query_encoder", asks, asks.build(size, dtype), "observed", 0)
+        storing = Tower("encoder", self.encoder, self.encoder.build(size, dtype), "stored", 1)
+        if siamese:
+            storing = storing._replace(group="query")
+            asking = storing._replace(side=0)
         for tower in (asking, storing):
             require(
                 vocabulary is not None or not tower.encoder.reads_tokens,

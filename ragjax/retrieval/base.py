@@ -160,8 +160,8 @@ def or_empty(topk: TopK) -> TopK:
     return TopK(jnp.where(hit, topk.ids, -1), scores, hit | empty)
 
 
-def prior_of_scores(scale: Float[Array, ""], topk: TopK) -> Float[Array, "*batch K"]:
-    """[...,K] log p(d|x) from the scores that the search itself gave, times the inverse temperature."""
+def prior_of_scores(scale: Float[Array, ""], topk: TopK) -> Float[Array, "B K"]:
+    """[B,K] log p(d|x) from the scores that the search itself gave, times the inverse temperature."""
     # A miss scores -inf, and the gradient of the scale would be 0 * -inf.
     scores = scale * jnp.where(topk.valid, topk.scores, 0.0)
     return log_prior_retrieved(scores, topk.valid)

@@ -15,8 +15,8 @@ from ragjax.data.batching import (
 )
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.errors import UserError
+from ragjax.models.retriever import Dense
 from ragjax.retrieval.bm25 import BM25
-from ragjax.retrieval.dense import Dense
 from ragjax.types import EOS_ID, PAD_ID
 
 SPEC = TokenizerSpec(vocab_size=400, question_length=10, passage_length=11, answer_length=3)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.types import RagModel
+from ragjax.types import RagModel, Retriever
 
 V, T = 4, 4
 
@@ -84,9 +84,7 @@ def table_model():
     """A `RagModel` whose parameters are the tables of a `TableReader`."""
     return RagModel(
         init=unused,
-        embed_query=unused,
-        embed_passage=unused,
-        scale=unused,
+        retriever=Retriever(*[unused] * len(Retriever._fields)),
         encode=lambda params, question, passages: params,
         token_logprobs=forced,
         logprobs=unused,

@@ -10,10 +10,10 @@ from jax.flatten_util import ravel_pytree
 
 from ragjax.envs.lookup import Lookup
 from ragjax.evaluation.gradients import drawn_gradients, exact_gradient, split_params, spread
-from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 
 SPEC = Lookup(passages=6, actions=3, key_width=4)
-POLICY = RetrievalPolicy(k=4, width=4, hidden=(), scale=3.0)
+POLICY = RetrievalPolicy(k=4, hidden=(), retriever=two_matrices(4, 3.0))
 DRAWS = 4096
 
 

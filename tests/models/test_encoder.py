@@ -6,9 +6,13 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.models.encoder import BagEncoder, TransformerEncoder, unit_length
+from ragjax.models.encoder import BagEncoder, PerceptronEncoder, TransformerEncoder, unit_length
 
 BAG, TRANSFORMER = BagEncoder(width=8), TransformerEncoder(width=8, layers=1, heads=2)
+
+
+def functions_of(toy):
+    return {"query": toy.model.retriever.query, "passage": toy.model.retriever.embed}
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +23,7 @@ def embed(make_toy):
     def run(encoder, tokens, side="passage"):
         toy = make_toy(encoder=encoder)
         if (encoder, side) not in functions:
-            functions[encoder, side] = jax.jit(getattr(toy.model, f"embed_{side}"))
+            functions[encoder, side] = jax.jit(functions_of(toy)[side])
         return np.asarray(functions[encoder, side](toy.params, np.asarray(tokens, np.int32)))
 
     return run
@@ -84,7 +88,7 @@ def test_an_empty_text_is_zero_with_a_finite_gradient(make_toy, encoder):
     tokens = jnp.zeros((1, 3), jnp.int32)
 
     def total(params):
-        out = toy.model.embed_query(params, tokens)
+        out = toy.model.retriever.query(params, tokens)
         return jnp.sum(out), out
 
     gradient, out = jax.jit(jax.grad(total, has_aux=True))(toy.params)
@@ -92,8 +96,9 @@ def test_an_empty_text_is_zero_with_a_finite_gradient(make_toy, encoder):
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradient))
 
 
-def test_unit_length_of_hand_values():
-    out = jax.jit(unit_length)(np.array([[3.0, 4.0], [0.0, 0.0]], np.float32))
+@pytest.mark.parametrize("smooth", [False, True])
+def test_unit_length_of_hand_values(smooth):
+    out = jax.jit(lambda x: unit_length(x, smooth=smooth))(np.array([[3.0, 4.0], [0, 0]], "f"))
     np.testing.assert_allclose(out, [[0.6, 0.8], [0.0, 0.0]], rtol=1e-6)
 
 
@@ -104,6 +109,8 @@ def test_unit_length_of_hand_values():
         (lambda: TransformerEncoder(layers=0), "encoder.layers is 0"),
         (lambda: TransformerEncoder(width=10, heads=4), "encoder.heads 4"),
         (lambda: TransformerEncoder(heads=0), "encoder.heads 0"),
+        (lambda: PerceptronEncoder((8, 0)), r"encoder.hidden is \(8, 0\)"),
+        (lambda: PerceptronEncoder(width=0), "encoder.width is 0"),
     ],
 )
 def test_bad_sizes_are_named(build, field):

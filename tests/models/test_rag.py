@@ -8,7 +8,9 @@ import pytest
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
+from ragjax.models.retriever import Dense
 from ragjax.ops.marginal import rag_sequence, rag_token
+from ragjax.retrieval.bm25 import BM25
 
 PRIOR = np.array([0.5, 0.2, 0.3, 0.0], np.float32)  # the last passage is a miss
 
@@ -53,29 +55,33 @@ def test_all_answers_have_probability_one(
 
 def test_a_fresh_model(toy):
     vocabulary = toy.vocabulary
-    model = build_model(BagEncoder(8), Generator(8, 2, 1, 1), vocabulary, initial_scale=5.0)
+    bag, generator = BagEncoder(8), Generator(8, 2, 1, 1)
+    model = build_model(Dense(bag, initial_scale=5.0), generator, vocabulary)
     params = jax.jit(model.init)(jax.random.PRNGKey(0))
     assert params["retriever"].keys() == {"query", "log_scale"}
-    np.testing.assert_allclose(model.scale(params), 5.0, rtol=1e-6)
+    np.testing.assert_allclose(model.retriever.scale(params), 5.0, rtol=1e-6)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     assert np.std(params["retriever"]["query"]["embedding"]) > 0.5
     np.testing.assert_array_equal(params["retriever"]["query"]["log_weight"], np.zeros((2, 12)))
-    two = build_model(BagEncoder(8), Generator(8, 2, 1, 1), vocabulary, siamese=False)
+    two = build_model(Dense(bag, bag), generator, vocabulary)
     shapes = jax.eval_shape(two.init, jax.random.PRNGKey(0))
-    assert shapes["retriever"].keys() == {"query", "passage", "log_scale"}
+    assert shapes["retriever"].keys() == {"observed", "stored", "log_scale"}
+    fixed = build_model(BM25(), generator, vocabulary)
+    shapes = jax.eval_shape(fixed.init, jax.random.PRNGKey(0))
+    assert shapes["retriever"].keys() == {"log_scale"}
 
 
 def renamed_params(params, rename):
     """Parameters with which a renamed text means what the text means without: E'[σ(i)] = E[i]."""
     back = np.argsort(rename)
-    query, generator = params["retriever"]["query"], params["generator"]
+    query, generator = params["retriever"]["query"], params["reader"]
     query = query | {
         "embedding": query["embedding"][back],
         "log_weight": query["log_weight"][:, back],
     }
     return {
         "retriever": params["retriever"] | {"query": query},
-        "generator": generator | {"embedding": generator["embedding"][back]},
+        "reader": generator | {"embedding": generator["embedding"][back]},
     }
 
 
@@ -89,8 +95,8 @@ def test_renaming_tokens_is_renaming_their_parameters(toy, corpus, batch):
         each = jnp.broadcast_to(rename, (4, 12))
         memory = toy.model.encode(params, batch.question, passages_, each)
         return (
-            toy.model.embed_query(params, batch.question, rename),
-            toy.model.embed_passage(params, passages_, rename),
+            toy.model.retriever.query(params, batch.question, rename),
+            toy.model.retriever.embed(params, passages_, rename),
             toy.model.token_logprobs(params, memory, rename[batch.target]),
         )
 
@@ -109,7 +115,7 @@ def test_renaming_tokens_is_renaming_their_parameters(toy, corpus, batch):
 
 
 def test_upper_and_lower_case_are_one_token_to_the_retriever(toy):
-    embed = jax.jit(toy.model.embed_query)
+    embed = jax.jit(toy.model.retriever.query)
     upper = embed(toy.params, np.array([[4, 11]], np.int32))
     np.testing.assert_array_equal(upper, embed(toy.params, np.array([[4, 10]], np.int32)))
     assert np.max(np.abs(upper - embed(toy.params, np.array([[4, 9]], np.int32)))) > 0.1
@@ -118,7 +124,7 @@ def test_upper_and_lower_case_are_one_token_to_the_retriever(toy):
 def test_matches_are_those_of_folded_tokens(toy):
     """The reader marks 11 in the question as found in a passage that holds its lower-case form 10."""
     marked = jax.tree.map(lambda leaf: leaf, toy.params)
-    marked["generator"]["match"] = toy.params["generator"]["match"].at[1].add(1.0)
+    marked["reader"]["match"] = toy.params["reader"]["match"].at[1].add(1.0)
 
     def changes(question, passage):
         """Whether the embedding of "found in the other segment" matters."""

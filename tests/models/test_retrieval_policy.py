@@ -12,7 +12,7 @@ from tiny_env import TinyMdp
 from ragjax.envs.cartpole import CartPole
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
-from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.ppo import PPO
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.training.rollout import rollout, start
@@ -43,7 +43,7 @@ def softmax(x):
 
 def test_the_k_best_passages_are_retrieved_and_scored():
     env = SPEC.vectorise(E)
-    policy, params, index = built(RetrievalPolicy(k=K, width=8, hidden=(8,)), env)
+    policy, params, index = built(RetrievalPolicy(k=K, hidden=(8,), retriever=two_matrices(8)), env)
     observation = jax.random.normal(jax.random.PRNGKey(1), (E, *env.low.shape))
     seen = policy.retrieve(params, index, None, observation)
     distribution, value = policy.apply(params, seen)
@@ -154,12 +154,12 @@ def ppo_by_hand(old, new, passages, batch, clip):
 def test_ppos_ratio_is_that_of_the_passages_acted_on():
     """Index and parameters have both moved since: the marginals are over the stored passages."""
     env = SPEC.vectorise(E)
-    spec = RetrievalPolicy(k=K, width=8, hidden=(8,))
+    spec = RetrievalPolicy(k=K, hidden=(8,), retriever=two_matrices(8))
     policy, old, _ = built(spec, env)
     algorithm = PPO(
-        num_envs=E, rollout_length=4, minibatches=1, normalise_advantage=False, clip=0.1
+        num_envs=E, rollout_length=4, minibatches=1, normalise_advantage=False, clip_eps=0.1
     )
-    hyper = algorithm.hyperparameters(0.0)
+    hyper = {name: jnp.float32(value) for name, value in algorithm.hyper().items()}
     stale = built(spec, env, seed=7)[2]  # as if the index had not been refreshed for long
     new = jax.tree.map(lambda old, other: (old + other) / 2, old, built(spec, env, seed=3)[1])
 
@@ -173,20 +173,21 @@ def test_ppos_ratio_is_that_of_the_passages_acted_on():
             4,
             look=lambda key, observation: policy.retrieve(old, stale, key, observation),
         )
-        batch = algorithm.targets(policy, old, made, hyper)
-        batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
+        batch, _ = algorithm.batch(policy, old, made, hyper, key=key, extra=None)
         refreshed = policy.retrieve(new, policy.embed(new), None, batch.observation.observation)
         return batch, refreshed, algorithm.loss(policy, new, key, batch, hyper)
 
     batch, refreshed, loss = jax.device_get(learn(jax.random.PRNGKey(3)))
-    expected = ppo_by_hand(old, new, env.passages, batch, algorithm.clip)
+    expected = ppo_by_hand(old, new, env.passages, batch, algorithm.clip_eps)
     assert 0 < expected["clip_fraction"] < 1
     for name, value in expected.items():
         total, count = loss.metrics[name]
         np.testing.assert_allclose(total / count, value, rtol=1e-3, err_msg=name)
     # Retrieved anew, other passages would be summed over, and all of this be something else.
     assert np.any(np.sort(refreshed.ids) != np.sort(batch.observation.ids))
-    anew = ppo_by_hand(old, new, env.passages, batch.replace(observation=refreshed), algorithm.clip)
+    anew = ppo_by_hand(
+        old, new, env.passages, batch.replace(observation=refreshed), algorithm.clip_eps
+    )
     assert all(abs(anew[name] - value) > 0.01 * abs(value) for name, value in expected.items())
 
 
@@ -262,7 +263,7 @@ class Shelf(TinyMdp):
 
 def test_a_time_limit_bootstraps_from_the_observation_after_the_last_step():
     """V(s_T) = Σ_d w_T(d) v(s_T,d), and not that of the last observation acted on."""
-    spec = RetrievalPolicy(k=K, width=8, hidden=(8,), latent="episode")
+    spec = RetrievalPolicy(k=K, hidden=(8,), retriever=two_matrices(8), latent="episode")
     env, plain = (Shelf(history=history).vectorise(16) for history in (True, False))
     policy, params, index = built(spec, env)
     actions = jax.random.randint(jax.random.PRNGKey(1), (2, 16), 0, 2, jnp.int32)
@@ -332,7 +333,7 @@ def test_the_distribution_is_the_marginal_by_default():
     ("fields", "message"),
     [
         ({"k": 0}, r"policy.k is 0; it must be at least 1"),
-        ({"scale": 0.0}, r"policy.scale is 0.0; it must be positive"),
+        ({"temperature": 0.0}, r"policy.temperature is 0.0; it must be positive"),
         ({"k": 2, "drawn": 3}, r"policy.drawn is 3, more than the policy.k 2"),
         (
             {"latent": "episode", "estimator": "sampled"},

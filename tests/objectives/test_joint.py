@@ -9,6 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from ragjax.errors import UserError
+from ragjax.models.retriever import Dense
 from ragjax.objectives.answer_reward import AnswerReward
 from ragjax.objectives.base import Context
 from ragjax.objectives.joint import Joint
@@ -17,7 +18,6 @@ from ragjax.objectives.rewards import ExactMatch, HostReward, Reward, Total
 from ragjax.ops.augmentation import random_renaming
 from ragjax.ops.marginal import log_posterior, marginal, rag_sequence
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.retrieval.dense import Dense
 from ragjax.types import BOS_ID, PAD_ID
 
 K = 3
@@ -39,7 +39,7 @@ def value(token):
 def problem(make_toy, corpus, batch):
     """(loss(objective, batch) -> (params, key) -> Loss, toy, batch, index)."""
     toy = make_toy(siamese=False)
-    embeddings = jax.jit(toy.model.embed_passage)(toy.params, corpus)
+    embeddings = jax.jit(toy.model.retriever.embed)(toy.params, corpus)
     given = batch.replace(retrieved=None)
 
     def loss_of(objective, batch=given):
@@ -104,8 +104,9 @@ def of_the_expected_reward(problem, corpus):
     model = toy.model
 
     def expected(params):
+        context = Context(model, toy.vocabulary, Dense(), K)
         topk, log_prior = retrieve(
-            RagSequence(), model, Dense(), params, given, corpus, embeddings, k=K
+            RagSequence(), context, params, given, corpus=corpus, index=embeddings
         )
         memory = model.encode(params, given.question, gather_passages(corpus, topk.ids))
         cache = model.init_cache(params, memory, given.target.shape[1])
@@ -145,8 +146,10 @@ def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm
         """-Σ_b p(y*|x_b) ∇log p(y*|x_b)."""
 
         def expected(params):
-            arrays = params, short, corpus, embeddings
-            topk, log_prior = retrieve(likelihood, model, Dense(), *arrays, k=K)
+            context = Context(model, toy.vocabulary, Dense(), K)
+            topk, log_prior = retrieve(
+                likelihood, context, params, short, corpus=corpus, index=embeddings
+            )
             memory = model.encode(params, short.question, gather_passages(corpus, topk.ids))
             said = model.token_logprobs(params, memory, target)
             among = log_posterior(log_prior, jnp.zeros_like(log_prior))

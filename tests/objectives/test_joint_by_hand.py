@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tiny_model import TINY, VOCABULARY, B, Hand, K, T, V, tiny_answers, tiny_batch, tiny_params
 
+from ragjax.models.retriever import Dense
 from ragjax.objectives.answer_reward import AnswerReward, Samples
 from ragjax.objectives.base import Context
 from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.objectives.rewards import TokenF1
 from ragjax.ops.augmentation import corrupt_words, random_renaming
-from ragjax.retrieval.dense import Dense
 
 G = 3
 CONTEXT = Context(TINY, VOCABULARY, Dense(), K)

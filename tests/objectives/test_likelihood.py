@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
+from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Context
 from ragjax.objectives.likelihood import RagSequence, RagToken, is_gold, retrieve
 from ragjax.retrieval.bm25 import BM25
-from ragjax.retrieval.dense import Dense
 from ragjax.retrieval.fixed import ClosedBook, Oracle
 from ragjax.types import TopK
 
@@ -28,6 +28,14 @@ ARMS = {
     "dense_in_batch": (Dense(), "in_batch"),
     "dense_index": (Dense(), "index"),
 }
+
+
+def context_of(toy, retriever):
+    """The toy with K passages of a retriever, whose temperature is that of the toy's own."""
+    model = toy.model
+    if not retriever.learned:
+        model = model._replace(retriever=retriever.build())
+    return Context(model, toy.vocabulary, retriever, K)
 
 
 def certain(ids):
@@ -63,7 +71,7 @@ def differentiate(towers, corpus):
         if not retriever.learned and arm != "bm25":
             return build("bm25")  # the same program, and a compilation saved
         objective = RagSequence(documents=documents)
-        context = Context(towers.model, towers.vocabulary, retriever, K)
+        context = context_of(towers, retriever)
 
         def total(params, embeddings, batch):
             arrays = context, params, jax.random.PRNGKey(0), batch
@@ -106,9 +114,9 @@ def brute(towers, corpus, arm_batch):
     def run(arm):
         retriever, documents = ARMS[arm]
         batch = jax.device_get(arm_batch(arm))
-        query = np.asarray(jax.jit(model.embed_query)(params, batch.question), np.float64)
-        passages = np.asarray(jax.jit(model.embed_passage)(params, corpus), np.float64)
-        scale = float(model.scale(params))
+        query = np.asarray(jax.jit(model.retriever.query)(params, batch.question), np.float64)
+        passages = np.asarray(jax.jit(model.retriever.embed)(params, corpus), np.float64)
+        scale = float(model.retriever.scale(params))
         everywhere = scale * query @ passages.T
         if not retriever.learned:
             ids, valid = batch.retrieved.ids, batch.retrieved.valid
@@ -162,9 +170,11 @@ def test_health_of_a_learned_retriever_by_brute_force(
     loss, _ = run_arm(arm)
     *_, ids, posterior = brute(arm)
     model, params, rows = towers.model, towers.params, np.array([0, 1, 3])
-    passages = jax.jit(model.embed_passage)(params, corpus)
-    query = jax.jit(model.embed_query)(params, arm_batch(arm).question)
-    scores = np.take_along_axis(np.asarray(query @ passages.T), ids, -1) * model.scale(params)
+    passages = jax.jit(model.retriever.embed)(params, corpus)
+    query = jax.jit(model.retriever.query)(params, arm_batch(arm).question)
+    scores = np.take_along_axis(np.asarray(query @ passages.T), ids, -1) * model.retriever.scale(
+        params
+    )
     prior = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
     entropy = -(prior * np.log(prior)).sum(-1)
     expected = {
@@ -186,7 +196,7 @@ def test_a_fixed_retriever_has_no_health(run_arm):
 @pytest.mark.parametrize("arm", ["bm25", "dense_index"])
 def test_rag_token_by_brute_force(towers, corpus, arm_batch, brute, arm):
     retriever, documents = ARMS[arm]
-    context = Context(towers.model, towers.vocabulary, retriever, K)
+    context = context_of(towers, retriever)
 
     @jax.jit
     def total(params):
@@ -228,7 +238,7 @@ def test_parameters_without_any_gradient(run_arm, towers, arm):
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.startswith("dense")])
 def test_both_towers_learn_and_only_from_what_they_read(run_arm, arm):
     _, (gradient, _) = run_arm(arm)
-    for tower, side in [("query", 0), ("passage", 1)]:
+    for tower, side in [("observed", 0), ("stored", 1)]:
         by = {name: np.asarray(leaf) for name, leaf in gradient["retriever"][tower].items()}
         assert np.all(by["log_weight"][1 - side] == 0)  # the row of the other side
         assert np.count_nonzero(by["log_weight"][side]) >= 5
@@ -256,9 +266,9 @@ def test_one_passage_is_certain_so_that_the_retriever_learns_nothing(towers, cor
 
     @jax.jit
     def prior(params, retriever_batch):
-        return retrieve(
-            RagSequence(), towers.model, BM25(), params, retriever_batch, corpus, STALE_, k=K
-        )[1]
+        context = context_of(towers, BM25())
+        arrays = {"corpus": corpus, "index": STALE_}
+        return retrieve(RagSequence(), context, params, retriever_batch, **arrays)[1]
 
     np.testing.assert_array_equal(prior(towers.params, batch), np.zeros((4, 1)))
 
@@ -284,11 +294,11 @@ def test_a_fresh_index_gives_the_priors_of_the_step(towers, corpus, arm_batch):
 
     @jax.jit
     def both(params):
-        fresh = towers.model.embed_passage(params, corpus)
-        arrays = towers.model, Dense(), params, arm_batch("dense_index"), corpus, fresh
+        given = context_of(towers, Dense()), params, arm_batch("dense_index")
+        arrays = {"corpus": corpus, "index": towers.model.retriever.embed(params, corpus)}
         return [
             [
-                retrieve(RagSequence(documents=kind), *arrays, k=K, frozen_index=frozen)
+                retrieve(RagSequence(documents=kind), *given, **arrays, frozen_index=frozen)
                 for frozen in (True, False)
             ]
             for kind in ("retrieved", "index")
@@ -311,17 +321,18 @@ def test_given_candidates_are_scored_by_the_encoder(towers, corpus, batch):
     @jax.jit
     def run(params, batch):
         def priors(params):
-            arrays = towers.model, Dense(), params, batch, corpus, STALE_
+            given = context_of(towers, Dense()), params, batch
             return {
-                kind: retrieve(RagSequence(documents=kind), *arrays, k=K)[1]
+                kind: retrieve(RagSequence(documents=kind), *given, corpus=corpus, index=STALE_)[1]
                 for kind in ("retrieved", "in_batch", "index")
             }
 
         def total(params):
             return sum(jnp.sum(jnp.where(valid, each, 0.0)) for each in priors(params).values())
 
-        query = towers.model.embed_query(params, batch.question)
-        scores = towers.model.scale(params) * query @ towers.model.embed_passage(params, corpus).T
+        retriever = towers.model.retriever
+        query, stored = retriever.query(params, batch.question), retriever.embed(params, corpus)
+        scores = retriever.scale(params) * query @ stored.T
         return priors(params), jax.grad(total)(params)["retriever"], scores
 
     actual, gradient, scores = jax.device_get(run(towers.params, batch.replace(retrieved=given)))
@@ -348,7 +359,7 @@ def test_from_memory_reads_no_passage_and_no_new_names(towers, corpus, arm_batch
     @jax.jit
     @functools.partial(jax.grad, has_aux=True)
     def run(params, weight):
-        context = Context(towers.model, towers.vocabulary, Dense(), K)
+        context = context_of(towers, Dense())
         arrays = context, params, jax.random.PRNGKey(1), known.replace(weight=weight)
         loss = objective.loss(*arrays, corpus=corpus, index=STALE_)
         return loss.sum, loss

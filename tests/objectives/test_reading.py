@@ -9,11 +9,11 @@ import pytest
 from tiny_model import TINY, VOCABULARY, Hand, K, P, Q, T, V, tiny_batch, tiny_params
 
 from ragjax.decoding.marginal import decode_rag_sequence, decode_rag_token
+from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Context
 from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence, RagToken
 from ragjax.ops.augmentation import corrupt_words, random_renaming
-from ragjax.retrieval.dense import Dense
 
 PARAMS = tiny_params(0)
 NOISES = {

@@ -64,6 +64,36 @@ def test_a_question_without_any_hit_gets_an_empty_passage():
     assert found.scores[0].tolist() == [0.0, -np.inf]
 
 
+def test_a_k_beyond_the_corpus_is_named():
+    with pytest.raises(UserError, match="k is 5, but there are 4 passages"):
+        BM25().lookup(PASSAGES, ask("rome"), 5)
+
+
+def test_a_corpus_is_indexed_once(monkeypatch):
+    """Told by its content, and no longer kept than the spec and the next corpus."""
+    import bm25s
+
+    indexed = []
+    index = bm25s.BM25.index
+
+    def counted(self, corpus, **options):
+        indexed.append(self)
+        return index(self, corpus, **options)
+
+    monkeypatch.setattr(bm25s.BM25, "index", counted)
+    retriever = BM25()
+    first = retriever.lookup(PASSAGES, ask("rome", "italy"), 2)
+    alone = retriever.lookup(list(PASSAGES), ask("italy"), 2)
+    np.testing.assert_array_equal(alone.ids[0], first.ids[1])
+    assert len(indexed) == 1
+    backwards = retriever.lookup(PASSAGES[::-1], ask("fjord"), 1)
+    assert backwards.ids.tolist() == [[1]]
+    assert retriever.lookup(PASSAGES, ask("fjord"), 1).ids.tolist() == [[2]]
+    assert len(indexed) == 3
+    assert retriever == BM25()
+    assert hash(retriever) == hash(BM25())
+
+
 @pytest.mark.parametrize(
     ("fields", "message"), [({"k1": -1.0}, "k1 is -1"), ({"b": 1.5}, "b is 1.5")]
 )

@@ -1,13 +1,15 @@
 """Retrievers that need no search."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from specs import specs_of
 
 from ragjax.errors import UserError
-from ragjax.retrieval.base import Retriever
-from ragjax.retrieval.dense import Dense
-from ragjax.retrieval.fixed import ClosedBook, Oracle
-from ragjax.types import Passage, Question
+from ragjax.models.retriever import Dense
+from ragjax.retrieval.fixed import ClosedBook, Fixed, Oracle
+from ragjax.types import Passage, Question, TopK
 
 PASSAGES = tuple(Passage(name, "", name) for name in "abc")
 QUESTIONS = tuple(
@@ -38,10 +40,30 @@ def test_only_the_dense_retriever_is_searched_in_the_step():
     assert not Oracle().learned
     assert not ClosedBook().learned
     assert Dense().passages_per_question(4) == 4
-    with pytest.raises(NotImplementedError, match="Retriever is searched inside"):
-        Retriever().lookup(PASSAGES, QUESTIONS, 1)
+    with pytest.raises(NotImplementedError, match="Dense is searched inside"):
+        Dense().lookup(PASSAGES, QUESTIONS, 1)
 
 
-def test_bad_fields_are_named():
-    with pytest.raises(UserError, match="refresh_every is 0"):
-        Dense(refresh_every=0)
+@pytest.mark.parametrize("kind", specs_of(Fixed))
+def test_its_scores_pass_through_a_learned_temperature(kind):
+    retriever = kind(initial_scale=4.0).build()
+    params = {"retriever": retriever.init(jax.random.PRNGKey(0))}
+    assert params["retriever"].keys() == {"log_scale"}
+    np.testing.assert_allclose(retriever.scale(params), 4.0, rtol=1e-6)
+    topk = TopK(
+        jnp.array([[3, 1, -1]]),
+        jnp.array([[0.5, 0.25, -jnp.inf]]),
+        jnp.array([[True, True, False]]),
+    )
+    prior = np.exp(retriever.log_prior(params, None, None, topk))
+    chance = 1 / (1 + np.exp(-1.0))
+    np.testing.assert_allclose(prior, [[chance, 1 - chance, 0.0]], rtol=1e-5)
+    assert retriever.index(params, None) is None
+    with pytest.raises(NotImplementedError, match=f"{kind.__name__} is looked up before training"):
+        retriever.query(params, None)
+
+
+@pytest.mark.parametrize("kind", specs_of(Fixed))
+def test_bad_fields_are_named(kind):
+    with pytest.raises(UserError, match=r"retriever.initial_scale is 0.0; it must be"):
+        kind(initial_scale=0.0)

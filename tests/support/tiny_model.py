@@ -4,7 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ragjax.types import BOS_ID, PAD_ID, RagBatch, RagModel, Vocabulary
+from ragjax.ops.masking import masked_log_softmax
+from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.exact import Exact
+from ragjax.types import BOS_ID, PAD_ID, RagBatch, RagModel, Retriever, Vocabulary
 
 V, D, H = 10, 3, 4  # tokens; widths of embeddings and of the reader's states
 N, P, B, Q, T, K = 6, 3, 4, 4, 3, 3
@@ -20,6 +23,31 @@ def _embed(side):
         return jnp.sum(jnp.where((tokens != PAD_ID)[..., None], rows, 0.0), axis=-2)
 
     return embed
+
+
+def _scale(params):
+    return jnp.exp(params["retriever"]["log_scale"])
+
+
+def _retriever():
+    """The functions of a `Dense` retriever, around embeddings that can be repeated."""
+    query, embed = _embed("query"), _embed("passage")
+
+    def log_prior(params, asked, corpus, topk, rename=None):
+        stored = embed(params, gather_passages(corpus, topk.ids), rename)
+        scores = _scale(params) * jnp.einsum("bd,bkd->bk", asked, stored)
+        return masked_log_softmax(scores, topk.valid)
+
+    return Retriever(
+        init=lambda key: tiny_params(0)["retriever"],
+        query=query,
+        embed=embed,
+        index=embed,
+        search=Exact().search,
+        scores=Exact().scores,
+        scale=_scale,
+        log_prior=log_prior,
+    )
 
 
 def _encode(params, question, passages, rename=None):
@@ -87,9 +115,7 @@ def tiny_params(seed):
 
 TINY = RagModel(
     init=lambda key: tiny_params(0),
-    embed_query=_embed("query"),
-    embed_passage=_embed("passage"),
-    scale=lambda params: jnp.exp(params["retriever"]["log_scale"]),
+    retriever=_retriever(),
     encode=_encode,
     token_logprobs=_token_logprobs,
     logprobs=_logprobs,

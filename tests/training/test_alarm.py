@@ -14,7 +14,7 @@ import pytest
 from ragjax.config import load_config
 from ragjax.envs.lookup import Lookup
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
-from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.a2c import A2C
 from ragjax.training.alarm import MEASURED_BY, Alarm, symptoms
 from ragjax.training.checkpoint import Checkpoints
@@ -148,7 +148,7 @@ def trained():
     config = EpisodesConfig(
         env=Lookup(passages=3, actions=3),
         algorithm=A2C(num_envs=256, rollout_length=1),
-        policy=RetrievalPolicy(k=3, width=16, reads="passage"),
+        policy=RetrievalPolicy(k=3, retriever=two_matrices(16), reads="passage"),
         optimizer=Adam.for_policies(learning_rate=1e-2, schedule="constant"),
         env_steps=256 * 200,
         evaluation=EpisodeEvaluation(every=1, during=200),

@@ -11,9 +11,9 @@ import optax
 import pytest
 from loss_learner import LossLearner
 
+from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Context
 from ragjax.objectives.likelihood import RagSequence, retrieve
-from ragjax.retrieval.dense import Dense
 from ragjax.training.learner import Stage, State, step_keys
 from ragjax.training.optimizer import Adam
 from ragjax.training.step import make_step, repeated_updates, summed_gradients
@@ -128,8 +128,9 @@ def test_in_batch_negatives_are_those_of_the_micro_batch(toy, plain_batch, corpu
 
     @jax.jit
     def log_prior(params, batch):
-        arrays = toy.model, Dense(), params, batch, corpus, jnp.asarray(INDEX)
-        return retrieve(RagSequence(documents="in_batch"), *arrays, k=3)[1]
+        context = Context(toy.model, toy.vocabulary, Dense(), 3)
+        arrays = {"corpus": corpus, "index": jnp.asarray(INDEX)}
+        return retrieve(RagSequence(documents="in_batch"), context, params, batch, **arrays)[1]
 
     whole = np.asarray(log_prior(toy.params, plain_batch))
     part = log_prior(toy.params, jax.tree.map(lambda leaf: leaf[:2], plain_batch))

@@ -50,7 +50,7 @@ def test_the_index_is_as_old_as_it_says(first):
 def test_the_model_is_the_configs(first):
     """Two towers, a scale of 1, bfloat16, and a critic that learns."""
     params = left(first).params
-    assert params["retriever"].keys() == {"query", "passage", "log_scale"}
+    assert params["retriever"].keys() == {"observed", "stored", "log_scale"}
     assert column(first, "marker")[0] == 0
     assert set(BUILT) == {"bfloat16"}
     np.testing.assert_allclose(column(first, "critic_size"), 0.5 * np.arange(STEPS), rtol=1e-4)

@@ -171,7 +171,7 @@ def test_a_reader_is_read_with_the_parameters_that_it_was_measured_with(run, rea
     # They are not those that were trained last.
     same = jax.tree.map(np.array_equal, average["reader"], run.state.params["reader"])
     assert not any(jax.tree.leaves(same))
-    embed = reader.learner.model.embed_passage
+    embed = reader.learner.model.retriever.embed
     expected = embed(average, reader.learner.corpus)
     np.testing.assert_allclose(reader.embeddings, expected, atol=1e-6)
     assert np.abs(embed(run.state.params, reader.learner.corpus) - expected).max() > 1e-4
