@@ -1,9 +1,35 @@
-"""An index that a user might bring: it finds no passage that scores at most `least`."""
+"""What a user might bring to a retriever: an encoder and an index of their own."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ragjax.models.encoder import Encoder, unit_length
 from ragjax.retrieval.base import Index, best
+
+
+class PlainModule(nn.Module):
+    """Rows of a table, summed up."""
+
+    vocab_size: int
+    width: int
+
+    @nn.compact
+    def __call__(self, x, idf, side):
+        table = self.param("rows", nn.initializers.normal(1.0), (self.vocab_size, self.width))
+        return unit_length(jnp.sum(jnp.where((x > 0)[..., None], table[x], 0.0), axis=-2))
+
+
+@dataclass(frozen=True)
+class Plain(Encoder):
+    """A bag without weights."""
+
+    width: int = 6
+
+    def build(self, vocab_size, dtype):
+        return PlainModule(vocab_size, self.width)
 
 
 @dataclass(frozen=True)
