@@ -3,14 +3,15 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
-from ragjax.experiment import load_experiment
-from tiny_config import get_config
 from tiny_task import TinyTask
 
 from ragjax.evaluation.metrics import exact_match, read_predictions, token_f1
-from ragjax.run_dir import CHECKPOINTS
-from ragjax.training.checkpoint import Checkpoints
+from ragjax.run_dir import load_run
+from ragjax.training.optimizer import evaluation_params
+from ragjax.types import RagBatch
 
 pytest_plugins = ["tiny_run"]
 
@@ -22,9 +23,9 @@ def rows(trained):
 
 @pytest.fixture(scope="module")
 def evaluated(trained):
-    """(the run's experiment, its state)."""
-    experiment = load_experiment(get_config(), trained)
-    return experiment, experiment.load_state(Checkpoints(trained / CHECKPOINTS))[0]
+    """(the run's learner, its state)."""
+    run = load_run(trained)
+    return run.learner, run.state
 
 
 def test_every_question_once_in_order(rows):
@@ -64,28 +65,63 @@ def test_scores_are_those_of_the_prediction(rows):
 
 
 def test_blind_evaluation_reads_other_passages(evaluated, rows):
-    """Passages change their places at random; the questions, and what is made of them, stay."""
-    experiment, state = evaluated
-    encoded = experiment.encode(TinyTask().generate().splits["test"], 5)
-    blind = experiment.evaluate(state, encoded, blind=True)
-    exchanged = {}
+    """Passages change their places at random; what is found and how it is scored stays."""
+    learner, state = evaluated
+    encoded = learner.encode(TinyTask().generate().splits["test"])
+    exchanged, corpus = np.asarray(learner._exchanged), np.asarray(learner.corpus)
+    blind = learner._records(state, encoded, corpus=learner._exchanged)
     for row, other in zip(rows, blind, strict=True):
-        assert row["question"] == other["question"]
+        for name in ("question", "retrieved"):
+            assert row[name] == other[name]
         assert row["prior"] == pytest.approx(other["prior"], rel=1e-5)
-        for passage, instead in zip(row["retrieved"], other["retrieved"], strict=True):
-            assert exchanged.setdefault(passage, instead) == instead
-    assert len(set(exchanged.values())) == len(exchanged) > 10
-    assert sum(passage == instead for passage, instead in exchanged.items()) < 4
+    # Every passage is read in the place of one other.
+    [instead] = [np.argmax(np.all(exchanged[:, None] == corpus, axis=-1), axis=-1)]
+    np.testing.assert_array_equal(corpus[instead], exchanged)
+    assert sorted(instead) == list(range(30))
+    assert np.sum(instead == np.arange(30)) < 4
+    # The answers are those that are read there.
+    params = evaluation_params(state.params, state.opt_state)
+    asked = RagBatch(question=encoded.arrays.question)
+    topk, log_prior, own = learner.answerer.answer(
+        params, asked, learner.corpus, state.index.embeddings
+    )
+    decoded = learner.config.objective.decode(
+        learner.model,
+        params,
+        asked.question,
+        passages=jnp.asarray(corpus[instead[topk.ids]]),
+        log_prior=log_prior,
+        length=4,
+    )
+    expected = [learner.text.tokenizer.decode(tokens) for tokens in np.asarray(decoded.tokens)]
+    assert [row["prediction"] for row in blind] == expected
+    found = [row["probability"] for row in blind]
+    np.testing.assert_allclose(found, np.exp(decoded.log_prob), rtol=1e-4)
+    assert np.abs(np.exp(own.log_prob) - found).max() > 1e-3
 
 
 def test_splits_that_differ_in_accepted_answers_share_one_program(evaluated, rows):
-    experiment, state = evaluated
+    learner, state = evaluated
     first, *others = TinyTask().generate().splits["test"]
     several = dataclasses.replace(first, answers=("York", *first.answers, "Ulm"))
+    compiled = set()
     for questions in ((first, *others), (several, *others)):
-        found = experiment.evaluate(state, experiment.encode(questions, 5))
+        found = learner._records(state, learner.encode(questions))
         assert [row["em"] for row in found] == [row["em"] for row in rows]
-    assert experiment.answer._cache_size() == 1
+        compiled.add(learner.answerer.answer._cache_size())
+    assert len(compiled) == 1
+
+
+def test_records_are_counted_while_they_are_made(evaluated, rows):
+    """In batches of 8, of whose last one only the questions count."""
+    learner, state = evaluated
+    told = []
+    records, facts = learner.evaluate(
+        state, progress=lambda done, total: told.append((done, total))
+    )
+    assert told == [(8, 12), (12, 12)]
+    assert records.records == rows
+    assert facts == {"split": "test"}
 
 
 def test_seven_digits(rows):
