@@ -1,4 +1,4 @@
-"""Likelihood and reward on one retriever and generator: what each adds to a finished run."""
+"""Likelihood and reward on one retriever and reader: what each adds to a finished run."""
 
 from pathlib import Path
 

@@ -24,10 +24,17 @@ chance while the return is near its best.
 To a return of 0.8 each of the exact sum's seeds needs fewer episodes than any of the sampled
 passage's.
 
-While a policy or a reader that retrieves is trained, its log holds how healthy its retriever is:
+While a policy or a reader that retrieves is trained, its log holds figures of its retriever:
 entropies of prior and posterior, the effective number of passages, recall, the share of the most
-retrieved passage, and what is gained over random passages. An alarm names what lasts: a hub, a
-collapse, a retriever that is ignored or does harm (`ragjax/training/alarm.py`)."""
+retrieved passage, and what is gained over random passages. A warning names what lasts: a hub, a
+collapse, a retriever that is ignored or does harm (`ragjax/training/monitor.py`)."""
+
+
+def row(label: str, name: str) -> Row:
+    """The row of a config, or of an estimator that differs from `marginal.py` in that alone."""
+    if name in ("sampled", "gumbel", "attention"):
+        return Row(label, "configs/lookup/marginal.py", ("--policy.estimator", name), name)
+    return Row(label, f"configs/lookup/{name}.py")
 
 
 def get_table() -> Table:
@@ -40,7 +47,7 @@ def get_table() -> Table:
         "the 36 of `TextLookup`, embedded as bags of words, and chance is 0.25. The last row: PPO, "
         "25,600 episodes of three steps, whose passage is named in the first; best is 3, or 1.5 for a "
         "policy that forgets it.",
-        rows=tuple(Row(label, f"configs/lookup/{name}.py") for label, name in ROWS.items()),
+        rows=tuple(row(label, name) for label, name in ROWS.items()),
         columns=(
             Column("return, greedy", "greedy_return", scale=1, digits=3, statistic="iqm"),
             Column("return, sampled", "sampled_return", scale=1, digits=3, statistic="iqm"),

@@ -35,8 +35,8 @@ install_import_hook("ragjax", "beartype.beartype")
 from command_line import the_sentence
 
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.types import RagBatch, RagModel, TopK, Vocabulary
 
@@ -145,7 +145,7 @@ def make_toy():
         )
         model = build_model(
             Dense(encoder or bag, None if siamese else encoder or bag),
-            Generator(width=8, heads=2, encoder_layers=1, decoder_layers=1),
+            TransformerReader(width=8, heads=2, encoder_layers=1, decoder_layers=1),
             vocabulary,
             dtype=jnp.dtype(dtype),
         )

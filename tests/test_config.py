@@ -110,7 +110,7 @@ def test_specs_are_found():
         "BM25",
         "RagToken",
         "BagEncoder",
-        "Generator",
+        "TransformerReader",
     }
     assert names >= {"WorldFacts", "Factbook", "TransformerEncoder", "Oracle", "TokenizerSpec"}
 

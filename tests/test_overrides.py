@@ -31,7 +31,7 @@ def test_nothing_given(config):
     ("name", "text", "value"),
     [
         pytest.param("seed", "3", 3, id="int"),
-        pytest.param("optimizer.generator_rate", "1e-4", 1e-4, id="float"),
+        pytest.param("optimizer.reader_rate", "1e-4", 1e-4, id="float"),
         pytest.param("optimizer.clip", "2", 2.0, id="whole float"),
         pytest.param("tokenizer.with_title", "True", True, id="bool"),
         pytest.param("objective.from_memory", "True", True, id="nested bool"),
@@ -78,7 +78,7 @@ def test_component_of_a_union(config):
     [
         (["--sed", "3"], "--sed is not a field of the config; did you mean --seed?"),
         (["--objective.document", "index"], "did you mean --objective.documents?"),
-        (["--generator_rate", "1"], "did you mean --optimizer.generator_rate?"),
+        (["--reader_rate", "1"], "did you mean --optimizer.reader_rate?"),
         (["--phases.2.steps", "1"], "did you mean --phases."),
         (["--zzz", "1"], "--zzz is not a field of the config; add --help to see all fields."),
         (["--retriever", "big"], "--retriever is not a field of the config; "),
@@ -98,8 +98,8 @@ def test_component_of_a_union(config):
         (["--seed", "-1"], "seed is -1; it must not be negative."),
         (["--phases.0.k", "0"], "phases.k is 0; it must be at least 1."),
         (["--evaluation.k", "0"], "evaluation.k is 0; it must be at least 1."),
-        (["--optimizer.generator_rate", "-1"], "optimizer.generator_rate is -1.0; "),
-        (["--optimizer.generator_rate", "nan"], "optimizer.generator_rate is nan; "),
+        (["--optimizer.reader_rate", "-1"], "optimizer.reader_rate is -1.0; "),
+        (["--optimizer.reader_rate", "nan"], "optimizer.reader_rate is nan; "),
         (["--objective.corrupt_words", "2"], "it is a probability, 0 to 1."),
         (["--optimizer.accumulate", "5"], "phases.0.batch_size is 6, "),
     ],

@@ -47,9 +47,9 @@ def test_the_seed_stands_in_the_name(trained):
 
 
 def test_a_run_of_another_model_is_refused(trained):
-    generator = dataclasses.replace(get_config().generator, width=32)
-    config = dataclasses.replace(get_config(), start=str(trained), generator=generator)
-    with pytest.raises(UserError, match=r"that run differs in generator.width; give the same"):
+    reader = dataclasses.replace(get_config().reader, width=32)
+    config = dataclasses.replace(get_config(), start=str(trained), reader=reader)
+    with pytest.raises(UserError, match=r"that run differs in reader.width; give the same"):
         begun(config)
 
 

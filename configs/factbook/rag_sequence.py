@@ -8,7 +8,7 @@ Expected (experiments/factbook.py): R@1 87.3 ± 1.5; R@5 96.8 ± 0.8.
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
@@ -29,7 +29,7 @@ def get_config() -> QuestionsConfig:
         retriever=Dense(
             encoder=BagEncoder(width=1024, leading=16), initial_scale=20.0, refresh_every=100
         ),
-        generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
+        reader=TransformerReader(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=RagSequence(
             documents="in_batch", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2
         ),

@@ -1,6 +1,7 @@
-"""Retrieval by policy gradient on Lookup, by the exact sum over passages.
+"""Retrieval by policy gradient on Lookup, by the exact sum over passages or another estimator.
 
     ragjax train configs/lookup/marginal.py
+    ragjax train configs/lookup/marginal.py --policy.estimator sampled   # or gumbel, attention
 
 Expected (experiments/lookup.py): return, greedy 0.945 ± 0.028; return, sampled 0.950 ± 0.024.
 """

@@ -8,7 +8,7 @@ Expected (experiments/reader_lessons.py): EM 90.5 ± 1.8; R@1 92.3 ± 1.5.
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.tasks.reader_training import ReaderTraining
@@ -22,7 +22,7 @@ def get_config() -> QuestionsConfig:
             vocab_size=6000, question_length=28, passage_length=32, answer_length=10
         ),
         retriever=Dense(encoder=BagEncoder(width=512)),
-        generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
+        reader=TransformerReader(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=RagSequence(
             documents="index",
             rename_reader=0.9,

@@ -1,4 +1,4 @@
-"""Closed book on world_facts: the generator of rag_sequence.py without passages.
+"""Closed book on world_facts: the reader of rag_sequence.py without passages.
 
     ragjax train configs/world_facts/closed_book.py
 

@@ -9,7 +9,7 @@ Expected (experiments/joint_objective.py): EM 93.6 ± 1.3; drawn EM 89.8 ± 1.0.
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.answer_reward import AnswerReward
 from ragjax.objectives.joint import Joint
@@ -25,7 +25,7 @@ def get_config() -> QuestionsConfig:
             vocab_size=6000, question_length=16, passage_length=32, answer_length=8
         ),
         retriever=Dense(encoder=BagEncoder(width=512)),
-        generator=Generator(width=64, heads=4, encoder_layers=2, decoder_layers=1),
+        reader=TransformerReader(width=64, heads=4, encoder_layers=2, decoder_layers=1),
         objective=Joint(
             likelihood=RagSequence(
                 documents="index", rename_reader=0.9, rename_retriever=1.0, corrupt_words=0.2

@@ -27,7 +27,8 @@ def run(settings: dict[str, Any]) -> dict[str, Any]:
     Args:
       settings: seed, threads, env_id, env_steps, episodes; num_envs, rollout_length, epochs,
         minibatches, discount, gae_lambda, clip_eps, clip_value, normalise_advantage, entropy_coef,
-        value_coef, learning_rate, anneal, epsilon, max_grad_norm, hidden; as `cartpole_ppo.settings` gives them.
+        value_coef, learning_rate, anneal, epsilon, max_grad_norm, hidden; as `cartpole_ppo.settings`
+        gives them.
 
     Returns:
       `setup_seconds` of environments and model, `seconds` of training and `steps` made in them;

@@ -89,9 +89,9 @@ def drawn_gradients(
     learned, rest = split_params(params)
 
     def draw(key):
-        state_key, look_key, choice_key = jax.random.split(key, 3)
+        state_key, input_key, choice_key = jax.random.split(key, 3)
         state = jax.random.randint(state_key, (), 0, observation.shape[0])
-        seen = policy.retrieve(params, index, look_key, observation[state])
+        seen = policy.retrieve(params, index, input_key, observation[state])
 
         def surrogate(learned):
             distribution, _ = policy.apply({**rest, **learned}, seen)

@@ -76,7 +76,7 @@ def play_policy(
     def act(found):
         return policy.apply(state.params, found)[0]
 
-    played = play_episodes(env, act, key, limit, greedy, look=retrieve)
+    played = play_episodes(env, act, key, limit, greedy, inputs=retrieve)
     return {
         "greedy": {name: values[:count] for name, values in played.items()},
         "sampled": {name: values[count:] for name, values in played.items()},

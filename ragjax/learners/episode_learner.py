@@ -22,7 +22,7 @@ from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.play import play_policy, policy_inputs
 from ragjax.objectives.algorithm import explained_variance
 from ragjax.ops.distributions import MarginalCategorical
-from ragjax.ops.health import retrieval_health
+from ragjax.ops.retrieval_figures import retrieval_figures
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, Stage, State, step_keys, traced_scalars
 from ragjax.training.rollout import (
@@ -154,7 +154,7 @@ class EpisodesLearner(Learner):
           The state, the steps in no order, and metrics: `episode_return`, `episode_length` and what else
           the environment reports of the episodes that ended (NaN if none did); `explained_variance` of
           the value targets; `env_steps`, made so far; and of a policy that retrieves those of
-          `ops.health.retrieval_health`.
+          `ops.retrieval_figures.retrieval_figures`.
         """
         del fed, stage
         algorithm, policy, keys = self.config.algorithm, self.policy(data), step_keys(state)
@@ -179,7 +179,7 @@ class EpisodesLearner(Learner):
             keys.collect,
             algorithm.rollout_length,
             episodic=algorithm.episodic,
-            look=partial(policy.retrieve, acting, index and index.embeddings),
+            inputs=partial(policy.retrieve, acting, index and index.embeddings),
         )
 
         # What is learned from it
@@ -223,7 +223,7 @@ class EpisodesLearner(Learner):
             gold = ids == steps.metrics["gold"].reshape(-1, 1)
         posterior = distribution.log_posterior(distribution.executed(batch.action))
         passages = len(data["passages"])
-        return retrieval_health(
+        return retrieval_figures(
             distribution.log_prior, posterior, ids, batch.weight, passages, gold
         )
 

@@ -62,7 +62,7 @@ class QuestionsLearner(Learner):
         self.vocabulary = jax.tree.map(jnp.asarray, text.corpus.vocabulary)
         self.model = build_model(
             config.retriever,
-            config.generator,
+            config.reader,
             self.vocabulary,
             critic=config.objective.critic,
             dtype=jnp.dtype(config.compute),

@@ -12,7 +12,7 @@ from ragjax.errors import require
 from ragjax.evaluation.answers import Answers
 from ragjax.learners.question_learner import QuestionsLearner
 from ragjax.learners.start import require_start
-from ragjax.models.generator import Generator
+from ragjax.models.reader import Reader, TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Objective
 from ragjax.objectives.likelihood import RagSequence
@@ -54,7 +54,7 @@ class QuestionsConfig(Config):
       task: corpus and questions.
       tokenizer: how text becomes arrays.
       retriever: where passages come from, and p(d|x).
-      generator: the reader.
+      reader: the reader.
       objective: the loss and its decoder.
       phases: stretches of training, in order.
       evaluation: how the model is measured.
@@ -68,7 +68,7 @@ class QuestionsConfig(Config):
     task: Task
     tokenizer: TokenizerSpec = field(default_factory=TokenizerSpec)
     retriever: RetrieverSpec = field(default_factory=Dense)
-    generator: Generator = field(default_factory=Generator)
+    reader: Reader = field(default_factory=TransformerReader)
     objective: Objective = field(default_factory=RagSequence)
     optimizer: Optimizer = field(default_factory=Adam)
     phases: tuple[Phase, ...] = (Phase(steps=400),)

@@ -9,7 +9,7 @@ from ragjax.run_dir import CONFIG, RESULT
 
 def _model_fields(config: Any) -> dict[str, Any]:
     """What decides the shapes and the meaning of parameters, as JSON."""
-    fields = {name: to_json(getattr(config, name)) for name in ("task", "tokenizer", "generator")}
+    fields = {name: to_json(getattr(config, name)) for name in ("task", "tokenizer", "reader")}
     weights = {name: to_json(value) for name, value in config.retriever.weights.items()}
     return fields | {"retriever": weights}
 

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ragjax.models.generator import Generator
+from ragjax.models.reader import Reader
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import PAD_ID, RagModel, Vocabulary
 
 
 def build_model(
     retriever: RetrieverSpec,
-    generator: Generator,
+    reader: Reader,
     vocabulary: Vocabulary,
     *,
     critic: bool = False,
@@ -29,7 +29,7 @@ def build_model(
 
     Args:
       retriever: spec of the retriever.
-      generator: spec of the reader.
+      reader: spec of the reader.
       vocabulary: token statistics; V entries.
       critic: whether `values` has its parameters.
       dtype: of the computation (float32 or bfloat16); parameters, softmaxes and sums are float32.
@@ -39,7 +39,7 @@ def build_model(
     """
     size = vocabulary.idf.shape[0]
     functions = retriever.build(vocabulary, dtype=dtype)
-    generator_module = generator.build(size, dtype)
+    reader_module = reader.build(size, dtype)
     head = nn.Dense(1, kernel_init=nn.initializers.zeros)
 
     def init(key):
@@ -54,10 +54,10 @@ def build_model(
 
         params = {
             "retriever": functions.init(retriever_key),
-            "reader": generator_module.init(reader_key, method=everything)["params"],
+            "reader": reader_module.init(reader_key, method=everything)["params"],
         }
         if critic:
-            states = jnp.zeros((1, generator.width))
+            states = jnp.zeros((1, reader.width))
             params["critic"] = head.init(critic_key, states)["params"]
         return params
 
@@ -70,34 +70,32 @@ def build_model(
             question, passages = jax.vmap(lambda new, *old: (new[old[0]], new[old[1]]))(
                 rename, question, passages
             )
-        return generator_module.apply(
+        return reader_module.apply(
             {"params": params["reader"]}, question, passages, matches, method="encode"
         )
 
     def token_logprobs(params, memory, target) -> Any:
-        return generator_module.apply(
+        return reader_module.apply(
             {"params": params["reader"]}, memory, target, method="token_logprobs"
         )
 
     def logprobs(params, memory, target) -> Any:
-        return generator_module.apply(
-            {"params": params["reader"]}, memory, target, method="logprobs"
-        )
+        return reader_module.apply({"params": params["reader"]}, memory, target, method="logprobs")
 
     def values(params, memory, target) -> Any:
-        states: Any = generator_module.apply(
+        states: Any = reader_module.apply(
             {"params": params["reader"]}, memory, target, method="states"
         )
         worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
         return worth[..., 0]
 
     def init_cache(params, memory, length):
-        return generator_module.apply(
+        return reader_module.apply(
             {"params": params["reader"]}, memory, length, method="init_cache"
         )
 
     def decode_step(params, memory, cache, token, position):
-        return generator_module.apply(
+        return reader_module.apply(
             {"params": params["reader"]}, memory, cache, token, position, method="decode_step"
         )
 

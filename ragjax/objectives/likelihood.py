@@ -12,8 +12,8 @@ from ragjax.decoding.marginal import Decoded, decode_rag_sequence, decode_rag_to
 from ragjax.errors import require
 from ragjax.objectives.base import Context, Documents, Objective
 from ragjax.ops.augmentation import corrupt_words, random_renaming
-from ragjax.ops.health import retrieval_health
 from ragjax.ops.marginal import log_posterior, rag_sequence, rag_token, sequence_logprobs
+from ragjax.ops.retrieval_figures import retrieval_figures
 from ragjax.ops.scoring import log_prior_in_batch, log_prior_index
 from ragjax.retrieval.base import best, prior_of_scores, require_depth
 from ragjax.retrieval.corpus import gather_passages
@@ -106,7 +106,7 @@ class Likelihood(Objective):
           The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold
           passages, given the gold answer), of the questions that are not answered from memory, and,
           where some are, `memory_loss` (the loss of these, in nats). Of a learned retriever also the
-          figures of `ops.health.retrieval_health`, of the prior over the K passages.
+          figures of `ops.retrieval_figures.retrieval_figures`, of the prior over the K passages.
         """
         del samples, reference
         reading = self.read(context, params, key, batch, corpus=corpus, index=index)
@@ -146,7 +146,7 @@ class Likelihood(Objective):
             among = log_posterior(log_prior, jnp.zeros_like(log_prior))
             count = jnp.sum(open_book)
             health = jax.lax.stop_gradient(
-                retrieval_health(among, posterior, topk.ids, open_book, passages)
+                retrieval_figures(among, posterior, topk.ids, open_book, passages)
             )
             if batch.weight.shape[0] < HUB_QUESTIONS:
                 del health["hub_share"]

@@ -91,7 +91,7 @@ class Oracle(Fixed):
 
 @dataclass(frozen=True)
 class ClosedBook(Fixed):
-    """One empty passage for every question: what the generator knows by heart.
+    """One empty passage for every question: what the reader knows by heart.
 
     The row is -1, which `retrieval.corpus.gather_passages` reads as an empty passage, but the hit is
     valid: it stands for "no passage" with p(d|x) = 1.

@@ -154,7 +154,7 @@ class RunProgress:
 
     def warn(self, step: int, symptom: str) -> None:
         """Says a symptom of an ailing retriever."""
-        self._console.print(f"[yellow]retriever alarm at step {step}: {symptom}[/yellow]")
+        self._console.print(f"[yellow]retriever warning at step {step}: {symptom}[/yellow]")
 
     def say(self, sentence: str) -> None:
         """Prints what went wrong with a part of the run that goes on."""

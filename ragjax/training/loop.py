@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import UserError
-from ragjax.training.alarm import Alarm
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
+from ragjax.training.monitor import RetrieverMonitor
 
 Metrics = Mapping[str, Array]
 
@@ -179,13 +179,13 @@ def fit(
     """
     step, pending = start, None
     seeds = Seeds(program.seeds, checkpoints.directory)
-    alarms = [Alarm() for _ in program.seeds]
+    monitors = [RetrieverMonitor() for _ in program.seeds]
 
     def show(number: int, row: Mapping[str, Any]) -> None:
         """Logs a row, shows it, and says what it tells of each seed's ailing retriever."""
         row = {name: np.asarray(value) for name, value in row.items()}
         log.write(number, row, seeds.failed)
-        going = [place for place in range(len(alarms)) if place not in seeds.failed]
+        going = [place for place in range(len(monitors)) if place not in seeds.failed]
         progress.advance(
             number,
             {name: value[going] if value.ndim else value for name, value in row.items()},
@@ -194,8 +194,8 @@ def fit(
             own = {
                 name: float(value[place] if value.ndim else value) for name, value in row.items()
             }
-            for symptom in alarms[place].hear(own):
-                which = f"seed {program.seeds[place]}: " if len(alarms) > 1 else ""
+            for symptom in monitors[place].observe(own):
+                which = f"seed {program.seeds[place]}: " if len(monitors) > 1 else ""
                 progress.warn(number, which + symptom)
 
     def settle(entry: tuple[int, Metrics] | None) -> None:

@@ -67,35 +67,37 @@ def rollout(
     length: int,
     *,
     episodic: bool = False,
-    look: Callable[[Array, Array], Any] = lambda key, observation: observation,
+    inputs: Callable[[Array, Array], Any] = lambda key, observation: observation,
 ) -> tuple[RolloutCarry, Rollout]:
     """Makes `length` steps in each of E environments with actions drawn from a policy.
 
     Args:
       env: a batch of environments that start anew by themselves.
-      act: what `look` gives -> distribution over choices.
+      act: what `inputs` gives -> distribution over choices.
       carry: where the environments stand.
       key: PRNG key of this rollout.
       length: T.
       episodic: give weight 0 to all that follows each environment's first episode.
-      look: (key, observation [...,O...]) -> what is acted on and stored, such as the observation with
+      inputs: (key, observation [...,O...]) -> what is acted on and stored, such as the observation with
         the passages retrieved for it.
 
     Returns:
       Where the environments stand now, and the [T,E] steps.
     """
-    action_key, env_key, look_key = jax.random.split(key, 3)
-    look_keys = jax.random.split(look_key, length + 2)
+    action_key, env_key, input_key = jax.random.split(key, 3)
+    input_keys = jax.random.split(input_key, length + 2)
     action_keys = jax.random.split(action_key, length)
     env_keys = jax.random.split(env_key, length)
     # Drawn at once: random numbers cost less in bulk than one step after another.
-    shape = jax.eval_shape(lambda: act(look(look_key, carry.timestep.observation)).log_probs).shape
+    shape = jax.eval_shape(
+        lambda: act(inputs(input_key, carry.timestep.observation)).log_probs
+    ).shape
     noise = jax.vmap(lambda key: jax.random.gumbel(key, shape))(action_keys)
 
     def step(carry: tuple[RolloutCarry, Array], drawn):
         before, weight = carry
-        noise, env_key, look_key = drawn
-        observation = look(look_key, before.timestep.observation)
+        noise, env_key, input_key = drawn
+        observation = inputs(input_key, before.timestep.observation)
         distribution = act(observation)
         choice = distribution.perturbed_mode(noise)
         action = distribution.executed(choice)
@@ -116,7 +118,7 @@ def rollout(
         return (RolloutCarry(state, timestep), weight), made
 
     weight = jnp.ones_like(carry.timestep.reward)
-    drawn = noise, env_keys, look_keys[:length]
+    drawn = noise, env_keys, input_keys[:length]
     (carry, _), made = jax.lax.scan(step, (carry, weight), drawn)
     observation, action, log_probs, reward, terminated, truncated, final, weight, metrics = made
     return carry, Rollout(
@@ -126,8 +128,8 @@ def rollout(
         reward=reward,
         terminated=terminated,
         truncated=truncated,
-        final_observation=look(look_keys[-2], final),
-        last_observation=look(look_keys[-1], carry.timestep.observation),
+        final_observation=inputs(input_keys[-2], final),
+        last_observation=inputs(input_keys[-1], carry.timestep.observation),
         weight=weight,
         metrics=metrics,
     )
@@ -140,17 +142,17 @@ def play_episodes(
     limit: int,
     greedy: Array,
     *,
-    look: Callable[[Array, Array], Any] = lambda key, observation: observation,
+    inputs: Callable[[Array, Array], Any] = lambda key, observation: observation,
 ) -> dict[str, Array]:
     """Plays one whole episode in each of E environments.
 
     Args:
       env: a batch of environments with `episode_statistics`.
-      act: what `look` gives -> action distribution.
+      act: what `inputs` gives -> action distribution.
       key: PRNG key.
       limit: steps within which every episode has ended.
       greedy: [E] bool, where to take the likeliest action instead of drawing one.
-      look: (key, observation [E,O...]) -> what is acted on.
+      inputs: (key, observation [E,O...]) -> what is acted on.
 
     Returns:
       `return` [E], `length` [E], and all else that the environment reports of an episode, [E] each.
@@ -165,8 +167,8 @@ def play_episodes(
 
     def advance(loop):
         figures, carry, step = loop
-        action_key, env_key, look_key = jax.random.split(jax.random.fold_in(key, step), 3)
-        distribution = act(look(look_key, carry.timestep.observation))
+        action_key, env_key, input_key = jax.random.split(jax.random.fold_in(key, step), 3)
+        distribution = act(inputs(input_key, carry.timestep.observation))
         choice = jnp.where(greedy, distribution.mode(), distribution.sample(action_key))
         action = distribution.executed(choice)
         state, timestep = env.step(env.params, env_key, carry.env_state, action)

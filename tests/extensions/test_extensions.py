@@ -20,6 +20,7 @@ from ragjax.config import Config
 from ragjax.envs.base import Environment
 from ragjax.models.encoder import Encoder
 from ragjax.models.policy import Policy
+from ragjax.models.reader import Reader
 from ragjax.objectives.algorithm import Algorithm
 from ragjax.objectives.base import Objective
 from ragjax.objectives.rewards import Reward
@@ -129,7 +130,7 @@ def test_a_table(questions, tmp_path, monkeypatch, capsys):
 # No generic file knows a particular component
 
 OPEN_BASES = (
-    *(Task, Encoder, Index, RetrieverSpec, Objective, Reward),
+    *(Task, Encoder, Index, RetrieverSpec, Reader, Objective, Reward),
     *(Environment, Policy, Algorithm, Config),
 )
 GENERIC = ("training/*", "evaluation/*", "ops/*", "*.py")

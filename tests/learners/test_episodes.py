@@ -30,7 +30,7 @@ from ragjax.objectives.algorithm import explained_variance
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.objectives.vtrace import VTrace
-from ragjax.training.alarm import Alarm, symptoms
+from ragjax.training.monitor import RetrieverMonitor, symptoms
 from ragjax.training.optimizer import Adam
 from ragjax.training.program import first_state, stack_keys, train, training_program
 from ragjax.training.step import make_step
@@ -667,8 +667,8 @@ def test_the_retrieval_gain_is_what_random_passages_lose(shift):
     gains = [row["eval/retrieval_gain"] for row in rows]
     assert len(set(gains)) > 3
     np.testing.assert_allclose(np.mean(gains), right - 1 / 3, atol=0.1)
-    alarm = Alarm()
-    told = [symptom for row in rows for symptom in alarm.hear(row)]
+    alarm = RetrieverMonitor()
+    told = [symptom for row in rows for symptom in alarm.observe(row)]
     assert [symptom.partition(":")[0] for symptom in told[:1]] == ["useless"][:shift]
 
 

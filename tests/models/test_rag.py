@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.ops.marginal import rag_sequence, rag_token
 from ragjax.retrieval.bm25 import BM25
@@ -55,18 +55,18 @@ def test_all_answers_have_probability_one(
 
 def test_a_fresh_model(toy):
     vocabulary = toy.vocabulary
-    bag, generator = BagEncoder(8), Generator(8, 2, 1, 1)
-    model = build_model(Dense(bag, initial_scale=5.0), generator, vocabulary)
+    bag, reader = BagEncoder(8), TransformerReader(8, 2, 1, 1)
+    model = build_model(Dense(bag, initial_scale=5.0), reader, vocabulary)
     params = jax.jit(model.init)(jax.random.PRNGKey(0))
     assert params["retriever"].keys() == {"query", "log_scale"}
     np.testing.assert_allclose(model.retriever.scale(params), 5.0, rtol=1e-6)
     assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(params))
     assert np.std(params["retriever"]["query"]["embedding"]) > 0.5
     np.testing.assert_array_equal(params["retriever"]["query"]["log_weight"], np.zeros((2, 12)))
-    two = build_model(Dense(bag, bag), generator, vocabulary)
+    two = build_model(Dense(bag, bag), reader, vocabulary)
     shapes = jax.eval_shape(two.init, jax.random.PRNGKey(0))
     assert shapes["retriever"].keys() == {"observed", "stored", "log_scale"}
-    fixed = build_model(BM25(), generator, vocabulary)
+    fixed = build_model(BM25(), reader, vocabulary)
     shapes = jax.eval_shape(fixed.init, jax.random.PRNGKey(0))
     assert shapes["retriever"].keys() == {"log_scale"}
 
@@ -74,14 +74,14 @@ def test_a_fresh_model(toy):
 def renamed_params(params, rename):
     """Parameters with which a renamed text means what the text means without: E'[σ(i)] = E[i]."""
     back = np.argsort(rename)
-    query, generator = params["retriever"]["query"], params["reader"]
+    query, reader = params["retriever"]["query"], params["reader"]
     query = query | {
         "embedding": query["embedding"][back],
         "log_weight": query["log_weight"][:, back],
     }
     return {
         "retriever": params["retriever"] | {"query": query},
-        "reader": generator | {"embedding": generator["embedding"][back]},
+        "reader": reader | {"embedding": reader["embedding"][back]},
     }
 
 

@@ -99,9 +99,9 @@ def test_what_was_acted_on_gives_the_same_probabilities_again(estimator):
     def look(key, observation):
         return policy.retrieve(params, stale, key, observation)
 
-    _, made = jax.jit(lambda carry: rollout(env, act, carry, jax.random.PRNGKey(3), 4, look=look))(
-        carry
-    )
+    _, made = jax.jit(
+        lambda carry: rollout(env, act, carry, jax.random.PRNGKey(3), 4, inputs=look)
+    )(carry)
     again = policy.apply(params, made.observation)[0]
     np.testing.assert_allclose(made.log_probs, again.log_probs, atol=1e-6)
     assert made.observation.ids.shape == (4, E, K)
@@ -171,7 +171,7 @@ def test_ppos_ratio_is_that_of_the_passages_acted_on():
             start(env, key),
             key,
             4,
-            look=lambda key, observation: policy.retrieve(old, stale, key, observation),
+            inputs=lambda key, observation: policy.retrieve(old, stale, key, observation),
         )
         batch, _ = algorithm.batch(policy, old, made, hyper, key=key, extra=None)
         refreshed = policy.retrieve(new, policy.embed(new), None, batch.observation.observation)

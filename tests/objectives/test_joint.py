@@ -133,7 +133,7 @@ def test_reward_alone_has_the_gradient_of_the_expected_reward(of_the_expected_re
 def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm(
     problem, corpus, documents
 ):
-    """∇E[1(y=y*)] = p(y*|x) ∇log p(y*|x), p(d|x) over the K retrieved, in retriever and generator."""
+    """∇E[1(y=y*)] = p(y*|x) ∇log p(y*|x), p(d|x) over the K retrieved, in retriever and reader."""
     loss_of, toy, given, embeddings = problem
     model = toy.model
     target = jnp.asarray([[4, 8], [6, 9], [7, 5], [4, 8]])  # likely, so that some are drawn
@@ -160,7 +160,7 @@ def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm
         return ravel_pytree(jax.grad(expected)(toy.params))[0]
 
     def parts(rows):
-        """Of generator and retriever."""
+        """Of reader and retriever."""
         size = ravel_pytree(toy.params["reader"])[0].size
         return np.split(np.asarray(rows), [size], axis=-1)
 

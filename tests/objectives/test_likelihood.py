@@ -163,7 +163,7 @@ def test_loss_and_metrics_by_brute_force(run_arm, brute, batch, arm):
 
 
 @pytest.mark.parametrize("arm", ["dense_retrieved", "dense_in_batch", "dense_index"])
-def test_health_of_a_learned_retriever_by_brute_force(
+def test_retrieval_figures_of_a_learned_retriever_by_brute_force(
     run_arm, brute, arm_batch, towers, corpus, arm
 ):
     """Of prior and posterior over the K passages, whatever the prior is normalised over."""

@@ -10,8 +10,8 @@ from user_retriever import Sparse
 
 from ragjax.errors import UserError
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
 from ragjax.models.rag import build_model
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Context
 from ragjax.objectives.likelihood import RagSequence, RagToken, retrieve
@@ -23,7 +23,7 @@ K = 4
 def found(request, toy, corpus):
     """(context of a toy with a sparse index, the index)."""
     spec = Dense(BagEncoder(width=8), index=Sparse(request.param))
-    model = build_model(spec, Generator(8, 2, 1, 1), toy.vocabulary)
+    model = build_model(spec, TransformerReader(8, 2, 1, 1), toy.vocabulary)
     index = jax.jit(model.retriever.index)(toy.params, corpus)
     return Context(model, toy.vocabulary, spec, K), index
 

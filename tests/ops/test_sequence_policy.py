@@ -158,7 +158,7 @@ def test_the_divergence_has_the_gradient_of_its_enumerated_sum(theta, clip_eps):
 
 @pytest.mark.parametrize("gold", [0, 4, 8])
 def test_reward_for_the_right_answer_is_likelihood_in_another_place(theta, gold):
-    """∇E[1[y = y*]] = p(y*|x) ∇log p(y*|x), through retriever and generator."""
+    """∇E[1[y = y*]] = p(y*|x) ∇log p(y*|x), through retriever and reader."""
     reward = jnp.asarray(np.arange(len(ANSWERS)) == gold, jnp.float32)
 
     def expected_loss(theta):

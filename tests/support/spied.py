@@ -15,7 +15,7 @@ import numpy as np
 
 from ragjax.decoding.marginal import Decoded
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
+from ragjax.models.reader import TransformerReader
 from ragjax.objectives.likelihood import Likelihood
 from ragjax.tasks.base import Task
 from ragjax.types import EOS_ID, Loss, Passage, QaData, Question
@@ -86,7 +86,7 @@ class MuteModule(nn.Module):
 
 
 @dataclass(frozen=True)
-class Mute(Generator):
+class Mute(TransformerReader):
     """A reader that is compiled at once; it notes the dtype it is asked for."""
 
     def build(self, vocab_size: int, dtype: Any) -> nn.Module:

@@ -17,7 +17,7 @@ def get_config() -> wiring.QuestionsConfig:
         retriever=Dense(
             SpiedEncoder(width=8), SpiedEncoder(width=8), initial_scale=1.0, refresh_every=3
         ),
-        generator=Mute(width=4, heads=1),
+        reader=Mute(width=4, heads=1),
         objective=Told(critic=True, bar=-0.25, rewarded=True),
         optimizer=wiring.questions_optimizer(0.1, average=0.5, accumulate=2),
         phases=(

@@ -5,7 +5,7 @@ from tiny_task import TinyTask
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
-from ragjax.models.generator import Generator
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.training.optimizer import Adam
@@ -18,7 +18,7 @@ def get_config() -> QuestionsConfig:
             vocab_size=400, question_length=10, passage_length=12, answer_length=4
         ),
         retriever=Dense(encoder=BagEncoder(width=16), refresh_every=3),
-        generator=Generator(width=16, heads=2, encoder_layers=1, decoder_layers=1),
+        reader=TransformerReader(width=16, heads=2, encoder_layers=1, decoder_layers=1),
         objective=RagSequence(
             documents="index", rename_reader=0.5, rename_retriever=0.5, corrupt_words=0.2
         ),

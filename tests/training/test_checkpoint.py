@@ -32,7 +32,7 @@ def make_state(seed=0, width=3):
     key = jax.random.PRNGKey(seed)
     params = {
         "retriever": {"w": jax.random.normal(key, (4, width))},
-        "generator": {"w": jax.random.normal(key, (width,), jnp.bfloat16)},
+        "reader": {"w": jax.random.normal(key, (width,), jnp.bfloat16)},
     }
     odd = jnp.array([0.1, -0.0, jnp.inf, 1e-45, 3.4e38], jnp.float32)
     return {
@@ -247,5 +247,5 @@ def test_manifest_names_files_and_arrays(saved):
     manifest = json.loads((saved.directory / "2" / MANIFEST).read_text())
     found = {str(path.relative_to(saved.directory / "2")) for path in files_of(saved, 2)}
     assert set(manifest["files"]) == found - {MANIFEST}
-    assert manifest["leaves"]["['params']['generator']['w']"] == "bfloat16[3]"
+    assert manifest["leaves"]["['params']['reader']['w']"] == "bfloat16[3]"
     assert len(manifest["leaves"]) == len(jax.tree.leaves(make_state()))

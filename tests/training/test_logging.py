@@ -135,8 +135,8 @@ def test_a_symptom_is_said_each_time():
         progress.warn(3, "hub: one passage takes 60% of the retrieval mass")
         progress.warn(5, "hub: one passage takes 70% of the retrieval mass")
     said = console.file.getvalue()
-    assert "retriever alarm at step 3: hub: one passage takes 60%" in said
-    assert "retriever alarm at step 5: hub: one passage takes 70%" in said
+    assert "retriever warning at step 3: hub: one passage takes 60%" in said
+    assert "retriever warning at step 5: hub: one passage takes 70%" in said
 
 
 def rows_of(directory):

@@ -230,7 +230,7 @@ def test_what_is_acted_on_may_be_drawn_anew_in_every_step():
 
     @jax.jit
     def play(key):
-        return play_episodes(env, sure, key, 50, jnp.ones(80, bool), look=look)
+        return play_episodes(env, sure, key, 50, jnp.ones(80, bool), inputs=look)
 
     played = jax.device_get(play(jax.random.PRNGKey(0)))
     ones = 2 * (played["return"] - ONES[played["length"]])  # how often action 1 was taken

@@ -2,7 +2,7 @@
 
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
-from ragjax.models.generator import Generator
+from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.training.optimizer import Adam
 from userland.encoder import SumEncoder
@@ -18,7 +18,7 @@ def get_config() -> QuestionsConfig:
             vocab_size=300, question_length=10, passage_length=10, answer_length=4
         ),
         retriever=Dense(encoder=SumEncoder(), index=TwoStage(), refresh_every=5),
-        generator=Generator(width=16, heads=2, encoder_layers=1, decoder_layers=1),
+        reader=TransformerReader(width=16, heads=2, encoder_layers=1, decoder_layers=1),
         objective=Halfway(share=0.25, documents="in_batch"),
         optimizer=Adam(warmup_steps=2),
         phases=(Phase(steps=12, batch_size=6, k=2),),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 
-def retrieval_health(
+def retrieval_figures(
     log_prior: Float[Array, "B K"],
     log_posterior: Float[Array, "B K"],
     ids: Int[Array, "B K"],

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.ops.health import retrieval_health
+from ragjax.ops.retrieval_figures import retrieval_figures
 
 
 def test_figures_by_hand():
@@ -14,7 +14,7 @@ def test_figures_by_hand():
     ids = jnp.array([[3, 1, -1], [1, 0, 2], [4, 4, 4]])
     weight = jnp.array([1.0, 1.0, 0.0])  # the last row does not count
     gold = ids == jnp.array([[1], [4], [4]])
-    found = retrieval_health(jnp.log(prior), jnp.log(posterior), ids, weight, 5, gold)
+    found = retrieval_figures(jnp.log(prior), jnp.log(posterior), ids, weight, 5, gold)
     entropies = [np.log(2), 1.5 * np.log(2)]
     assert found["prior_entropy"] == pytest.approx(np.mean(entropies), rel=1e-6)
     assert found["posterior_entropy"] == pytest.approx(0.75 * np.log(2), rel=1e-6)
@@ -28,6 +28,6 @@ def test_rows_that_do_not_count_may_hold_anything():
     log = jnp.log(jnp.array([[0.5, 0.5], [0.5, 0.5]]))
     ids, weight = jnp.array([[0, 1], [0, 1]]), jnp.array([1.0, 0.0])
     spoilt = log.at[1].set(jnp.nan)
-    one = retrieval_health(log, log, ids, weight, 2)
-    other = retrieval_health(spoilt, spoilt, ids, weight, 2)
+    one = retrieval_figures(log, log, ids, weight, 2)
+    other = retrieval_figures(spoilt, spoilt, ids, weight, 2)
     jax.tree.map(np.testing.assert_array_equal, one, other)

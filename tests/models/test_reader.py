@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from ragjax.errors import UserError
-from ragjax.models.generator import Generator, align
+from ragjax.models.reader import TransformerReader, align
 
 QUESTION = np.array([[6, 7, 4], [5, 9, 11]], np.int32)
 PASSAGES = np.array(
@@ -18,10 +18,10 @@ TARGET = np.array([[7, 8, 5, 2, 0], [9, 10, 9, 2, 3]], np.int32)
 
 
 def with_param(toy, name, value):
-    """The toy's parameters with one of the generator's top-level entries replaced."""
-    old = toy.params["generator"][name]
+    """The toy's parameters with one of the reader's top-level entries replaced."""
+    old = toy.params["reader"][name]
     new = jax.tree.map(lambda leaf: jnp.full_like(leaf, value), old)
-    return toy.params | {"generator": toy.params["generator"] | {name: new}}
+    return toy.params | {"reader": toy.params["reader"] | {name: new}}
 
 
 def distributions(toy, params, passages=PASSAGES, target=TARGET):
@@ -99,12 +99,12 @@ def test_two_distributions_and_their_gate(toy):
     mixed = distributions(toy, toy.params)
 
     def gated(bias):
-        generator = toy.params["generator"]
+        reader = toy.params["reader"]
         gate = {
-            "kernel": jnp.zeros_like(generator["gate"]["kernel"]),
+            "kernel": jnp.zeros_like(reader["gate"]["kernel"]),
             "bias": jnp.full((1,), bias, jnp.float32),
         }
-        return distributions(toy, toy.params | {"generator": generator | {"gate": gate}})
+        return distributions(toy, toy.params | {"reader": reader | {"gate": gate}})
 
     vocabulary, half, copy = gated(60.0), gated(0.0), gated(-60.0)
     np.testing.assert_allclose(half[:, 0], 0.5 * (vocabulary + copy)[:, 0], atol=1e-5)
@@ -126,13 +126,13 @@ def test_two_distributions_and_their_gate(toy):
 
 def test_continuation_in_closed_form(toy):
     """With even copy logits, only the bonus of the position after the last copy is left."""
-    generator = toy.params["generator"]
+    reader = toy.params["reader"]
     even = {
-        "copy_query": {"kernel": jnp.zeros_like(generator["copy_query"]["kernel"])},
-        "gate": jax.tree.map(jnp.zeros_like, generator["gate"]) | {"bias": jnp.array([-60.0])},
+        "copy_query": {"kernel": jnp.zeros_like(reader["copy_query"]["kernel"])},
+        "gate": jax.tree.map(jnp.zeros_like, reader["gate"]) | {"bias": jnp.array([-60.0])},
         "continuation": jnp.float32(1.5),
     }
-    params = toy.params | {"generator": generator | even}
+    params = toy.params | {"reader": reader | even}
     probability = distributions(toy, params)[0, 0]  # passage 4 7 8 5; 7 8 5 <eos> is written
     bonus = np.exp(1.5)
     for step, favoured in enumerate([None, 8, 5, None]):
@@ -209,14 +209,14 @@ def test_gradients(toy):
     weights = np.random.default_rng(0).normal(size=(2, 2, 5)).astype(np.float32)
 
     @jax.jit
-    def total(generator):
-        params = toy.params | {"generator": generator}
+    def total(reader):
+        params = toy.params | {"reader": reader}
         logprobs = toy.model.token_logprobs(
             params, toy.model.encode(params, QUESTION_, PASSAGES_), TARGET_
         )
         return jnp.sum(jnp.where(TARGET_[:, None] != 0, weights * logprobs, 0.0))
 
-    arguments = (toy.params["generator"],)
+    arguments = (toy.params["reader"],)
     check_grads(total, arguments, order=1, modes=["rev"], eps=2e-3, rtol=2e-2, atol=2e-2)
 
 
@@ -226,12 +226,12 @@ QUESTION_, PASSAGES_, TARGET_ = map(jnp.asarray, (QUESTION, PASSAGES, TARGET))
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"width": 10, "heads": 4}, "generator.heads 4"),
-        ({"heads": 0}, "generator.heads 0"),
-        ({"encoder_layers": 0}, "generator.encoder_layers is 0"),
-        ({"decoder_layers": 0}, "generator.decoder_layers is 0"),
+        ({"width": 10, "heads": 4}, "reader.heads 4"),
+        ({"heads": 0}, "reader.heads 0"),
+        ({"encoder_layers": 0}, "reader.encoder_layers is 0"),
+        ({"decoder_layers": 0}, "reader.decoder_layers is 0"),
     ],
 )
 def test_bad_sizes_are_named(fields, message):
     with pytest.raises(UserError, match=message):
-        Generator(**fields)
+        TransformerReader(**fields)

@@ -1,4 +1,4 @@
-"""The alarm of a retriever that ails: what its figures say, in words."""
+"""Warnings of a retriever that has collapsed or is ignored: what its figures say, in words."""
 
 import math
 from collections.abc import Mapping
@@ -21,9 +21,9 @@ def symptoms(figures: Mapping[str, float]) -> list[str]:
     """What is wrong with a retriever whose figures these are, a sentence each; none if all is well.
 
     Args:
-      figures: numbers by the names of `ops.health.retrieval_health`, and `retrieval_gain` in `eval/`
-        or `dev/`, the return or exact match with the retriever minus that with random passages; those
-        that are missing are passed over.
+      figures: numbers by the names of `ops.retrieval_figures`, and `retrieval_gain` in `eval/` or
+        `dev/`, the return or exact match with the retriever minus that with random passages; those that
+        are missing are passed over.
 
     Returns:
       Sentences that begin with their kind, one of `MEASURED_BY`, and a colon.
@@ -45,20 +45,20 @@ def symptoms(figures: Mapping[str, float]) -> list[str]:
     return found
 
 
-class Alarm:
-    """Hears the figures of a run row by row, and tells of symptoms that stay.
+class RetrieverMonitor:
+    """Watches the figures of a run row by row, and warns of symptoms that stay.
 
-    A symptom is told of once it is there in `ROWS` rows running, since a single one may be that of a
-    start; and again only after it was gone as long. Rows that don't measure it don't count.
+    It warns once a symptom is there in `ROWS` rows running, since a single one may be that of a start;
+    and again only after it was gone as long. Rows that don't measure it don't count.
     """
 
     def __init__(self):
-        """An alarm that has heard nothing yet."""
+        """Nothing was observed yet."""
         self._last: dict[str, list[bool]] = {kind: [] for kind in MEASURED_BY}
         self._told: set[str] = set()
 
-    def hear(self, figures: Mapping[str, float]) -> list[str]:
-        """Takes in a row of figures, NaN where nothing was measured; returns what is to be told."""
+    def observe(self, figures: Mapping[str, float]) -> list[str]:
+        """Takes in a row of figures, NaN where nothing was measured; returns the new warnings."""
         figures = {name: value for name, value in figures.items() if not math.isnan(value)}
         there = {symptom.partition(":")[0]: symptom for symptom in symptoms(figures)}
         new = []

@@ -1,4 +1,4 @@
-"""The generator (reader): a sequence-to-sequence transformer with a pointer distribution.
+"""The reader (reader): a sequence-to-sequence transformer with a pointer distribution.
 
     p(y_t) = g_t · softmax(E h_t)[y_t] + (1 - g_t) · Σ_{i: src_i = y_t} copy_t(i)
 
@@ -96,7 +96,7 @@ def align(passage: Int[Array, "B K P"], written: Int[Array, "B #K m n"]) -> Floa
     return total / jnp.maximum(jnp.sum(total, axis=-1, keepdims=True), 1.0)
 
 
-class GeneratorModule(nn.Module):
+class ReaderModule(nn.Module):
     """See the file's docstring. Shapes: question [B,Q], passages [B,K,P], target [B,T]."""
 
     vocab_size: int
@@ -283,17 +283,35 @@ class GeneratorModule(nn.Module):
 
 
 @dataclass(frozen=True)
-class Generator:
-    """The reader's size.
+class Reader:
+    """Base of the reader specs.
 
     Attributes:
-      width: H, the width of its hidden states.
+      width: H, the width of the hidden states.
+    """
+
+    width: int = 64
+
+    def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
+        """Returns a module with the methods of `ReaderModule`.
+
+        Args:
+          vocab_size: V.
+          dtype: of the computation.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TransformerReader(Reader):
+    """A transformer that copies from what it reads.
+
+    Attributes:
       heads: attention heads; divides `width`.
       encoder_layers: layers that read question and passage.
       decoder_layers: layers that write the answer.
     """
 
-    width: int = 64
     heads: int = 4
     encoder_layers: int = 2
     decoder_layers: int = 1
@@ -302,15 +320,15 @@ class Generator:
         """Checks the fields."""
         require(
             self.heads >= 1 and self.width >= 1 and self.width % self.heads == 0,
-            f"generator.width is {self.width} and generator.heads {self.heads}; "
+            f"reader.width is {self.width} and reader.heads {self.heads}; "
             "choose a positive width that the number of heads divides.",
         )
         for name in ("encoder_layers", "decoder_layers"):
             value = getattr(self, name)
-            require(value >= 1, f"generator.{name} is {value}; it must be at least 1.")
+            require(value >= 1, f"reader.{name} is {value}; it must be at least 1.")
 
-    def build(self, vocab_size: int, dtype: DTypeLike) -> GeneratorModule:
+    def build(self, vocab_size: int, dtype: DTypeLike) -> ReaderModule:
         """Returns the module."""
-        return GeneratorModule(
+        return ReaderModule(
             vocab_size, self.width, self.heads, self.encoder_layers, self.decoder_layers, dtype
         )

@@ -16,11 +16,11 @@ from ragjax.envs.lookup import Lookup
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.a2c import A2C
-from ragjax.training.alarm import MEASURED_BY, Alarm, symptoms
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import seed_axes, state_of_seed
 from ragjax.training.logging import METRICS, MetricLog, RunProgress
 from ragjax.training.loop import fit
+from ragjax.training.monitor import MEASURED_BY, RetrieverMonitor, symptoms
 from ragjax.training.optimizer import Adam
 from ragjax.training.program import first_state, stack_keys, train, training_program
 from ragjax.training.step import make_step
@@ -69,8 +69,8 @@ def test_symptoms_are_named(figures, expected):
 
 def heard(*rows):
     """What an alarm tells of after each row."""
-    alarm = Alarm()
-    return [alarm.hear(row) for row in rows]
+    alarm = RetrieverMonitor()
+    return [alarm.observe(row) for row in rows]
 
 
 @pytest.mark.parametrize("kind", MEASURED_BY)
@@ -199,8 +199,10 @@ def test_the_alarm_comes_before_much_reward_is_lost(trained):
     assert len(learned) >= SEEDS / 2
     untouched = []
     for seed in learned:
-        alarm = Alarm()
-        told = [alarm.hear({name: float(of[seed]) for name, of in row.items()}) for row, _ in rows]
+        alarm = RetrieverMonitor()
+        told = [
+            alarm.observe({name: float(of[seed]) for name, of in row.items()}) for row, _ in rows
+        ]
         first = next(place for place, symptoms in enumerate(told) if symptoms)
         assert [symptom.partition(":")[0] for symptom in told[first]] == ["hub"]
         assert rewards[-1, seed] < 0.5
