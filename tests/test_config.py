@@ -193,7 +193,7 @@ def test_json_names_every_type(config):
     value = to_json(config)
     assert value["type"] == "ragjax.learners.questions.QuestionsConfig"
     assert value["task"] == {"type": "tiny_task.TinyTask"}
-    assert value["phases"][1]["type"] == "ragjax.learners.questions.Phase"
+    assert value["phases"][1]["type"] == "ragjax.data.stream.Phase"
     assert value["phases"][1]["batch_size"] == 8
 
 

@@ -7,7 +7,7 @@ import pytest
 import tiny_config
 
 from ragjax.cli import main
-from ragjax.config import to_json
+from ragjax.config import config_json, to_json
 from ragjax.overrides import leaf_fields
 
 SUPPORT = Path(__file__).parent / "support"
@@ -28,7 +28,7 @@ def ragjax(capsys):
 @pytest.fixture
 def run_dir(tmp_path):
     """The directory of a run that is as young as can be."""
-    config = to_json(tiny_config.get_config()) | {"seed": 5}
+    config = config_json(tiny_config.get_config()) | {"seed": 5}
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
 

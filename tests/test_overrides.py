@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 import tiny_config
 
-from ragjax.config import Phase
 from ragjax.errors import UserError
+from ragjax.learners.questions import Phase
 from ragjax.models.encoder import TransformerEncoder
 from ragjax.models.retriever import Dense
 from ragjax.overrides import leaf_fields, override
@@ -32,7 +32,7 @@ def test_nothing_given(config):
     [
         pytest.param("seed", "3", 3, id="int"),
         pytest.param("optimizer.reader_rate", "1e-4", 1e-4, id="float"),
-        pytest.param("optimizer.clip", "2", 2.0, id="whole float"),
+        pytest.param("optimizer.max_grad_norm", "2", 2.0, id="whole float"),
         pytest.param("tokenizer.with_title", "True", True, id="bool"),
         pytest.param("objective.from_memory", "True", True, id="nested bool"),
         pytest.param("compute", "bfloat16", "bfloat16", id="literal"),
@@ -85,7 +85,10 @@ def test_component_of_a_union(config):
         (["--seed", "x"], "--seed is 'x'; give a whole number."),
         (["--seed", "1.5"], "--seed is '1.5'; give a whole number."),
         (["--seed", ""], "--seed is ''; give a whole number."),
-        (["--optimizer.clip", "much"], "--optimizer.clip is 'much'; give a number."),
+        (
+            ["--optimizer.max_grad_norm", "much"],
+            "--optimizer.max_grad_norm is 'much'; give a number.",
+        ),
         (["--tokenizer.with_title", "yes"], "is 'yes'; give True or False."),
         (["--compute", "float16"], "is 'float16'; give one of float32, bfloat16."),
         (["--phases.0.k", "0", "--seed", "x"], "--seed is 'x'; give a whole number."),

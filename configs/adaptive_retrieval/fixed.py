@@ -1,9 +1,13 @@
 """A fixed policy: retrieve once, then read and answer; `--policy.retrievals` 0 is never, 2 twice.
 
     ragjax train configs/reader_training/reader.py      # first, its reader
+    ragjax train configs/adaptive_retrieval/fixed.py
     ragjax train configs/adaptive_retrieval/fixed.py --policy.retrievals 2 --policy.threshold 0.7
 
-A reward of about .51 as it stands, of .69 by that command. It learns nothing and is measured alone.
+The last answers from memory where the reader is sure, and retrieves twice else. A fixed policy learns
+nothing and is measured alone.
+
+Expected (experiments/adaptive_retrieval.py): reward 0.507 ± 0.014; retrievals, known 1.00 ± 0.00.
 """
 
 from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval

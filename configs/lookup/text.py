@@ -2,7 +2,7 @@
 
     ragjax train configs/lookup/text.py
 
-Expected (experiments/lookup.py): nothing yet.
+Expected (experiments/lookup.py): return, greedy 0.885 ± 0.070; return, sampled 0.879 ± 0.052.
 """
 
 from ragjax.envs.text_lookup import TextLookup

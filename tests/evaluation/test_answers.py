@@ -88,7 +88,7 @@ def test_blind_evaluation_reads_other_passages(evaluated, rows):
     decoded = learner.config.objective.decode(
         learner.model,
         params,
-        asked.question,
+        jnp.asarray(asked.question),
         passages=jnp.asarray(corpus[instead[topk.ids]]),
         log_prior=log_prior,
         length=4,

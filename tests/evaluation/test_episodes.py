@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.evaluation.episodes import Episodes, read_episodes, write_episodes
+from ragjax.evaluation.episodes import Episodes, read_episodes
 from ragjax.evaluation.plots import learning_curves
 from ragjax.evaluation.rendering import render
 from ragjax.evaluation.runs import load_runs, record_run
@@ -36,7 +36,7 @@ def make_run(directory, seed, played=None):
     """A finished run of a policy, as the train command leaves it."""
     directory.mkdir(parents=True)
     played = played or episodes(SCORES[seed])
-    write_episodes(directory / "episodes.jsonl", played)
+    played.write(directory / "episodes.jsonl")
     curve = {"env_steps": [8, 16], "greedy": [0.0, 1.0], "sampled": [seed, 10 * seed]}
     facts = {"env_steps": 16, "steps": 2, "train_seconds": 1.5, "versions": {}, "curve": curve}
     result = played.summary() | facts | {"seed": seed, "git_commit": "c0ffee"}
@@ -65,7 +65,7 @@ def table(tmp_path):
 
 
 def test_records_hold_every_figure(tmp_path):
-    write_episodes(tmp_path / "episodes.jsonl", episodes(7.0))
+    episodes(7.0).write(tmp_path / "episodes.jsonl")
     found = read_episodes(tmp_path / "episodes.jsonl")
     assert found == episodes(7.0)
     assert found.summary() == {
@@ -115,7 +115,7 @@ def listed(seed, ids="abcd", kinds=KINDS):
 
 
 def test_a_mean_over_every_question_is_one_over_kinds(tmp_path):
-    write_episodes(tmp_path / "episodes.jsonl", listed(0))
+    listed(0).write(tmp_path / "episodes.jsonl")
     assert json.loads((tmp_path / "episodes.jsonl").read_text().splitlines()[1]) == {
         **{"mode": "greedy", "id": "b", "kind": "unseen", "return": 4.0, "length": 2},
         "score_unseen": 1.0,

@@ -379,8 +379,8 @@ def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch)
     state = run.history[0][-1]
     policies = []
 
-    def play(env, act, key, limit, greedy, look):
-        policies.append((env, lambda observation: act(look(key, observation)), limit, greedy))
+    def play(env, act, key, limit, greedy, inputs):
+        policies.append((env, lambda observation: act(inputs(key, observation)), limit, greedy))
         return {"return": jnp.arange(4.0), "length": jnp.arange(4)}
 
     with monkeypatch.context() as patch:
@@ -550,8 +550,8 @@ def test_between_refreshes_nothing_is_embedded(seeds):
     embedded = []
 
     class Counting(EpisodesLearner):
-        def policy(self, data, contents=None):
-            policy = super().policy(data, contents)
+        def policy(self, data):
+            policy = super().policy(data)
 
             def embed(params):
                 scale = params["retriever"]["log_scale"]

@@ -17,7 +17,7 @@ import tiny_env
 from tiny_env import ACTIONS, STATES, TinyMdp
 
 from ragjax.errors import UserError
-from ragjax.learners import episodes
+from ragjax.learners import episode_learner
 from ragjax.learners.episodes import EpisodesConfig
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.a2c import A2C
@@ -402,7 +402,7 @@ def test_what_masked_steps_hold_changes_no_bit(monkeypatch, algorithm):
         return *step(state, hyper), taken.pop()
 
     on, garbage, taken = None, [], []
-    monkeypatch.setattr(episodes, "rollout", masked_rollout)
+    monkeypatch.setattr(episode_learner, "rollout", masked_rollout)
     new, metrics, weight = update(state, run.hyper, False, 0.0)
     assert 0 < np.mean(weight) < 1
     assert all(np.isfinite(value) for value in metrics.values())

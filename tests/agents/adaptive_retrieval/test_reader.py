@@ -64,7 +64,7 @@ def test_the_first_retrieval_is_the_reader_s_own_answer(reader, trace, run, row)
 def test_the_second_retrieval_asks_what_the_reader_wrote(reader, trace):
     batch = RagBatch(jnp.asarray(trace.query))
     arrays = reader.learner.corpus, reader.embeddings
-    topk, log_prior, decoded = reader.learner._answer(reader.params, batch, *arrays)
+    topk, log_prior, decoded = reader.learner.answerer.answer(reader.params, batch, *arrays)
     np.testing.assert_array_equal(trace.ids[:, 2], topk.ids)
     np.testing.assert_allclose(trace.log_prior[:, 2], log_prior, rtol=1e-3, atol=1e-4)
     np.testing.assert_array_equal(trace.answer[:, 2], decoded.tokens)
