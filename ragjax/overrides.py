@@ -28,6 +28,8 @@ def leaf_fields(value: Any, prefix: str = "") -> dict[str, Any]:
         specs = child if isinstance(child, tuple) else (child,)
         if any(dataclasses.is_dataclass(spec) for spec in specs):
             found |= leaf_fields(child, f"{path}.")
+        elif child is None and any(map(dataclasses.is_dataclass, get_args(hint))):
+            continue  # a component that is left out; only a config file can name one
         else:
             found[path] = hint
     return found

@@ -102,8 +102,10 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
         return {name: np.array([of[name] for of in figures]) for name in figures[0]}
 
     def finite(state: State) -> np.ndarray:
-        rows = [leaf.reshape(len(seeds), -1) for leaf in jax.tree.leaves(state.params)]
-        return np.all([np.asarray(jnp.isfinite(row).all(axis=1)) for row in rows], axis=0)
+        found = np.ones(len(seeds), bool)
+        for leaf in jax.tree.leaves(state.params):
+            found &= np.asarray(jnp.isfinite(leaf.reshape(len(seeds), -1)).all(axis=1))
+        return found
 
     def mark_failed(state: State, places: Sequence[int]) -> State:
         def marked(leaf: Array) -> Array:

@@ -12,10 +12,11 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from ragjax.config import read_json
 from ragjax.errors import UserError, require
-from ragjax.learners.questions import QuestionsLearner
+from ragjax.learners.questions import QuestionsConfig, QuestionsLearner
 from ragjax.retrieval.corpus import gather_passages
-from ragjax.run_dir import RESULT, load_run
+from ragjax.run_dir import CONFIG, RESULT, load_run
 from ragjax.tasks.reader_training import REWRITE
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import EOS_ID, PAD_ID, Leaf, Params, RagBatch
@@ -81,14 +82,13 @@ class TrainedReader:
             f"env.reader names {run_dir}, which holds no finished run; train it first, for example by "
             "`ragjax train configs/reader_training/reader.py`.",
         )
-        run = load_run(run_dir)
-        if (
-            not isinstance(run.learner, QuestionsLearner)
-            or not run.learner.config.retriever.learned
-        ):
+        config = read_json(run_dir / CONFIG)
+        if not isinstance(config, QuestionsConfig) or not config.retriever.learned:
             raise UserError(
                 f"env.reader names {run_dir}, which is no run of a reader with a retriever of its own."
             )
+        run = load_run(run_dir)
+        assert isinstance(run.learner, QuestionsLearner)
         params = evaluation_params(run.state.params, run.state.opt_state)
         return cls(run.learner, params, run.state.index.embeddings)
 
