@@ -1,6 +1,7 @@
 """The order of the rooms, the one home of each heavy dependency, and what no file holds."""
 
 import ast
+import graphlib
 import os
 import re
 import shutil
@@ -72,6 +73,30 @@ def test_imports_come_from_earlier_rooms(path):
             # `from ragjax import commands` and `from ragjax.commands import train` alike.
             assert rest[0] in (*allowed, "__version__"), f"{within(path)} imports {name}"
         assert package not in ("experiments", "configs", "tests")
+
+
+def test_imports_have_no_circle():
+    """Within a room neither, nor by an import inside a function."""
+    names = {".".join(("ragjax", *within(path).with_suffix("").parts)): path for path in FILES}
+
+    def targets(path):
+        found = {name for name in imports_of(path) if name.startswith("ragjax.")}
+        # Of `from ragjax.a import b` the module is `ragjax.a.b`, or else `ragjax.a`.
+        known = {name if name in names else name.rpartition(".")[0] for name in found}
+        return known & set(names)
+
+    order = graphlib.TopologicalSorter({name: targets(path) for name, path in names.items()})
+    order.prepare()  # raises CycleError, which names the circle
+
+
+# Longer than can be read in one sitting, and why.
+LONG = {"tasks/_factbook_relations.py": "a list of wordings"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(within(path)))
+def test_a_file_can_be_read_in_one_sitting(path):
+    lines = len(path.read_text().splitlines())
+    assert (lines > 400) == (str(within(path)) in LONG), f"{within(path)} has {lines} lines"
 
 
 @pytest.mark.parametrize("module", HOMES)

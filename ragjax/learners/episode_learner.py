@@ -190,7 +190,9 @@ class EpisodesLearner(Learner):
             "explained_variance": explained_variance(batch),
             "env_steps": (state.step + 1) * algorithm.batch_size,
         }
-        metrics |= episode_means(steps) | self._health(policy, state.params, batch, steps, data)
+        metrics |= episode_means(steps) | self._retrieval_figures(
+            policy, state.params, batch, steps, data
+        )
         return state.replace(index=index, carry=carry, extra=extra), batch, metrics
 
     def loss(
@@ -209,7 +211,7 @@ class EpisodesLearner(Learner):
         algorithm = self.config.algorithm
         return algorithm.loss(self.policy(data), params, key, batch, hyper, extra=state.extra)
 
-    def _health(
+    def _retrieval_figures(
         self, policy: PolicyModel, params: Params, batch: PolicyBatch, steps: Rollout, data: Any
     ) -> dict[str, Array]:
         """Figures of the retriever before it learns from these steps, where it sums over passages."""
@@ -222,10 +224,8 @@ class EpisodesLearner(Learner):
         if "gold" in steps.metrics:
             gold = ids == steps.metrics["gold"].reshape(-1, 1)
         posterior = distribution.log_posterior(distribution.executed(batch.action))
-        passages = len(data["passages"])
-        return retrieval_figures(
-            distribution.log_prior, posterior, ids, batch.weight, passages, gold
-        )
+        prior, count = distribution.log_prior, len(data["passages"])
+        return retrieval_figures(prior, posterior, ids, batch.weight, count, gold)
 
     def resume(self, state: State) -> tuple[State, list[str]]:
         """Starts episodes anew where their environments lived outside JAX."""
@@ -259,8 +259,8 @@ class EpisodesLearner(Learner):
         """
         env, count = self.evaluation_env(episodes, split)
         env = env if data is None else bind_env(env, data)
-        limit = self.config.env.limit
-        return play_policy(state, self.config.policy, env, count=count, limit=limit, blind=blind)
+        shape = {"count": count, "limit": self.config.env.limit}
+        return play_policy(state, self.config.policy, env, **shape, blind=blind)
 
     def listed(self, split: str) -> EpisodeList | None:
         """Every episode of a split, for both modes of playing; None where they can't be listed."""
@@ -318,9 +318,8 @@ class EpisodesLearner(Learner):
             if name not in ("return", "length")
         }
         if state.index is not None:
-            blind = self.play(state, during, split="dev", blind=True, data=data)
-            blind = blind["sampled"]["return"].mean()
-            found["eval/retrieval_gain"] = found["eval/sampled_return"] - blind
+            blind = self.play(state, during, split="dev", blind=True, data=data)["sampled"]
+            found["eval/retrieval_gain"] = found["eval/sampled_return"] - blind["return"].mean()
         return found
 
     @cached_property
@@ -398,9 +397,6 @@ class EpisodesLearner(Learner):
         """What the first environment shows after its reset."""
         with self.guard():
             state = self.init(jax.random.PRNGKey(self.config.seed), self.hyper, self.data)
-            shown = np.asarray(state.carry.timestep.observation)
-        return [
-            f"observation {shown.shape[1:]} of environment 0: "
-            + np.array2string(shown[0], precision=3, threshold=20),
-            f"{self.raw_env.num_actions} actions",
-        ]
+            shown = np.asarray(state.carry.timestep.observation)[0]
+        numbers = np.array2string(shown, precision=3, threshold=20)
+        return [f"observation {shown.shape}: {numbers}", f"{self.raw_env.num_actions} actions"]

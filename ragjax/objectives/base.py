@@ -56,10 +56,6 @@ class Objective:
         """Whether the loss needs the model's `values`."""
         return False
 
-    def hyper(self) -> dict[str, float]:
-        """Scalars that may differ between runs of one compiled program, by name; none by default."""
-        return {}
-
     def loss(
         self,
         context: Context,
