@@ -190,9 +190,8 @@ class EpisodesLearner(Learner):
             "explained_variance": explained_variance(batch),
             "env_steps": (state.step + 1) * algorithm.batch_size,
         }
-        metrics |= episode_means(steps) | self._retrieval_figures(
-            policy, state.params, batch, steps, data
-        )
+        metrics |= episode_means(steps)
+        metrics |= self._retrieval_figures(policy, state.params, batch, steps, data)
         return state.replace(index=index, carry=carry, extra=extra), batch, metrics
 
     def loss(
@@ -303,11 +302,8 @@ class EpisodesLearner(Learner):
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
 
         Also `eval/greedy_<name>` of what else the environment reports, and of a policy that retrieves
-        `eval/retrieval_gain`, by how much the sampled return exceeds that of the blind policy.
-
-        Args:
-          state: the run.
-          data: as in `play`.
+        `eval/retrieval_gain`, by how much the sampled return exceeds that of the blind policy. For the
+        arguments see `play`.
         """
         during = self.config.evaluation.during
         played = self.play(state, during, split="dev", data=data)
