@@ -111,7 +111,7 @@ def reckon(row, actions):
 
 def test_every_sequence_of_three_decisions():
     """By functions that are compiled once, whatever the question and the decision."""
-    env = bound().build()
+    env = prepared().build()
     with compiled() as programs:
         check_sequences(env, jax.jit(env.reset), jax.jit(env.step))
     assert (programs.count("reset"), programs.count("step")) == (1, 1)
