@@ -40,7 +40,7 @@ from ragjax.objectives.actor_critic import rollout_values
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.ops.policy_gradient import value_sum
 from ragjax.ops.returns import lambda_returns
-from ragjax.training.learner import State
+from ragjax.training.learner import State, traced_scalars
 from ragjax.training.rollout import rollout, start
 from ragjax.training.step import LossFunction, update
 from ragjax.types import Loss, Params, PolicyModel, Rollout
@@ -135,11 +135,6 @@ def updated(loss: LossFunction, optimizer: optax.GradientTransformation) -> Upda
     return advance
 
 
-def traced(algorithm: Reinforce) -> dict[str, Array]:
-    """The algorithm's scalars as arrays."""
-    return {name: jnp.asarray(value, jnp.float32) for name, value in algorithm.hyper().items()}
-
-
 def learn(
     algorithm: Reinforce,
     model: PolicyModel,
@@ -189,7 +184,7 @@ def _bandit(key: Array, rate: float, baseline: bool, steps: int) -> Array:
     algorithm = Reinforce(
         num_envs=1, rollout_length=1, discount=0.0, value_coef=1.0, baseline=baseline
     )
-    hyper = traced(algorithm)
+    hyper = traced_scalars(algorithm.hyper())
     optimizer = sgd(rate, lambda count: 1.0 / (count + 1.0))
     advance = updated(partial(algorithm.loss, model, hyper=hyper), optimizer)
     start_key, run_key = jax.random.split(key)
@@ -242,7 +237,7 @@ def _walks(key: Array, rate: float, trace: float, episodes: int, limit: int = 10
     """
     env = RandomWalk(time_limit=limit).vectorise(1)
     model = LINEAR.build(env)
-    hyper = traced(Reinforce(discount=1.0))
+    hyper = traced_scalars(Reinforce(discount=1.0).hyper())
     window = 1 if trace == 0.0 else limit
 
     def loss(params: Params, key: Array, visit) -> Loss:
@@ -328,7 +323,7 @@ def _corridor(
         value_coef=0.0 if baseline_rate is None else 1.0,
         baseline=baseline_rate is not None,
     )
-    hyper = traced(algorithm)
+    hyper = traced_scalars(algorithm.hyper())
     optimizer = sgd(rate, baseline_rate or 0.0)
     advance = updated(partial(algorithm.loss, model, hyper=hyper), optimizer)
 

@@ -19,6 +19,7 @@ from ragjax.envs.testbed import Testbed
 from ragjax.evaluation.plots import FIGURES, load_plots, results_of
 from ragjax.objectives.reinforce import Reinforce
 from ragjax.ops.distributions import Categorical
+from ragjax.training.learner import traced_scalars
 from ragjax.training.rollout import rollout, start
 
 PATH = Path(__file__).parents[1] / "experiments" / "sutton_barto.py"
@@ -219,7 +220,7 @@ def test_reinforce_is_that_of_the_books_boxes(book, baseline):
         num_envs=1, rollout_length=limit, discount=0.9, value_coef=1.0, baseline=baseline
     )
     optimizer = book.sgd(rate, baseline_rate)
-    hyper = book.traced(algorithm)
+    hyper = traced_scalars(algorithm.hyper())
     advance = book.updated(partial(algorithm.loss, model, hyper=hyper), optimizer)
 
     def run(key):

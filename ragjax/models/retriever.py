@@ -65,8 +65,8 @@ class Dense(RetrieverSpec):
       query_encoder: q, of questions or observations; None for `encoder` and its parameters (siamese).
       initial_scale: τ at the start.
       refresh_every: steps after which the index is embedded anew. The index only chooses passages;
-        scores inside the step always come from the current parameters. Not used with
-        `objective.documents=index`, which embeds the whole corpus in every step.
+        scores inside the step always come from the current parameters. Not used by a
+        likelihood with `documents="index"`, which embeds the whole corpus in every step.
       index: how the K best passages are found.
     """
 
