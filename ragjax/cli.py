@@ -68,7 +68,11 @@ class Answer:
     question: Positional[str | None] = None
     """The question."""
     json: bool = False
-    """Print answer, probability and passages as JSON."""
+    """Print answer, probability and passages as JSON, a line for each question."""
+    force: bool = False
+    """Give an answer that the run is not sure of."""
+    passages: Path | None = None
+    """Other passages to answer from: a file of JSON lines, CSV or TSV, or a folder of texts."""
 
 
 @dataclass(frozen=True)
@@ -324,8 +328,10 @@ def _answer(options: Answer, _: list[str], console: Console) -> int:
 
     _keep_compiled()
     run = open_run(options.run_dir, console)
+    if options.passages is not None:
+        run = run.over(options.passages)
     if options.question is not None:
-        _print_answer(run.answer(options.question), options.json)
+        _print_answer(run.answer(options.question, force=options.force), options.json)
         return 0
     while True:
         try:
@@ -334,19 +340,32 @@ def _answer(options: Answer, _: list[str], console: Console) -> int:
             return 0
         if question.strip():
             try:
-                _print_answer(run.answer(question), options.json)
+                _print_answer(run.answer(question, force=options.force), options.json)
             except UserError as error:  # the next question may be a better one
-                print(f"ragjax: {error}", file=sys.stderr)
+                if options.json:
+                    refused = {"question": question, "answer": None, "error": str(error)}
+                    print(json.dumps(refused, ensure_ascii=False), flush=True)
+                else:
+                    print(f"ragjax: {error}", file=sys.stderr)
 
 
 def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer, ensure_ascii=False), flush=True)
         return
+    sure = f"confidence {answer['confidence']:.3f}" if "confidence" in answer else ""
     if answer["answer"] is None:
-        print("no answer")
+        reasons = ", ".join(answer.get("reasons", ()))
+        least = f"at least {answer['threshold']:.3f} is asked" if sure else ""
+        if sure and answer["threshold"] > 1:
+            least = "on development questions more answers were wrong than right, at any confidence"
+        print(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
+        if sure:
+            print("  note: --force shows the guess")
     else:
-        print(f"{answer['answer']}  (probability {answer['probability']:.3f})")
+        print(
+            f"{answer['answer']}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})"
+        )
     for note in answer["notes"]:
         print(f"  note: {note}")
     for decision in answer.get("decisions", ()):

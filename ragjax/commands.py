@@ -102,6 +102,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
     for place, (own, directory) in enumerate(runs):
         if place in failed:
             continue
+        learner.calibrate(states[place])
         with measuring(console) as told:
             records, facts = learner.evaluate(states[place], progress=told)
         records.write(directory / records.FILE)

@@ -9,18 +9,22 @@ name.
 import dataclasses
 import importlib
 import json
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar
 
 from ragjax.errors import UserError, require
-from ragjax.files import load_function
+from ragjax.files import find_modules_in, load_function, load_module
 from ragjax.records import Records
 from ragjax.training.learner import Learner
 from ragjax.training.optimizer import Adam, Optimizer
 
 PACKAGE = "ragjax"
-MODULES = "modules"  # the field of config.json that lists whose classes, beside ours, it names
+NOTHING: Mapping[str, str] = MappingProxyType({})
+MODULES = "modules"  # the field of config.json with the modules, beside ours, of its classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,10 +115,38 @@ def to_json(value: Any) -> Any:
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """What a run's config.json holds: `to_json`, and the modules beside ours that its classes are of."""
+    """What a run's config.json holds: `to_json`, and the modules beside ours that its classes are of.
+
+    Each module has its file, from which it is read where it can't be imported by its name.
+    """
     value = to_json(config)
     own = {name for name in map(module_of, _types(value)) if name.split(".")[0] != PACKAGE}
-    return value | {MODULES: sorted(own)}
+    return value | {MODULES: {name: _file_of(name) for name in sorted(own)}}
+
+
+def _file_of(module: str) -> str:
+    """The file of a module that is imported; "" where it has none."""
+    file = getattr(sys.modules.get(module), "__file__", None)
+    return str(Path(file).absolute()) if file else ""
+
+
+def _module(name: str, file: str) -> ModuleType:
+    """Imports a module by its name or, where it isn't to be found, from its file."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name or not file:
+            raise
+    path = Path(file)
+    require(
+        path.is_file(),
+        f"The config names classes of {name!r}, whose file {file} is gone; put it back.",
+    )
+    package = path.stem == "__init__"
+    if (path.parent.name if package else path.stem) != name.rpartition(".")[2]:
+        return load_module(path, name)  # a config file, which goes by another name
+    find_modules_in(path.parents[name.count(".") + package])
+    return importlib.import_module(name)
 
 
 def module_of(name: str) -> str:
@@ -132,12 +164,12 @@ def _types(value: Any) -> list[str]:
     return own + [name for item in value.values() for name in _types(item)]
 
 
-def from_json(value: Any, modules: tuple[str, ...] = ()) -> Any:
+def from_json(value: Any, modules: Mapping[str, str] = NOTHING) -> Any:
     """Inverse of `to_json`; lists become tuples.
 
     Args:
       value: JSON.
-      modules: what may be imported beside this package.
+      modules: what may be imported beside this package, and the file of each.
 
     Raises:
       UserError: a type can't be imported or its fields do not fit.
@@ -156,7 +188,7 @@ def from_json(value: Any, modules: tuple[str, ...] = ()) -> Any:
         f"{MODULES!r}; nothing else is imported, so train the run again.",
     )
     try:
-        kind = vars(importlib.import_module(module))[class_name]
+        kind = vars(_module(module, modules.get(module, "")))[class_name]
         require(dataclasses.is_dataclass(kind), f"{name} is no spec.")
         return kind(**fields)
     except (ImportError, KeyError, ValueError, TypeError) as error:
@@ -178,12 +210,12 @@ def read_json(path: Path) -> Config:
         raise UserError(
             f"{path} can't be read as a config ({error}); name the directory of a run."
         ) from error
-    modules: Any = value.pop(MODULES, []) if isinstance(value, dict) else []
+    modules: Any = (value.pop(MODULES, None) if isinstance(value, dict) else None) or {}
     require(
-        isinstance(modules, list) and all(isinstance(name, str) for name in modules),
-        f"{path} has {modules!r} for {MODULES!r}; it must be a list of names.",
+        isinstance(modules, dict) and all(isinstance(file, str) for file in modules.values()),
+        f"{path} has {modules!r} for {MODULES!r}; it must be names with their files.",
     )
-    config = from_json(value, tuple(modules))
+    config = from_json(value, modules)
     require(isinstance(config, Config), f"{path} does not hold a config; name a run's directory.")
     return config
 

@@ -4,8 +4,10 @@ import contextlib
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from ragjax.errors import UserError, require
@@ -74,12 +76,7 @@ def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
         path.is_file() and path.suffix == ".py",
         f"{path} is not a Python file; name one in {what}s/.",
     )
-    spec = importlib.util.spec_from_file_location(f"ragjax_{what}_{path.stem}", path)
-    assert spec is not None  # the suffix is .py
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with _mending(path):
-        spec.loader.exec_module(module)
+    module = load_module(path, f"ragjax_{what}_{path.stem}")
     function = vars(module).get(name)
     if not callable(function):
         raise UserError(f"{path} has no {name}(); define one, as in the other files of {what}s/.")
@@ -89,6 +86,35 @@ def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
             return function()
 
     return run
+
+
+def find_modules_in(directory: Path) -> None:
+    """Lets modules in a directory be imported; a file there hides no installed module."""
+    if str(directory) not in sys.path:
+        sys.path.append(str(directory))
+
+
+def load_module(path: Path, name: str) -> ModuleType:
+    """Runs a Python file as a module of that name, which finds the modules beside it.
+
+    Raises:
+      UserError: the file fails.
+    """
+    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    assert spec is not None  # the suffix is .py
+    assert spec.loader is not None
+    find_modules_in(path.absolute().parent)
+    module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
+    sys.modules[name] = module  # its classes are found by it
+    try:
+        with _mending(path):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        if before is not None:
+            sys.modules[name] = before
+        raise
+    return module
 
 
 @contextlib.contextmanager

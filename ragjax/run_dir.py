@@ -5,7 +5,7 @@ import json
 import resource
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from typing import Any
 import jax
 
 from ragjax.config import Config, config_json, differing_fields, read_json
+from ragjax.data.checks import checked, in_plain_text
+from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages
 from ragjax.errors import UserError, require
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
 from ragjax.training.program import state_shapes
+from ragjax.types import QaData
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
 PACKAGES = (
@@ -43,13 +46,31 @@ class Run:
     step: int
     damaged: list[int]
 
-    def answer(self, question: str) -> dict[str, Any]:
-        """Answers one question; see `training.learner.Learner.answer`.
+    def answer(self, question: str, *, force: bool = False) -> dict[str, Any]:
+        """Answers one question, or says why not; see `training.learner.Learner.answer`.
+
+        Args:
+          question: in words.
+          force: whether an answer is given that the run is not sure of.
 
         Raises:
           UserError: the question can't be read, or the run answers none.
         """
-        return self.learner.answer(self.state, question)
+        return self.learner.answer(self.state, question, force=force)
+
+    def over(self, passages: Path | str) -> "Run":
+        """The same parameters over other passages.
+
+        Args:
+          passages: a file or a folder, see `data.readers.read_passages`.
+
+        Raises:
+          UserError: it can't be read, or the run has no corpus.
+        """
+        read = read_passages(Path(passages), words=PASSAGE_WORDS, overlap=OVERLAP)
+        data = checked(QaData(tuple(read), {}), str(passages))
+        learner, state = self.learner.over(self.state, in_plain_text(data))
+        return replace(self, learner=learner, state=state)
 
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> dict[str, Any]:
         """The figures of a split, or of episodes; see `training.learner.Learner.evaluate`."""

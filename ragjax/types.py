@@ -55,9 +55,9 @@ class Question:
       id: unique within its task.
       question: the question.
       answers: the accepted answers, the first one being the training target.
-      positives: ids of the passages that hold the answer.
+      positives: ids of the passages that hold the answer; () where nobody has marked them.
       relation: the kind of fact asked for; metrics are also reported per relation.
-      entity: what is asked about; splits never share an entity.
+      entity: what is asked about; the splits of our own tasks never share one.
     """
 
     id: str
@@ -70,10 +70,17 @@ class Question:
 
 @dataclass(frozen=True)
 class QaData:
-    """A task's corpus and its questions by split: "train", "dev" and "test"."""
+    """A task's corpus and its questions by split.
+
+    Attributes:
+      passages: the corpus.
+      splits: "train", "dev" and "test" -> questions.
+      notes: what was left out while it was made, one sentence each.
+    """
 
     passages: tuple[Passage, ...]
     splits: Mapping[str, tuple[Question, ...]]
+    notes: tuple[str, ...] = ()
 
 
 @struct.dataclass
@@ -83,8 +90,8 @@ class RagBatch:
     Attributes:
       question: [B,Q] question tokens, padded with 0.
       target: [B,T] answer tokens with a closing end-of-sequence token, padded with 0.
-      accepted: [B,Y,T] the answers that are right, in the form of `target`, which is the first; rows of
-        0 where there are fewer.
+      accepted: [B,Y,T] the answers that are right and not cut, in the form of `target`; rows of 0 where
+        there are fewer.
       positives: [B,R] corpus rows of the gold passages, padded with -1.
       retrieved: `TopK` of [B,K] from a retriever that is not learned, at least as many as are used, or
         None.

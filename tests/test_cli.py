@@ -1,5 +1,6 @@
 """The commands, as a user gives them: what they write and print, and what bad input gets."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -10,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import the_sentence
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax import __version__, commands
@@ -32,7 +32,7 @@ CONFIG = SUPPORT / "tiny_config.py"
 def test_files_of_a_run(trained):
     found = {path.name for path in trained.iterdir()}
     asked = {"config.json", "metrics.jsonl", "result.json", "predictions.jsonl", "checkpoints"}
-    own = {"tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz"}
+    own = {"tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz", "data.json"}
     assert found - {"tensorboard"} == asked | own
     assert Checkpoints(trained / "checkpoints").steps() == [8, 11]
 
@@ -59,7 +59,7 @@ def test_every_figure_follows_from_the_predictions(trained):
     for name, value in figures.items():
         assert result[name] == value, name
     known = {"split", "steps", "seed", "train_seconds", "train_cpu_seconds", "total_seconds"}
-    known |= {"resumed_at", "parameters"}
+    known |= {"resumed_at", "parameters", "data", "calibration", "selective"}
     known |= {"index_built_at_step", "peak_memory_mb", "versions", "git_commit", "drawn_em"}
     rows = read_predictions(trained / "predictions.jsonl")
     drawn = [row["probability"] for row in rows if row["em"]]
@@ -106,7 +106,8 @@ def test_training_says_what_it_does(ragjax, copied, trained):
     assert "recall@5" in out
     assert out.splitlines()[-1].startswith(f"{copied}: ")
     assert out.endswith(", 11 steps\n")
-    assert "of 30 passages are cut to their first 12 tokens (tokenizer.passage_length)" in err
+    assert "of 30 passages are longer than tokenizer.passage_length" in err
+    assert "30 passages; questions: 60 train, 12 dev, 12 test" in err
     assert "continuing at step 11 of 11" in err
     for name in ("metrics.jsonl", "predictions.jsonl", "config.json"):
         assert (copied / name).read_bytes() == (trained / name).read_bytes(), name
@@ -151,10 +152,11 @@ def test_evaluate_prints_a_table(ragjax, trained):
 
 def test_answer_as_json(ragjax, trained):
     question = f"Where does {PEOPLE[3]} live?"
-    code, out, _ = ragjax("answer", trained, question, "--json")
+    code, out, _ = ragjax("answer", trained, question, "--json", "--force")
     assert code == 0
     answer = json.loads(out)
-    assert answer.keys() == {"question", "answer", "probability", "passages", "notes"}
+    known = {"question", "answer", "probability", "passages", "notes"}
+    assert answer.keys() == known | {"similarity", "known", "confidence", "threshold", "reasons"}
     assert answer["question"] == question
     assert answer["notes"] == []
     assert 0 < answer["probability"] <= 1
@@ -173,8 +175,10 @@ def test_answers_agree_with_the_predictions(trained):
     """The same question alone and in a batch of the evaluation."""
     run = load_run(trained)
     for row in read_predictions(trained / "predictions.jsonl")[::4]:
-        answer = run.answer(row["question"])
+        answer = run.answer(row["question"], force=True)
         assert answer["answer"] == row["prediction"]
+        assert answer["similarity"] == pytest.approx(row["similarity"], rel=1e-4)
+        assert answer["known"] == row["known"] == 1
         assert answer["probability"] == pytest.approx(row["probability"], rel=1e-4)
         found = {passage["id"]: passage for passage in answer["passages"]}
         assert set(found) == set(row["retrieved"])
@@ -188,10 +192,11 @@ def test_answers_agree_with_the_predictions(trained):
 def test_answer_for_people(ragjax, trained):
     """Over-long, in the wrong case, with unknown words and with the marks of rich."""
     question = "where exactly does dan live, in which town is the home of [bold]Ben?"
-    code, out, _ = ragjax("answer", trained, question)
+    code, out, _ = ragjax("answer", trained, question, "--force")
     assert code == 0
     assert "(probability 0." in out
-    assert "note: unknown words left out: exactly, [" in out
+    assert ", confidence 0." in out
+    assert "note: unknown words left out: exactly, bold" in out
     assert "note: only 10 tokens are read; cut: " in out
     assert "lives in" in out
     assert "posterior" in out
@@ -210,11 +215,26 @@ def test_interactive(ragjax, trained, monkeypatch):
     code, out, err = ragjax("answer", trained, "--json")
     assert code == 0
     answers = [json.loads(line) for line in out.splitlines()]
-    assert [answer["question"] for answer in answers] == [
-        "Where does Ada live?",
-        "Where does Ben live?",
-    ]
-    assert the_sentence(err).startswith("No word of 'Wakanda' is in the corpus")
+    asked = ["Where does Ada live?", "Wakanda", "Where does Ben live?"]
+    assert [answer["question"] for answer in answers] == asked
+    assert err == ""
+    assert answers[1]["answer"] is None
+    assert answers[1]["error"].startswith("No word of 'Wakanda' is in the corpus")
+
+
+def test_an_answer_that_is_not_sure_is_not_given(ragjax, trained):
+    """A run of eleven steps is sure of nothing, and says so."""
+    question = f"Where does {PEOPLE[3]} live?"
+    result = json.loads((trained / "result.json").read_text())
+    assert result["calibration"]["coverage"] == result["selective"]["coverage"] == 0
+    code, out, _ = ragjax("answer", trained, question)
+    assert code == 0
+    assert out.startswith("no answer: ")
+    assert "note: --force shows the guess" in out
+    told = json.loads(ragjax("answer", trained, question, "--json")[1])
+    assert told["answer"] is None
+    assert told["reasons"]
+    assert told["confidence"] < told["threshold"]
 
 
 # Listing and tables
@@ -497,7 +517,32 @@ def test_resume_with_other_passages(refused, copied):
     changed = lines[0].replace("Arles", "Avignon") + "".join(lines[1:])
     (copied / "passages.jsonl").write_text(changed)
     message = refused("train", CONFIG, "--run-dir", copied, "--resume")
-    assert f"The passages of {copied} are not those that task tiny makes now" in message
+    assert f"The passages of {copied} are not those that it began with" in message
+
+
+@pytest.mark.parametrize(
+    ("split", "what"), [("train", "train questions"), ("test", "test questions"), ("", "passages")]
+)
+@pytest.mark.parametrize("command", ["train", "evaluate"])
+def test_a_task_that_makes_other_rows_now(refused, copied, monkeypatch, split, what, command):
+    """An answer that was edited since; of whatever split, a run is neither resumed nor measured."""
+    generate = TinyTask.generate
+
+    def edited(self):
+        data = generate(self)
+        first = data.passages[0]
+        passages = (dataclasses.replace(first, text=f"{first.text} Yes."), *data.passages[1:])
+        if not split:
+            return dataclasses.replace(data, passages=passages)
+        asked = data.splits[split]
+        other = (dataclasses.replace(asked[0], answers=("Nowhere",)), *asked[1:])
+        return dataclasses.replace(data, splits=data.splits | {split: other})
+
+    monkeypatch.setattr(TinyTask, "generate", edited)
+    (copied / "result.json").unlink()
+    resume = ("train", CONFIG, "--run-dir", copied, "--resume")
+    message = refused(*(resume if command == "train" else ("evaluate", copied)))
+    assert f"Task tiny makes other {what} now than {copied} began with" in message
 
 
 def damage(run_dir, step):
@@ -616,7 +661,6 @@ def test_full_disk_before_the_run_begins(refused, tmp_path, monkeypatch):
 
 def test_full_disk_while_training(trained, tmp_path):
     """A process that may write no file beyond 50 kB: everything fits but a checkpoint."""
-    assert Path(os.environ["RAGJAX_DATA_DIR"]).is_dir()  # prepared by the trained run
     assert max(path.stat().st_size for path in trained.iterdir() if path.is_file()) < 50_000
     words = ["train", str(CONFIG), "--run-dir", str(tmp_path / "run"), "--checkpoint-every", "1"]
     program = f"""

@@ -85,7 +85,7 @@ REQUIRED = {
     EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
     Phase: {"steps": 3},
 }
-MODULES = ("tiny_task",)  # beside ours
+MODULES = {"tiny_task": ""}  # beside ours
 
 
 def build(kind, **fields):
@@ -238,7 +238,8 @@ def test_read_json_refuses(content, tmp_path):
 def test_a_config_imports_what_it_declares_and_no_more(config, tmp_path):
     """A run's config.json names classes; those of other modules are imported if it lists the module."""
     path, value = tmp_path / "config.json", config_json(config)
-    assert value["modules"] == ["tiny_task"]
+    beside = Path(tiny_config.__file__).with_name("tiny_task.py")
+    assert value["modules"] == {"tiny_task": str(beside)}
     path.write_text(json.dumps(value))
     assert read_json(path) == config
     path.write_text(json.dumps(value | {"modules": []}))
@@ -247,7 +248,7 @@ def test_a_config_imports_what_it_declares_and_no_more(config, tmp_path):
     ):
         read_json(path)
     path.write_text(json.dumps(value | {"modules": "tiny_task"}))
-    with pytest.raises(UserError, match="it must be a list of names"):
+    with pytest.raises(UserError, match="it must be names with their files"):
         read_json(path)
 
 

@@ -69,7 +69,7 @@ def test_diff_has_a_line_for_every_difference(ragjax, run_dir, tmp_path):
     config["retriever"]["encoder"] = {"type": "some.version.OldEncoder", "depth": 2}
     config["phases"] = config["phases"][:1]
     del config["log_every"]
-    (run_dir / "config.json").write_text(json.dumps(config | {"modules": ["tiny_task"]}))
+    (run_dir / "config.json").write_text(json.dumps(config | {"modules": {"tiny_task": ""}}))
     lines = ragjax("config", "diff", CONFIG, run_dir).splitlines()
     assert lines[:2] == ["seed: 0 | 5", "log_every: 1 | (absent)"]
     old, new = '"some.version.OldEncoder"', '"ragjax.models.encoder.BagEncoder"'

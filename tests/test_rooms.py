@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ragjax"
 
 # A room imports from itself and from the rooms before it.
 ROOMS = (
-    *("errors", "types", "files", "records"),
+    *("errors", "types", "text", "files", "records"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config", "run_dir", "learners", "agents"),

@@ -104,8 +104,8 @@ def encode_questions(
 ) -> EncodedQuestions:
     """Tokenises a split and, for a fixed retriever, looks up its passages.
 
-    Accepted answers other than the first are left out where they do not end within T tokens: cut, they
-    would be answers that nobody accepts.
+    Accepted answers are left out where they do not end within T tokens: cut, they would be answers that
+    nobody accepts. A first answer that is cut is still learned from, as far as it goes.
 
     Raises:
       UserError: there are no questions, one has no answer, or a gold passage is not in the corpus.
@@ -120,7 +120,7 @@ def encode_questions(
         [corpus.lexicon.known_form(tokenizer, question.question)[0] for question in questions],
         spec.question_length,
     )
-    accepted, cut_answers = _encode_accepted(tokenizer, spec.answer_length, questions)
+    target, accepted, cut_answers = _encode_answers(tokenizer, spec.answer_length, questions)
     rows = {passage.id: row for row, passage in enumerate(corpus.passages)}
     width = max(len(question.positives) for question in questions)
     positives = np.full((len(questions), max(width, 1)), -1, np.int32)
@@ -133,7 +133,7 @@ def encode_questions(
     retrieved = None if retriever.learned else retriever.lookup(corpus.passages, questions, k)
     arrays = RagBatch(
         question=asked,
-        target=accepted[:, 0],
+        target=target,
         accepted=accepted,
         positives=positives,
         retrieved=retrieved,
@@ -142,21 +142,24 @@ def encode_questions(
     return EncodedQuestions(tuple(questions), arrays, cut_questions + cut_answers)
 
 
-def _encode_accepted(
+def _encode_answers(
     tokenizer: Tokenizer, length: int, questions: Sequence[Question]
-) -> tuple[np.ndarray, int]:
-    """[M,Y,T] accepted answers, the first one first, and how many first ones were cut."""
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """[M,T] first answers, [M,Y,T] those of all that end within T, and how many first ones do not."""
+    target, cut = tokenizer.encode_batch(
+        [question.answers[0] for question in questions], length, end=True
+    )
     accepted = [
-        [first, *(other for other in others if len(tokenizer.encode(other)) < length)]
-        for first, *others in (question.answers for question in questions)
+        [answer for answer in question.answers if len(tokenizer.encode(answer)) < length]
+        for question in questions
     ]
     counts = np.array([len(answers) for answers in accepted])
-    given = np.arange(counts.max()) < counts[:, None]
+    given = np.arange(max(counts.max(), 1)) < counts[:, None]
     tokens = np.full((*given.shape, length), PAD_ID, np.int32)
-    tokens[given], cut = tokenizer.encode_batch(
-        [answer for answers in accepted for answer in answers], length, end=True
-    )
-    return tokens, cut
+    if counts.any():
+        whole = [answer for answers in accepted for answer in answers]
+        tokens[given], _ = tokenizer.encode_batch(whole, length, end=True)
+    return target, tokens, cut
 
 
 def stream_rows(seed: int, position: int, size: int, count: int) -> np.ndarray:

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
+from ragjax.data.checks import checked
 from ragjax.errors import UserError
 from ragjax.files import data_dir as default_data_dir
 from ragjax.types import Passage, QaData, Question
@@ -115,7 +116,7 @@ def load(task: Source, data_dir: pathlib.Path | None = None) -> QaData:
       UserError: if the directory can't be written.
     """
     root = data_dir or default_data_dir()
-    with _quiet():
+    with quiet():
         _prepare(task, root)
         passages = TableBuilder(task, _PASSAGES, root).read()["corpus"]
         questions = TableBuilder(task, _QUESTIONS, root).read()
@@ -129,7 +130,7 @@ def _prepare(task: Source, root: pathlib.Path) -> None:
     """Writes the tables of a task that aren't on disk yet."""
     with _usable(root):
         missing = [t for t in _COLUMNS if not TableBuilder(task, t, root).is_prepared()]
-    data = task.generate() if missing else None
+    data = checked(task.generate(), task.name) if missing else None
     for table in missing:
         with _usable(root):
             try:
@@ -160,7 +161,7 @@ def _decode(value: Any) -> str | tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the banner, the progress bars and the log of TFDS, which say nothing of use here."""
     verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)

@@ -1,14 +1,18 @@
 """The words that a run has seen, by which questions are brought into known words.
 
 A word in no passage and no training question has no trained embedding: split into pieces, it is noise
-that can outweigh the words around it. It is left out. A word that is known in another case only, as
-when a name is typed in lower case, is replaced by that form.
+that can outweigh the words around it. It is left out. A word that is known in another form only, as when
+a name is typed in lower case or stands in quotes, is replaced by that form.
 """
 
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ragjax.data.tokenizer import Tokenizer
+from ragjax.text import plain, same_word
+
+_HYPHENS = "-\u2010\u2011"
 
 
 class Lexicon:
@@ -17,8 +21,16 @@ class Lexicon:
     def __init__(self, words: Sequence[str]):
         """Takes the known words, the most frequent first."""
         self.words = tuple(words)
-        self._known = frozenset(self.words)
-        self._by_lower = {word.lower(): word for word in reversed(self.words)}
+        self._rank = {word: place for place, word in enumerate(self.words)}
+        # Words with and without a leading space apart; the most frequent form is the one that stays.
+        self._forms = {
+            spaced: {
+                same_word(word): word
+                for word in reversed(self.words)
+                if word.startswith(" ") == spaced
+            }
+            for spaced in (True, False)
+        }
 
     @classmethod
     def measure(cls, tokenizer: Tokenizer, texts: Iterable[str]) -> "Lexicon":
@@ -28,6 +40,10 @@ class Lexicon:
             [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
         )
 
+    def rarity(self, word: str) -> int:
+        """How many words are more frequent; 0 of a word that is not known."""
+        return self._rank.get(word, 0)
+
     def known_form(self, tokenizer: Tokenizer, question: str) -> tuple[str, list[str]]:
         """Rewrites a question in known words.
 
@@ -36,13 +52,33 @@ class Lexicon:
           question: as it was asked.
 
         Returns:
-          The question in known words, and the words that were left out.
+          The question in known words, and the words that were left out; signs that are left out with
+          them are not told.
         """
-        kept, left_out = [], []
-        for word in tokenizer.words(question):
-            known = word if word in self._known else self._by_lower.get(word.lower())
-            if known is None:
-                left_out.append(word.strip())
-            else:
+        kept, left_out, opened = [], [], False
+        for number, word in enumerate(tokenizer.words(plain(question))):
+            known = self._form(word, opened)
+            # After a quote or a bracket begins a word that elsewhere has a space before it.
+            opened = _is_sign(word[-1]) and (number == 0 or word.startswith(" ") or opened)
+            if known is not None:
                 kept.append(known)
+            elif any(letter.isalnum() for letter in word):
+                left_out.append(word.strip())
         return "".join(kept).strip(), left_out
+
+    def _form(self, word: str, opened: bool) -> str | None:
+        """The known form of a word, which may follow a sign that opens, or None."""
+        spaced = word.startswith(" ")
+        if opened and word[:1].isalnum() and f" {word}" in self._rank:
+            return f" {word}"
+        if word in self._rank:
+            return word
+        key = same_word(word)
+        if not key:
+            return None
+        return self._forms[spaced or opened].get(key) or self._forms[True].get(key)
+
+
+def _is_sign(letter: str) -> bool:
+    """Whether a character is punctuation or a symbol, such as a quote or a bracket, but no hyphen."""
+    return unicodedata.category(letter)[0] in "PS" and letter not in _HYPHENS

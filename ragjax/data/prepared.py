@@ -23,6 +23,7 @@ from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
 from ragjax.retrieval.base import RetrieverSpec
+from ragjax.text import plain
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
@@ -95,11 +96,38 @@ class PreparedText:
             require(fits, f"{run_dir / name} and {run_dir / ARRAYS} disagree; train the run again.")
         return cls(spec, tokenizer, corpus)
 
+    def over(self, passages: Sequence[Passage]) -> "PreparedText":
+        """The same tokenizer over another corpus.
+
+        What is known of a word stays known; of words that are new, the other corpus tells how rare they
+        are.
+        """
+        known = self.corpus.vocabulary
+        other = encode_corpus(self.tokenizer, self.spec, passages, ())
+        idf = np.where(known.idf > 0, known.idf, other.vocabulary.idf)
+        words = dict.fromkeys((*self.corpus.lexicon.words, *other.lexicon.words))
+        corpus = dataclasses.replace(
+            other,
+            vocabulary=Vocabulary(fold=known.fold, idf=idf, content=known.content),
+            lexicon=Lexicon(tuple(words)),
+        )
+        return PreparedText(self.spec, self.tokenizer, corpus)
+
     def encode(
         self, questions: Sequence[Question], retriever: RetrieverSpec, k: int
     ) -> EncodedQuestions:
         """Tokenises questions, and looks up K passages for each if the retriever is a fixed one."""
         return encode_questions(self.tokenizer, self.spec, self.corpus, questions, retriever, k)
+
+    def known_words(self, text: str) -> tuple[str, list[str]]:
+        """A question in known words, and the words that were left out; see `Lexicon.known_form`."""
+        return self.corpus.lexicon.known_form(self.tokenizer, text)
+
+    def known_share(self, text: str) -> float:
+        """The share of a question's words that are known, signs aside; 1 where it has none."""
+        words = self.tokenizer.words(plain(text))
+        count = sum(any(letter.isalnum() for letter in word) for word in words)
+        return 1.0 - len(self.known_words(text)[1]) / count if count else 1.0
 
     def check_question(self, text: str) -> tuple[str, list[str]]:
         """Checks a question that is not of the task.
@@ -115,7 +143,7 @@ class PreparedText:
         """
         text = text.strip()
         require(bool(text), "The question is empty; ask one in words.")
-        known, left_out = self.corpus.lexicon.known_form(self.tokenizer, text)
+        known, left_out = self.known_words(text)
         require(
             any(letter.isalnum() for letter in known),
             f"No word of {text!r} is in the corpus; ask about what its passages say.",

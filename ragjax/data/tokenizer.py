@@ -11,9 +11,11 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
+from ragjax.text import UNSPACED
 from ragjax.types import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>", "<unk>")  # in the order of the ids in types.py
+_UNSPACED_START = re.compile(f"[{UNSPACED}]")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,16 @@ class TokenizerSpec:
         )
 
 
+def _spaced(text: str) -> str:
+    """The text with a space before its first word, unless that is of a script without spaces."""
+    return text if not text or text[0].isspace() or _UNSPACED_START.match(text) else f" {text}"
+
+
 class Tokenizer:
-    """Text to token ids and back. Every word carries its leading space, as in GPT-2."""
+    """Text to token ids and back. Every word carries its leading space, as in GPT-2.
+
+    A letter of a script without spaces is a word by itself.
+    """
 
     def __init__(self, inner: tokenizers.Tokenizer):
         """Wraps a tokenizer of the `tokenizers` package."""
@@ -63,7 +73,12 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """Trains byte-level BPE on `texts`; deterministic."""
         inner = tokenizers.Tokenizer(models.BPE(unk_token=SPECIAL_TOKENS[UNK_ID]))
-        inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+        inner.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(f"[{UNSPACED}]"), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False),
+            ]
+        )
         inner.decoder = decoders.ByteLevel()
         trainer = trainers.BpeTrainer(
             vocab_size=vocab_size,
@@ -71,7 +86,7 @@ class Tokenizer:
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        inner.train_from_iterator(texts, trainer)
+        inner.train_from_iterator(map(_spaced, texts), trainer)
         return cls(inner)
 
     @classmethod
@@ -99,7 +114,7 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text, without special tokens."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+        return self._inner.encode(_spaced(text), add_special_tokens=False).ids
 
     def encode_batch(
         self, texts: Sequence[str], length: int, *, end: bool = False
@@ -118,7 +133,9 @@ class Tokenizer:
         rows = np.full((len(texts), length), PAD_ID, np.int32)
         cut = 0
         for row, encoding in zip(
-            rows, self._inner.encode_batch(list(texts), add_special_tokens=False), strict=True
+            rows,
+            self._inner.encode_batch(list(map(_spaced, texts)), add_special_tokens=False),
+            strict=True,
         ):
             ids = encoding.ids
             cut += len(ids) > room
@@ -138,7 +155,7 @@ class Tokenizer:
 
     def words(self, text: str) -> list[str]:
         """The words that BPE never crosses, each with its leading space, which joined give the text."""
-        pieces = self._inner.pre_tokenizer.pre_tokenize_str(text)
+        pieces = self._inner.pre_tokenizer.pre_tokenize_str(_spaced(text))
         return [self._inner.decoder.decode([piece]) for piece, _ in pieces]
 
     def fold_map(self) -> np.ndarray:

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from ragjax.data.batching import EncodedQuestions, batches_in_order
 from ragjax.data.prepared import PreparedText
@@ -19,7 +21,9 @@ from ragjax.evaluation.metrics import (
     write_predictions,
 )
 from ragjax.objectives.base import Context, Objective
+from ragjax.ops.masking import masked_log_softmax
 from ragjax.records import Records, ReportTable
+from ragjax.retrieval.base import or_empty
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.types import Params, RagBatch, TopK
 
@@ -91,10 +95,24 @@ class Answerer:
         self._objective, self._context, self._text = objective, context, text
         self._corpus, self._batch_size = corpus, batch_size
 
-    def _answer(self, params: Params, batch: RagBatch, corpus: jax.Array, index: Any):
+    @property
+    def depth(self) -> int:
+        """K, the passages that are retrieved for a question."""
+        return self._context.k
+
+    def _answer(
+        self,
+        params: Params,
+        batch: RagBatch,
+        corpus: jax.Array,
+        index: Any,
+        hidden: jax.Array | None = None,
+    ):
         """-> (`TopK`, log_prior [B,K], `Decoded`)."""
         objective, context = self._objective, self._context
         topk, log_prior = objective.retrieve(context, params, batch, corpus=corpus, index=index)
+        if hidden is not None:
+            topk, log_prior = without(topk, log_prior, hidden)
         decoded = objective.decode(
             context.model,
             params,
@@ -107,7 +125,10 @@ class Answerer:
 
     @cached_property
     def answer(self):
-        """The jitted (params, batch, corpus [N,P], index) -> (`TopK`, log_prior [B,K], `Decoded`)."""
+        """The jitted (params, batch, corpus [N,P], index, hidden) -> (`TopK`, log_prior, `Decoded`).
+
+        Passages whose rows are in hidden [B,H] are not read, see `without`.
+        """
         return jax.jit(self._answer)
 
     @cached_property
@@ -123,6 +144,7 @@ class Answerer:
         *,
         progress: Callable[[int], None] = lambda done: None,
         corpus: jax.Array | None = None,
+        hidden: np.ndarray | None = None,
     ) -> list[dict[str, Any]]:
         """Answers every question.
 
@@ -132,17 +154,23 @@ class Answerer:
           encoded: the questions.
           progress: told how many questions are done.
           corpus: [N,P] what is read in place of the passages that are found; they themselves if None.
+          hidden: [M,K] rows of passages that are not read for each question, -1 for none; none if None.
 
         Returns:
           One record a question, as described in `evaluation.metrics`.
         """
         records = []
         passages, decode = self._text.corpus.passages, self._text.tokenizer.decode
+        if hidden is None:
+            hidden = np.full((len(encoded.questions), self._context.k), -1, np.int32)
         for rows, batch in batches_in_order(encoded, self._batch_size):
             # Splits differ in the shapes of what is accepted, for which nothing shall be compiled anew.
             asked = RagBatch(question=batch.question, retrieved=batch.retrieved)
             read = self._corpus if corpus is None else corpus
-            topk, log_prior, decoded = jax.device_get(self.answer(params, asked, read, index))
+            unread = np.full((self._batch_size, hidden.shape[1]), -1, np.int32)
+            unread[: len(rows)] = hidden[rows]
+            answered = self.answer(params, asked, read, index, unread)
+            topk, log_prior, decoded = jax.device_get(answered)
             for place, row in enumerate(rows):
                 question = encoded.questions[row]
                 prediction, hits = decode(decoded.tokens[place]), _hits(topk, place)
@@ -162,6 +190,8 @@ class Answerer:
                         "retrieved": [passages[topk.ids[place, hit]].id for hit in hits],
                         "prior": [_rounded(value) for value in np.exp(log_prior[place, hits])],
                         "posterior": [_rounded(value) for value in posterior],
+                        "similarity": _similarity(topk, place),
+                        "known": _rounded(self._text.known_share(question.question)),
                     }
                 )
             progress(len(records))
@@ -171,8 +201,8 @@ class Answerer:
         """Answers the one question that is encoded.
 
         Returns:
-          {"answer", "probability", "passages": [{"id", "title", "text", "prior", "posterior"}]}, the
-          passages in the order of their posterior.
+          {"answer", "probability", "similarity", "passages": [{"id", "title", "text", "prior",
+          "posterior"}]}, the passages in the order of their posterior.
         """
         topk, log_prior, decoded = jax.device_get(
             self._answer_one(params, encoded.arrays, self._corpus, index)
@@ -188,6 +218,7 @@ class Answerer:
         return {
             "answer": self._text.tokenizer.decode(decoded.tokens[0]),
             "probability": float(np.exp(decoded.log_prob[0])),
+            "similarity": _similarity(topk, 0),
             "passages": sorted(passages, key=lambda passage: -passage["posterior"]),
         }
 
@@ -195,6 +226,28 @@ class Answerer:
 def _hits(topk: TopK, row: int) -> np.ndarray:
     """Places of the passages retrieved; an empty passage (closed book) is read but is none of them."""
     return np.flatnonzero(topk.valid[row] & (topk.ids[row] >= 0))
+
+
+def without(
+    topk: TopK, log_prior: Float[Array, "B K"], hidden: Int[Array, "B H"]
+) -> tuple[TopK, Float[Array, "B K"]]:
+    """Retrieved passages less those whose rows are hidden, and p(d|x) over the others.
+
+    Where none is left, the empty passage is read; where none is hidden, all stays as it is.
+    """
+    gone = jnp.any(topk.ids[..., None] == hidden[:, None, :], axis=-1) & (topk.ids >= 0)
+    scores = jnp.where(gone, -jnp.inf, topk.scores)
+    left = or_empty(TopK(jnp.where(gone, -1, topk.ids), scores, topk.valid & ~gone))
+    prior = masked_log_softmax(jnp.where(gone, 0.0, log_prior), left.valid)
+    some = jnp.any(gone, axis=-1, keepdims=True)
+    chosen = jax.tree.map(lambda new, old: jnp.where(some, new, old), left, topk)
+    return chosen, jnp.where(some, prior, log_prior)
+
+
+def _similarity(topk: TopK, row: int) -> float | None:
+    """The highest score of a passage; None where nothing was retrieved."""
+    hits = _hits(topk, row)
+    return _rounded(topk.scores[row, hits].max()) if len(hits) else None
 
 
 def _rounded(value: float | np.floating) -> float:

@@ -367,8 +367,11 @@ class EpisodesLearner(Learner):
         names = {} if listed is None else {"ids": listed.ids, "kinds": listed.kinds}
         return Episodes.from_played(played, **names), facts
 
-    def answer(self, state: State, text: str) -> dict[str, Any]:
+    def answer(self, state: State, text: str, *, force: bool = False) -> dict[str, Any]:
         """Lets the policy answer one question, where its environment is one of questions."""
+        require(
+            not force, "--force is for runs of questions; a policy decides to abstain by itself."
+        )
         answered = self.env.answer(self._unplayed.acting(state), text)
         if answered is None:
             raise UserError(

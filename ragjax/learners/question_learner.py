@@ -12,11 +12,20 @@ from jaxtyping import Array
 
 from ragjax.data.batching import EncodedQuestions
 from ragjax.data.prepared import PreparedText
+from ragjax.data.report import DataReport
 from ragjax.data.stream import Phase as Phase
 from ragjax.data.stream import QuestionStream
 from ragjax.errors import require
 from ragjax.evaluation.answers import Answerer, Answers
+from ragjax.evaluation.calibration import Calibration
 from ragjax.evaluation.metrics import summarise
+from ragjax.learners.abstention import (
+    QUESTIONS,
+    abstained,
+    calibrate_run,
+    recorded_calibration,
+    selective_figures,
+)
 from ragjax.learners.start import require_start
 from ragjax.models.rag import build_model
 from ragjax.objectives.base import Context
@@ -35,6 +44,7 @@ class QuestionsLearner(Learner):
     Attributes:
       config: the `questions.QuestionsConfig`.
       text: tokenizer and corpus.
+      report: of the data that they were made of.
       corpus: [N,P] passage tokens on the device.
       vocabulary: token statistics on the device.
       model: the model's pure functions.
@@ -44,6 +54,7 @@ class QuestionsLearner(Learner):
         self,
         config: Any,
         text: PreparedText,
+        report: DataReport,
         task: QaData | None = None,
         origin: Path | None = None,
     ):
@@ -52,12 +63,16 @@ class QuestionsLearner(Learner):
         Args:
           config: a `questions.QuestionsConfig`.
           text: what was made of the task's text.
+          report: of the data that it was made of.
           task: the task's data, loaded when it is needed if None.
           origin: the run's directory that the text was read from, for messages.
         """
-        self.config, self.text, self.origin = config, text, origin
+        self.config, self.text, self.report, self.origin = config, text, report, origin
         if task is not None:
             self.task = task
+        self.calibration: Calibration | None = None
+        if origin is not None:
+            self.calibration = recorded_calibration(origin)
         self.corpus = jnp.asarray(text.corpus.tokens)
         self.vocabulary = jax.tree.map(jnp.asarray, text.corpus.vocabulary)
         self.model = build_model(
@@ -72,8 +87,15 @@ class QuestionsLearner(Learner):
 
     @cached_property
     def task(self) -> QaData:
-        """The task's passages and questions."""
-        return self.config.task.load()
+        """The task's passages and questions.
+
+        Raises:
+          UserError: it makes other ones now than the run began with.
+        """
+        data = self.config.task.load()
+        if self.origin is not None:
+            self.report.require_same(data, self.origin, self.config.task.name)
+        return data
 
     @cached_property
     def stages(self) -> tuple[Stage, ...]:
@@ -98,17 +120,7 @@ class QuestionsLearner(Learner):
 
     @cached_property
     def stream(self) -> QuestionStream:
-        """The training questions.
-
-        Raises:
-          UserError: the task makes other passages now than the run has.
-        """
-        require(
-            self.text.corpus.passages == self.task.passages,
-            f"The passages of {self.origin} are not those that task "
-            f"{self.config.task.name} makes now; install the package versions named in its result or "
-            "train into a new --run-dir.",
-        )
+        """The training questions."""
         config = self.config
         questions = self.task.splits["train"]
         return QuestionStream(self.text, questions, config.phases, config.retriever)
@@ -271,10 +283,13 @@ class QuestionsLearner(Learner):
     @cached_property
     def _development(self) -> EncodedQuestions:
         """The sample measured while training, the same for every seed; the split is in order."""
+        return self.encode(self._sample(self.config.evaluation.questions))
+
+    def _sample(self, count: int) -> list[Question]:
+        """Development questions in an order of chance, the same for every run."""
         questions = self.task.splits["dev"]
         order = np.random.default_rng(0).permutation(len(questions))
-        sample = [questions[row] for row in order[: self.config.evaluation.questions]]
-        return self.encode(sample)
+        return [questions[row] for row in order[:count]]
 
     @cached_property
     def _gain_questions(self) -> EncodedQuestions:
@@ -336,14 +351,32 @@ class QuestionsLearner(Learner):
             self.encode(questions),
             progress=lambda done: progress(done, len(questions)),
         )
-        return Answers(records), {"split": split}
+        facts: dict[str, Any] = {"split": split}
+        if self.calibration is not None and records:
+            facts["selective"] = selective_figures(self.calibration, records)
+        return Answers(records), facts
 
-    def answer(self, state: State, text: str) -> dict[str, Any]:
+    def calibrate(self, state: State) -> None:
+        """Calibrates the confidence in answers on the first development questions of the sample."""
+        if self.config.retriever.needs_gold:
+            return  # it answers the task's own questions only
+        state = self.finish(state)
+        self.calibration = calibrate_run(
+            self.text,
+            self._sample(QUESTIONS),
+            encode=self.encode,
+            answer=lambda encoded, hidden: self._records(state, encoded, hidden=hidden),
+            k=self.answerer.depth,
+        )
+
+    def answer(self, state: State, text: str, *, force: bool = False) -> dict[str, Any]:
         """Answers one question; at most `tokenizer.question_length` tokens are read.
 
         Returns:
-          {"question", "answer", "probability", "passages": [{"id", "title", "text", "prior",
-          "posterior"}], "notes": what was left out}, the passages in the order of their posterior.
+          {"question", "answer" (None where the run is not sure enough), "probability", "confidence",
+          "threshold", "reasons" (why not), "passages": [{"id", "title", "text", "prior",
+          "posterior"}], "notes": what was left out}, the passages in the order of their posterior. A run
+          that was never calibrated has no confidence, and answers always.
         """
         text, notes = self.text.check_question(text)
         require(
@@ -356,17 +389,36 @@ class QuestionsLearner(Learner):
         state = self.finish(state)
         params = evaluation_params(state.params, state.opt_state)
         told = self.answerer.answer_text(params, state.index.embeddings, encoded)
+        told |= {"known": self.text.known_share(text)}
+        if self.calibration is None:
+            notes = [*notes, "the run is not calibrated, so it answers however unsure it is"]
+        else:
+            told = abstained(told, self.calibration, force)
         return {"question": text} | told | {"notes": notes}
+
+    def over(self, state: State, data: QaData) -> tuple["QuestionsLearner", State]:
+        """The same parameters over other passages, which are embedded anew."""
+        self.config.check_depths(len(data.passages))
+        text = self.text.over(data.passages)
+        learner = QuestionsLearner(self.config, text, DataReport.measure(data, text), data)
+        learner.calibration = self.calibration
+        fresh = state.replace(index=IndexState(state.index.embeddings, jnp.full((), -1, jnp.int32)))
+        return learner, learner.finish(fresh)
 
     # The run's directory and its result
 
     def save(self, run_dir: Path) -> None:
-        """Writes tokenizer and corpus."""
+        """Writes tokenizer, corpus and what is known of the data."""
         self.text.save(run_dir)
+        self.report.save(run_dir)
 
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """When the index was built, the run that this one started from, and the rewards drawn."""
-        found: dict[str, Any] = {"index_built_at_step": int(state.index.built_at_step)}
+        found: dict[str, Any] = {
+            "index_built_at_step": int(state.index.built_at_step),
+            "data": self.report.to_json(),
+            "calibration": self.calibration and self.calibration.to_json(),
+        }
         if self.config.start:
             found["start"] = made_from(self.config.start_dir(seed))
         drawn = [row for row in rows if "reward" in row]
@@ -375,14 +427,8 @@ class QuestionsLearner(Learner):
         return found
 
     def notes(self) -> list[str]:
-        """How many passages are longer than what is read of them."""
-        corpus, length = self.text.corpus, self.config.tokenizer.passage_length
-        if not corpus.cut:
-            return []
-        return [
-            f"{corpus.cut} of {len(corpus.passages)} passages are cut to their first {length} tokens "
-            "(tokenizer.passage_length)"
-        ]
+        """What of the data is left out or not read."""
+        return self.report.sentences()
 
     def first_batch(self) -> list[str]:
         """Questions and accepted answers of the first step."""

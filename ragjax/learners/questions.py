@@ -5,7 +5,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ragjax.config import Config
+from ragjax.data.checks import require_splits
 from ragjax.data.prepared import PreparedText
+from ragjax.data.report import DataReport
 from ragjax.data.stream import Phase as Phase
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.errors import require
@@ -131,17 +133,16 @@ class QuestionsConfig(Config):
             for seed in self.seeds:
                 require_start(self, seed)  # before anything is made
         data = self.task.load()
-        for split in SPLITS:
-            require(
-                len(data.splits.get(split, ())) > 0,
-                f"Task {self.task.name} has no {split} questions; generate at least one.",
-            )
+        require_splits(data, self.task.name, SPLITS)
         self.check_depths(len(data.passages))
-        return QuestionsLearner(self, PreparedText.make(self.tokenizer, data), data)
+        text = PreparedText.make(self.tokenizer, data)
+        return QuestionsLearner(self, text, DataReport.measure(data, text), data)
 
     def load(self, run_dir: Path) -> QuestionsLearner:
         """Reads the text that a run prepared; its task's questions are made when they are needed."""
-        return QuestionsLearner(self, PreparedText.load(self.tokenizer, run_dir), origin=run_dir)
+        text, report = PreparedText.load(self.tokenizer, run_dir), DataReport.load(run_dir)
+        report.require_passages(text.corpus.passages, run_dir)
+        return QuestionsLearner(self, text, report, origin=run_dir)
 
     def check_depths(self, passages: int) -> None:
         """Checks that the corpus has as many passages as are to be retrieved.

@@ -11,12 +11,15 @@ import numpy as np
 from ragjax.errors import require
 from ragjax.retrieval.base import require_depth
 from ragjax.retrieval.fixed import Fixed
+from ragjax.text import with_word_breaks
 from ragjax.types import Passage, Question, TopK
 
 
 @dataclass(frozen=True)
 class BM25(Fixed):
     """Okapi BM25 over titles and texts, in Lucene's variant.
+
+    Of scripts without spaces letters and pairs of letters are words.
 
     Attributes:
       k1: saturation of the term frequency.
@@ -46,7 +49,9 @@ class BM25(Fixed):
         require_depth(k, len(passages))
         index = self._index(tuple(passages))
         queries = bm25s.tokenize(
-            [question.question for question in questions], show_progress=False, return_ids=False
+            [with_word_breaks(question.question) for question in questions],
+            show_progress=False,
+            return_ids=False,
         )
         ids, scores = index.retrieve(queries, k=k, show_progress=False)
         # Ties are broken by the corpus order, so that the ranking does not hang on a partial sort.
@@ -72,7 +77,7 @@ class BM25(Fixed):
             if known == passages:
                 return index
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG for itself
-        texts = [f"{passage.title} {passage.text}" for passage in passages]
+        texts = [with_word_breaks(f"{passage.title} {passage.text}") for passage in passages]
         index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
         index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
         self._newest[:] = [(passages, index)]

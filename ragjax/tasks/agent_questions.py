@@ -23,6 +23,7 @@ class AgentQuestions(ReaderTraining):
 
     name: ClassVar[str] = "agent_questions"
     version: ClassVar[str] = "1.0.0"
+    cached: ClassVar[bool] = True
 
     def generate(self) -> QaData:
         """Returns the passages of `WorldFacts`, and the questions."""

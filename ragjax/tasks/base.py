@@ -7,10 +7,12 @@ import hashlib
 import importlib.metadata
 import inspect
 import pathlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+from ragjax.data.checks import checked, in_plain_text
 from ragjax.errors import UserError
 from ragjax.types import QaData, Question
 
@@ -28,25 +30,38 @@ class Task:
       name: snake-case name, unique among tasks; it names the directory on disk.
       version: "major.minor.patch" of the generated data.
       packages: distributions whose data the task reads; their versions enter the fingerprint.
+      cached: whether what it generates is kept on disk under its fingerprint. Only for a task that is a
+        function of its fields, its code and `packages`; any other is generated whenever it is loaded.
     """
 
     name: ClassVar[str]
     version: ClassVar[str]
     packages: ClassVar[tuple[str, ...]] = ()
+    cached: ClassVar[bool] = False
+
+    @property
+    def files(self) -> tuple[pathlib.Path, ...]:
+        """The files that it reads."""
+        return ()
 
     def generate(self) -> QaData:
         """Returns the corpus and its questions: pure Python, the same on every call and machine."""
         raise NotImplementedError
 
     def load(self, data_dir: pathlib.Path | None = None) -> QaData:
-        """Returns what `generate` returns, from disk if it was prepared before.
+        """Returns what `generate` returns, checked and in plain text.
+
+        A `cached` task's comes from disk, if it was prepared before, and is as it was written.
 
         Args:
           data_dir: where prepared data is kept; `$RAGJAX_DATA_DIR` or `~/.cache/ragjax` if None.
 
         Raises:
-          UserError: if the directory can't be written or a source package is missing.
+          UserError: a row is not as `data.checks.checked` wants it, the directory can't be written, or a
+            source package is missing.
         """
+        if not self.cached:
+            return in_plain_text(checked(self.generate(), self.name))
         # Imported here so that configs can name a task without paying for TFDS at start-up.
         from ragjax.data import builder
 
@@ -55,18 +70,22 @@ class Task:
     def fingerprint(self) -> str:
         """Returns a short hash of all that decides what `generate` returns.
 
-        It covers the spec's fields, the source files of the task and of the helpers shared by the
-        tasks, and the versions of the source packages, so that prepared data is never stale.
+        It covers the spec's fields, the content of `files`, the source files of the task, of the helpers
+        shared by the tasks and of the modules beside it that it imports, and the versions of the source
+        packages, so that prepared data is never stale.
         """
         digest = hashlib.sha256()
         for field in fields(self):
             digest.update(f"{field.name}={getattr(self, field.name)!r}\n".encode())
         for package in self.packages:
             digest.update(f"{package}=={_version(package)}\n".encode())
-        sources = {pathlib.Path(inspect.getfile(c)) for c in type(self).__mro__ if c is not object}
+        sources = {file for c in type(self).__mro__ if c is not object for file in _sources(c)}
         sources |= set(pathlib.Path(__file__).parent.glob("_[a-z]*.py"))
-        for source in sorted(sources, key=lambda path: path.name):
+        for source in sorted(sources, key=lambda path: (path.name, str(path))):
             digest.update(source.name.encode() + b"\n" + source.read_bytes())
+        for file in self.files:
+            digest.update(file.name.encode() + b"\n")
+            _update(digest, file)
         return digest.hexdigest()[:12]
 
 
@@ -103,6 +122,41 @@ def assemble(questions: Iterable[tuple[str, Question]]) -> Mapping[str, tuple[Qu
         if seen.setdefault(name, split) != split:
             raise ValueError(f"{question.entity!r} is asked about in both {seen[name]} and {split}")
     return {split: tuple(rows) for split, rows in splits.items()}
+
+
+def _update(digest: Any, path: pathlib.Path) -> None:
+    """Adds a file's content to a digest."""
+    try:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read ({error.strerror or error}); name a file that exists."
+        ) from error
+
+
+def _sources(kind: type) -> set[pathlib.Path]:
+    """The file that defines a class, and those beside it or below that it imports, directly or not."""
+    first = pathlib.Path(inspect.getfile(kind))
+    if kind.__module__.split(".")[0] == "ragjax":
+        return {first}  # what our own tasks share is told by its name
+    found: set[pathlib.Path] = set()
+    modules = [sys.modules[kind.__module__]] if kind.__module__ in sys.modules else []
+    while modules:
+        module = modules.pop()
+        file = pathlib.Path(getattr(module, "__file__", None) or first)
+        if file in found:
+            continue
+        found.add(file)
+        for value in vars(module).values():
+            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+            other = sys.modules.get(name) if isinstance(name, str) else None
+            place = getattr(other, "__file__", None)
+            ours = place and pathlib.Path(place).is_relative_to(first.parent)
+            if other and ours and "site-packages" not in str(place):
+                modules.append(other)
+    return found | {first}
 
 
 def _version(package: str) -> str:

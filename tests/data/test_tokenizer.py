@@ -90,7 +90,10 @@ def test_decoding_stops_at_the_end(tokenizer):
 @pytest.mark.parametrize("text", TEXTS)
 def test_words_join_to_the_text(text, tokenizer):
     words = tokenizer.words(text)
-    assert "".join(words) == f" {text}"
+    start = (
+        "" if text[0] == "日" else " "
+    )  # a script without spaces has none before its words, either
+    assert "".join(words) == start + text
     # BPE never crosses a word: each encodes alone as it does within.
     assert [t for word in words for t in tokenizer._inner.encode(word).ids] or not words
     assert len(words) >= len(text.split())

@@ -59,7 +59,7 @@ def test_task_encoder_index_and_objective(questions):
         *("userland.index.TwoStage", "userland.objective.Halfway"),
     }
     modules = ["userland.encoder", "userland.index", "userland.objective", "userland.task"]
-    assert config["modules"] == modules
+    assert list(config["modules"]) == modules
     rows = [json.loads(line) for line in (questions / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
     assert len(set(losses)) == 12

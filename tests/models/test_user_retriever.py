@@ -25,7 +25,7 @@ def config_of():
 def test_it_goes_to_json_and_back():
     config = config_of()
     kept = json.loads(json.dumps(config_json(config)))
-    modules = tuple(kept.pop("modules"))
+    modules = kept.pop("modules")
     assert "user_retriever" in modules
     assert from_json(kept, modules) == config
     assert to_json(config)["retriever"]["index"] == {"type": "user_retriever.Sparse", "least": 0.3}

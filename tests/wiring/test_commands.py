@@ -186,9 +186,7 @@ def test_a_run_of_other_passages_is_not_resumed(first, begun, refused):
     run_dir, _ = begun(first)
     other_passages(run_dir)
     words = ["train", CONFIG, "--seed", 3, "--run-dir", run_dir, "--resume"]
-    assert f"The passages of {run_dir} are not those that task telltale makes now" in refused(
-        *words
-    )
+    assert f"The passages of {run_dir} are not those that it began with" in refused(*words)
     assert not (run_dir / "result.json").exists()
 
 
@@ -197,5 +195,5 @@ def test_no_run_starts_from_one_of_other_passages(first, following, begun, tmp_p
     other_passages(run_dir)
     (run_dir / "result.json").write_bytes((first / "result.json").read_bytes())
     config = dataclasses.replace(following, start=str(run_dir))
-    with pytest.raises(UserError, match="its passages are not those that task telltale makes now"):
+    with pytest.raises(UserError, match="are not those that it began with"):
         wiring.train(config, tmp_path / "run")

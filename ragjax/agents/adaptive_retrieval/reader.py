@@ -95,7 +95,7 @@ class TrainedReader:
     def encode(self, texts: Sequence[str]) -> Int[np.ndarray, "B Q"]:
         """Tokenises questions, in words that the reader knows."""
         text, length = self.learner.text, self.learner.config.tokenizer.question_length
-        known = [text.corpus.lexicon.known_form(text.tokenizer, each)[0] for each in texts]
+        known = [text.known_words(each)[0] for each in texts]
         return text.tokenizer.encode_batch(known, length)[0]
 
     def embed(self, texts: Sequence[str]) -> Float[np.ndarray, "B D"]:

@@ -1,0 +1,207 @@
+"""Passages and questions of your own, from files."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ragjax.data.readers import (
+    OVERLAP,
+    PASSAGE_WORDS,
+    read_passages,
+    read_questions,
+    text_files,
+)
+from ragjax.errors import UserError, require
+from ragjax.tasks.base import SPLITS, Task, fraction
+from ragjax.types import Passage, QaData, Question
+
+SPLIT_NAMES = {
+    **{name: name for name in SPLITS},
+    **{"training": "train", "validation": "dev", "valid": "dev", "val": "dev"},
+}
+
+
+@dataclass(frozen=True)
+class OwnData(Task):
+    """A corpus and questions from files, read anew whenever they are needed.
+
+    Questions are split, in this order: by file, where `dev` and `test` name files of their own; by
+    the column `split_field`, where questions have it; else by a hash, into `dev_share`, `test_share` and
+    the rest.
+
+    Attributes:
+      passages: a file of JSON lines, CSV or TSV, one passage a row (`.gz` or not); or a text or Markdown
+        file, or a folder of them, cut into passages. See `data.readers.read_passages`.
+      questions: a file of JSON lines, CSV or TSV; "" for passages alone. See
+        `data.readers.read_questions`.
+      dev: file of the development questions, if they have one of their own.
+      test: file of the test questions, likewise.
+      fields: what the files call their columns, where it is not what is expected:
+        "question=Frage,answers=Antwort".
+      split_field: the column with train, dev (validation) or test.
+      split_by: what is hashed: `question`, the question's words; `title`, the title of its first gold
+        passage, so that no two splits share one; or any other column.
+      dev_share: share of the development split where questions are split by a hash.
+      test_share: share of the test split, likewise.
+      passage_words: words of a passage that is cut from a text.
+      overlap: words that such a passage and the next have in common.
+    """
+
+    name: ClassVar[str] = "own_data"
+    version: ClassVar[str] = "1.0.0"
+
+    passages: str = ""
+    questions: str = ""
+    dev: str = ""
+    test: str = ""
+    fields: str = ""
+    split_field: str = "split"
+    split_by: str = "question"
+    dev_share: float = 0.1
+    test_share: float = 0.2
+    passage_words: int = PASSAGE_WORDS
+    overlap: int = OVERLAP
+
+    def __post_init__(self):
+        """Checks the fields, and makes paths absolute: a run is used from other directories, too."""
+        for name in ("passages", "questions", "dev", "test"):
+            value = getattr(self, name)
+            if value:
+                object.__setattr__(self, name, str(Path(value).expanduser().absolute()))
+        require(
+            bool(self.dev) == bool(self.test),
+            "One of task.dev and task.test names a file and the other does not; name both, or neither.",
+        )
+        for name in ("dev_share", "test_share"):
+            value = getattr(self, name)
+            require(0 < value < 1, f"task.{name} is {value}; it is a share between 0 and 1.")
+        require(
+            self.dev_share + self.test_share < 1,
+            f"task.dev_share {self.dev_share} and task.test_share {self.test_share} leave nothing to "
+            "train on; choose less than 1 together.",
+        )
+        require(
+            self.passage_words >= 1,
+            f"task.passage_words is {self.passage_words}; it must be at least 1.",
+        )
+        require(
+            0 <= self.overlap < self.passage_words,
+            f"task.overlap is {self.overlap}; it must be less than task.passage_words "
+            f"{self.passage_words}.",
+        )
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that are read, those of a folder each."""
+        named = [
+            Path(value) for value in (self.passages, self.questions, self.dev, self.test) if value
+        ]
+        return tuple(file for path in named for file in text_files(path))
+
+    def generate(self) -> QaData:
+        """Reads the files.
+
+        Raises:
+          UserError: names the file, and the line, that is not as it must be.
+        """
+        require(
+            bool(self.passages),
+            "task.passages names no file; give one: --task.passages FILE --task.questions FILE.",
+        )
+        notes: list[str] = []
+        passages = tuple(self._read_passages(notes))
+        splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
+        titles = {passage.id: passage.title for passage in passages}
+        unanswered: Counter[str] = Counter()
+        for split, question in self._read_questions(titles, notes):
+            if question.answers:
+                splits[split].append(question)
+            else:
+                unanswered[split] += 1
+        for split, count in unanswered.items():
+            total = count + len(splits[split])
+            notes.append(f"{count} of {total} {split} questions have no answer and are left out")
+        return QaData(
+            passages, {split: tuple(rows) for split, rows in splits.items()}, tuple(notes)
+        )
+
+    def _read_passages(self, notes: list[str]) -> Iterator[Passage]:
+        empty = total = 0
+        for passage in read_passages(
+            Path(self.passages),
+            words=self.passage_words,
+            overlap=self.overlap,
+            fields=self.fields,
+        ):
+            total += 1
+            if passage.text.strip():
+                yield passage
+            else:
+                empty += 1
+        if empty:
+            notes.append(f"{empty} of {total} passages have no text and are left out")
+
+    def _read_questions(
+        self, titles: dict[str, str], notes: list[str]
+    ) -> Iterator[tuple[str, Question]]:
+        """Yields (split, question), and notes how they were split."""
+        if not self.questions:
+            return
+        by_file = {"train": self.questions, "dev": self.dev, "test": self.test}
+        if self.dev:
+            for split, path in by_file.items():
+                for question, _ in read_questions(Path(path), fields=self.fields):
+                    yield split, question
+            notes.append("questions are split by file")
+            return
+        path, with_field = Path(self.questions), None
+        for question, row in read_questions(path, fields=self.fields):
+            has_field = row.get(self.split_field) not in (None, "")
+            where = f"{path}: question {question.id!r}"
+            if with_field is None:
+                with_field = has_field
+            require(
+                has_field == with_field,
+                f"{where} has {'a' if has_field else 'no'} {self.split_field!r}, unlike those before; "
+                "give it to all questions or to none.",
+            )
+            if not with_field:
+                yield self._hashed_split(where, question, row, titles), question
+                continue
+            value = str(row[self.split_field]).strip().lower()
+            require(
+                value in SPLIT_NAMES,
+                f"{where} has {self.split_field} {row[self.split_field]!r}; use one of "
+                f"{', '.join(SPLIT_NAMES)}, or --task.split_field '' for a hash.",
+            )
+            yield SPLIT_NAMES[value], question
+        how = f"their {self.split_field!r}" if with_field else f"a hash of their {self.split_by}"
+        notes.append(f"questions are split by {how}")
+
+    def _hashed_split(
+        self, where: str, question: Question, row: dict[str, Any], titles: dict[str, str]
+    ) -> str:
+        """The split by the hash of `split_by`; what is hashed alike is in one split."""
+        if self.split_by == "question":
+            value = question.question
+        elif self.split_by == "title":
+            gold = question.positives[:1]
+            if not gold or gold[0] not in titles:
+                raise UserError(
+                    f"{where} has {'no gold passage' if not gold else f'the gold passage {gold[0]!r}'} "
+                    "of which the corpus knows a title; use another --task.split_by."
+                )
+            value = titles[gold[0]]
+        else:
+            value = row.get(self.split_by)
+            require(
+                value is not None,
+                f"{where} has no {self.split_by!r}, which task.split_by names; use a column "
+                "of the file.",
+            )
+        share = fraction("own/" + " ".join(str(value).casefold().split()))
+        if share < self.test_share:
+            return "test"
+        return "dev" if share < self.test_share + self.dev_share else "train"

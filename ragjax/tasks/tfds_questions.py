@@ -1,0 +1,157 @@
+"""Questions of a dataset that TFDS knows, over its own contexts or passages of yours."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages, text_files
+from ragjax.data.tfds_source import field, read_examples
+from ragjax.errors import UserError, require
+from ragjax.tasks.base import Task, fraction
+from ragjax.types import Passage, QaData, Question
+
+_COLUMNS = ("question", "answers", "id", "context", "title")
+
+
+@dataclass(frozen=True)
+class TfdsQuestions(Task):
+    """A question-answering dataset by its name in TFDS.
+
+        natural_questions_open      fields="answers=answer"                         and passages of yours
+        trivia_qa/rc.nocontext      fields="answers=answer/aliases,id=question_id"  and passages of yours
+        squad                       fields="answers=answers/text,id=id,context=context,title=title"
+
+    Attributes:
+      dataset: name, config and version as TFDS writes them.
+      fields: where each column is: `question` and `answers`; `id`, if there is one; `context` and
+        `title`, if the dataset brings the passages. Fields within fields are written with "/".
+      passages: a file or folder of passages, see `data.readers.read_passages`; "" for the contexts.
+      train_split: the dataset's own name of the training split.
+      dev_split: of the development split; "" for a share of the training split, by a hash of questions.
+      test_split: of the test split; public datasets often have no answers for theirs.
+      dev_share: the share, where `dev_split` is "".
+      data_dir: where TFDS keeps its datasets; its own default if "".
+    """
+
+    name: ClassVar[str] = "tfds_questions"
+    version: ClassVar[str] = "1.0.0"
+    packages: ClassVar[tuple[str, ...]] = ("tensorflow-datasets",)
+
+    dataset: str = ""
+    fields: str = ""
+    passages: str = ""
+    train_split: str = "train"
+    dev_split: str = ""
+    test_split: str = "validation"
+    dev_share: float = 0.1
+    data_dir: str = ""
+
+    def __post_init__(self):
+        """Checks the fields, and makes paths absolute."""
+        for name in ("passages", "data_dir"):
+            value = getattr(self, name)
+            if value:
+                object.__setattr__(self, name, str(Path(value).expanduser().absolute()))
+        require(
+            0 < self.dev_share < 1,
+            f"task.dev_share is {self.dev_share}; it is a share between 0 and 1.",
+        )
+        self._paths()
+
+    def _paths(self) -> dict[str, str]:
+        """Column -> where it is in an example."""
+        found = {"question": "question", "answers": "answers"}
+        for part in filter(None, (part.strip() for part in self.fields.split(","))):
+            column, equals, path = (word.strip() for word in part.partition("="))
+            require(
+                bool(equals and path) and column in _COLUMNS,
+                f"task.fields has {part!r}; write it as column=field, with a column of "
+                f"{', '.join(_COLUMNS)}.",
+            )
+            found[column] = path
+        return found
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files of passages."""
+        return tuple(text_files(Path(self.passages))) if self.passages else ()
+
+    def generate(self) -> QaData:
+        """Reads the dataset.
+
+        Raises:
+          UserError: it can't be had, lacks a field, or brings no passages and none are named.
+        """
+        require(bool(self.dataset), "task.dataset is empty; name one, such as squad.")
+        paths = self._paths()
+        require(
+            bool(self.passages) != ("context" in paths),
+            "task.passages names a file or task.fields the context of each question; give one of both.",
+        )
+        passages: dict[str, Passage] = {}
+        if self.passages:
+            own = read_passages(Path(self.passages), words=PASSAGE_WORDS, overlap=OVERLAP)
+            passages = {passage.id: passage for passage in own}
+        splits: dict[str, list[Question]] = {"train": [], "dev": [], "test": []}
+        unanswered = 0
+        for split, question, passage in self._read(paths):
+            if passage is not None:
+                passages.setdefault(passage.id, passage)
+            if question.answers:
+                splits[split].append(question)
+            else:
+                unanswered += 1
+        notes = []
+        if not self.dev_split:
+            notes.append(f"a share {self.dev_share} of {self.train_split}, by a hash, is dev")
+        if unanswered:
+            notes.append(f"{unanswered} questions have no answer and are left out")
+        return QaData(
+            tuple(passages.values()),
+            {split: tuple(rows) for split, rows in splits.items()},
+            tuple(notes),
+        )
+
+    def _read(self, paths: dict[str, str]) -> Iterator[tuple[str, Question, Passage | None]]:
+        """Yields (split, question, its passage)."""
+        names = {"train": self.train_split, "dev": self.dev_split, "test": self.test_split}
+        for split, name in names.items():
+            if not name:
+                continue
+            for number, example in enumerate(read_examples(self.dataset, name, self.data_dir)):
+                where = f"{self.dataset}, {name} example {number}"
+                found: dict[str, Any] = {
+                    column: field(example, path, where) for column, path in paths.items()
+                }
+                passage = None
+                if "context" in found:
+                    text, title = (
+                        _text(found["context"], where),
+                        _text(found.get("title", ""), where),
+                    )
+                    digest = hashlib.blake2b(f"{title}\n{text}".encode(), digest_size=8)
+                    passage = Passage(digest.hexdigest(), title, text)
+                question = Question(
+                    id=_text(found.get("id", f"{name}/{number}"), where),
+                    question=_text(found["question"], where),
+                    answers=_texts(found["answers"], where),
+                    positives=() if passage is None else (passage.id,),
+                    relation="",
+                    entity="",
+                )
+                share = fraction(f"tfds/{question.question}")
+                to_dev = split == "train" and not self.dev_split and share < self.dev_share
+                yield "dev" if to_dev else split, question, passage
+
+
+def _text(value: Any, where: str) -> str:
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return str(value)
+    raise UserError(f"{where} has {value!r} where a text is wanted; name another in task.fields.")
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    items = value if isinstance(value, list) else [value]
+    return tuple(dict.fromkeys(text for item in items if (text := _text(item, where)).strip()))

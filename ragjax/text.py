@@ -1,0 +1,42 @@
+"""Text before it is read: Unicode normal forms, invisible characters, and scripts without spaces."""
+
+import re
+import unicodedata
+
+# Soft hyphens, joiners of words, byte order marks, and marks of the writing direction.
+_INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
+_ASCII_SIGNS = str.maketrans("‘’ʼ“”‐‑‒–—−", "'''\"\"------")
+_OTHER_SPACE = re.compile(r"[^\S ]")
+
+# Letters of scripts that put no space between words: Chinese, Japanese, Thai, Lao, Burmese, Khmer.
+UNSPACED = (
+    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
+    "\U00020000-\U0003134f\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+)
+_RUN = re.compile(f"[{UNSPACED}]+")
+
+
+def plain(text: str) -> str:
+    """Returns the text in Unicode's normal form C, blanks for white space, without what is invisible."""
+    if text.isascii() and not _OTHER_SPACE.search(text):
+        return text
+    return _OTHER_SPACE.sub(" ", _INVISIBLE.sub("", unicodedata.normalize("NFC", text)))
+
+
+def same_word(word: str) -> str:
+    """What spellings of a word have in common: compatible characters and signs, whatever the case."""
+    return unicodedata.normalize("NFKC", word).translate(_ASCII_SIGNS).strip().casefold()
+
+
+def with_word_breaks(text: str) -> str:
+    """Returns `plain` text for a search by words: letters of scripts without spaces, and pairs of them.
+
+    Each such letter stands twice, as a word of two letters, for a search may leave out words of one.
+    """
+
+    def broken(found: re.Match[str]) -> str:
+        run = found.group()
+        pairs = [run[place : place + 2] for place in range(len(run) - 1)]
+        return f" {' '.join([letter * 2 for letter in run] + pairs)} "
+
+    return _RUN.sub(broken, plain(text))

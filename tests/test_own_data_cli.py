@@ -1,0 +1,108 @@
+"""A user's files through the command line: train, measure, ask, and ask over other passages."""
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import the_sentence
+from tiny_task import TinyTask
+
+from ragjax.cli import main
+
+CONFIG = Path(__file__).parents[1] / "configs" / "own_data" / "rag_sequence.py"
+TINY = (
+    *("--tokenizer.vocab_size", "400", "--tokenizer.question_length", "10"),
+    *("--tokenizer.passage_length", "12", "--tokenizer.answer_length", "6"),
+    *("--retriever.encoder.width", "16", "--reader.width", "16", "--reader.heads", "2"),
+    *("--reader.encoder_layers", "1", "--phases.0.steps", "3", "--phases.0.batch_size", "4"),
+    *("--phases.1.steps", "3", "--phases.1.batch_size", "4", "--evaluation.k", "4"),
+    *("--evaluation.batch_size", "8", "--evaluation.every", "0"),
+)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Passages as a table, and questions with no word of which passage is gold."""
+    directory = tmp_path_factory.mktemp("files")
+    data = TinyTask().generate()
+    lines = [f"{p.id}\t{p.text}\t{p.title}" for p in data.passages]
+    (directory / "passages.tsv").write_text("\n".join(["id\ttext\ttitle", *lines]) + "\n")
+    rows = [
+        {"id": q.id, "question": q.question, "answers": q.answers, "positives": q.positives}
+        | {"split": split}
+        for split, questions in data.splits.items()
+        for q in questions
+    ]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (directory / "questions.jsonl").write_text(text)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def run_dir(files):
+    words = ["train", str(CONFIG), "--run-dir", str(files / "run"), *TINY]
+    words += ["--task.passages", str(files / "passages.tsv")]
+    assert main([*words, "--task.questions", str(files / "questions.jsonl")]) == 0
+    return files / "run"
+
+
+@pytest.fixture
+def ask(run_dir, capsys):
+    def ask(*words):
+        """-> (exit code, what is printed, the error)."""
+        capsys.readouterr()
+        code = main(["answer", str(run_dir), *map(str, words)])
+        return code, *capsys.readouterr()
+
+    return ask
+
+
+def test_one_command_trains_and_measures(run_dir, files):
+    result = json.loads((run_dir / "result.json").read_text())
+    assert result["questions"] == 12
+    assert result["data"]["passages"] == 30
+    assert result["data"]["notes"] == ["questions are split by their 'split'"]
+    assert result["data"]["splits"]["train"]["with_gold"] == 60
+    assert main(["evaluate", str(run_dir), "--split", "dev"]) == 0
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["modules"] == {}
+    assert config["task"]["passages"] == str(files / "passages.tsv")
+
+
+def test_an_edited_file_is_noticed(run_dir, files, capsys):
+    path = files / "questions.jsonl"
+    before = path.read_text()
+    path.write_text(before.replace('"Arles"', '"Avignon"', 1))
+    capsys.readouterr()
+    assert main(["evaluate", str(run_dir)]) == 2
+    message = the_sentence(capsys.readouterr().err)
+    assert f"makes other train questions now than {run_dir} began with" in message
+    path.write_text(before)
+    assert main(["evaluate", str(run_dir)]) == 0
+
+
+def test_other_passages_are_retrieved_and_read(ask, tmp_path):
+    other = [f"{name} lives in {name}stadt." for name in ("Urs", "Pia", "Ada", "Eva")]
+    for name, text in zip("abcd", other, strict=True):
+        (tmp_path / f"{name}.txt").write_text(text)
+    asked = ("Where does Pia live?", "--force", "--json")
+    code, out, err = ask(*asked, "--passages", tmp_path)
+    assert code == 0, err
+    told = json.loads(out)
+    assert {passage["text"] for passage in told["passages"]} == set(other)
+    assert told["passages"][0]["id"].endswith(".txt#0")
+    best = max(told["passages"], key=lambda passage: passage["prior"])
+    assert best["text"] == other[1]  # by a name that the run has never seen
+    assert told["notes"] == []  # and that is no unknown word there
+    code, out, _ = ask(*asked)
+    assert json.loads(out)["notes"] == ["unknown words left out: Pia"]
+
+
+def test_too_few_other_passages(ask, tmp_path):
+    (tmp_path / "a.txt").write_text("Urs lives in Ulm.")
+    code, _, err = ask("Where does Urs live?", "--passages", tmp_path)
+    assert code == 2
+    assert "has 1 passages; choose at most that many" in the_sentence(err)
+    code, _, err = ask("Where does Urs live?", "--passages", tmp_path / "nowhere")
+    assert code == 2
+    assert "does not exist" in the_sentence(err)
