@@ -11,13 +11,8 @@ import numpy as np
 
 from ragjax.data.batching import EncodedQuestions, batches_in_order
 from ragjax.data.prepared import PreparedText
-from ragjax.evaluation.metrics import (
-    drawn_exact_match,
-    exact_match,
-    summarise,
-    token_f1,
-    write_predictions,
-)
+from ragjax.evaluation.matching import exact_match, strict_match, token_f1
+from ragjax.evaluation.metrics import drawn_exact_match, summarise, write_predictions
 from ragjax.objectives.base import Context, Objective
 from ragjax.records import Records, ReportTable
 from ragjax.retrieval.corpus import gather_passages
@@ -44,7 +39,9 @@ class Answers(Records):
     def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
         """The figures over all questions and by relation; of several seeds those over all questions."""
         first = results[0]
-        names = [n for n in first if n in ("em", "f1", "mrr") or n.startswith("recall@")]
+        names = [
+            n for n in first if n in ("em", "strict_em", "f1", "mrr") or n.startswith("recall@")
+        ]
 
         def cells(figures):
             values = [figures.get(name) for name in names]
@@ -158,6 +155,7 @@ class Answerer:
                         "prediction": prediction,
                         "probability": _rounded(np.exp(decoded.log_prob[place])),
                         "em": exact_match(prediction, question.answers),
+                        "strict_em": strict_match(prediction, question.answers),
                         "f1": _rounded(token_f1(prediction, question.answers)),
                         "retrieved": [passages[topk.ids[place, hit]].id for hit in hits],
                         "prior": [_rounded(value) for value in np.exp(log_prior[place, hits])],

@@ -159,11 +159,15 @@ def _pack(outcomes: Outcomes | Episodes) -> bytes:
 
 
 def _question_columns(outcomes: Outcomes) -> dict[str, Any]:
+    strict = {}
+    if outcomes.strict_em is not None:
+        strict["strict_em"] = [int(value) for value in outcomes.strict_em]
     return {
         "retrieved": outcomes.retrieved,
         "id": outcomes.ids,
         "relation": outcomes.relations,
         "em": [int(value) for value in outcomes.em],
+        **strict,
         "f1": outcomes.f1.tolist(),
         "rank": [int(rank) or None for rank in outcomes.rank],
         "posterior_mass": [round(float(mass), _MASS_DIGITS) for mass in outcomes.mass],
@@ -180,6 +184,7 @@ def _unpack(path: Path) -> Outcomes | Episodes:
             ids=tuple(columns["id"]),
             relations=tuple(columns["relation"]),
             em=np.array(columns["em"], float),
+            strict_em=np.array(columns["strict_em"], float) if "strict_em" in columns else None,
             f1=np.array(columns["f1"], float),
             rank=np.array([rank or 0 for rank in columns["rank"]], int),
             mass=np.array(columns["posterior_mass"], float),

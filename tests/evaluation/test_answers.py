@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from tiny_task import TinyTask
 
-from ragjax.evaluation.metrics import exact_match, read_predictions, token_f1
+from ragjax.evaluation.matching import exact_match, strict_match, token_f1
+from ragjax.evaluation.metrics import read_predictions
 from ragjax.run_dir import load_run
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import RagBatch
@@ -61,6 +62,7 @@ def test_prior_and_posterior_are_distributions(rows):
 def test_scores_are_those_of_the_prediction(rows):
     for row in rows:
         assert row["em"] == exact_match(row["prediction"], row["answers"])
+        assert row["strict_em"] == strict_match(row["prediction"], row["answers"])
         assert row["f1"] == pytest.approx(token_f1(row["prediction"], row["answers"]), abs=1e-6)
 
 
