@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,7 +11,13 @@ import numpy as np
 
 from ragjax.data.batching import EncodedQuestions, batches_in_order
 from ragjax.data.prepared import PreparedText
-from ragjax.evaluation.matching import exact_match, strict_match, token_f1
+from ragjax.evaluation.matching import (
+    answer_rank,
+    exact_match,
+    strict_match,
+    token_f1,
+    tokenised,
+)
 from ragjax.evaluation.metrics import drawn_exact_match, summarise, write_predictions
 from ragjax.objectives.base import Context, Objective
 from ragjax.records import Records, ReportTable
@@ -37,11 +43,15 @@ class Answers(Records):
 
     @staticmethod
     def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
-        """The figures over all questions and by relation; of several seeds those over all questions."""
+        """The figures over all questions and by relation; of several seeds those over all questions.
+
+        How often a passage holds an answer is shown where questions lack a gold passage.
+        """
         first = results[0]
-        names = [
-            n for n in first if n in ("em", "strict_em", "f1", "mrr") or n.startswith("recall@")
-        ]
+        shown = {"em", "strict_em", "f1", "mrr", "recall"}
+        if first["gold_questions"] < first["questions"]:
+            shown.add("has_answer")
+        names = [name for name in first if name.partition("@")[0] in shown]
 
         def cells(figures):
             values = [figures.get(name) for name in names]
@@ -87,6 +97,7 @@ class Answerer:
         """
         self._objective, self._context, self._text = objective, context, text
         self._corpus, self._batch_size = corpus, batch_size
+        self._tokenised = cache(lambda row: tokenised(text.corpus.passages[row].text))
 
     def _answer(self, params: Params, batch: RagBatch, corpus: jax.Array, index: Any):
         """-> (`TopK`, log_prior [B,K], `Decoded`)."""
@@ -160,6 +171,10 @@ class Answerer:
                         "retrieved": [passages[topk.ids[place, hit]].id for hit in hits],
                         "prior": [_rounded(value) for value in np.exp(log_prior[place, hits])],
                         "posterior": [_rounded(value) for value in posterior],
+                        "answer_rank": answer_rank(
+                            (self._tokenised(topk.ids[place, hit]) for hit in hits),
+                            question.answers,
+                        ),
                     }
                 )
             progress(len(records))

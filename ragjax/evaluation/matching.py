@@ -1,4 +1,4 @@
-r"""Whether an answer is right: comparisons of texts.
+r"""Whether an answer is right, and whether a passage holds one: comparisons of texts.
 
 Exact match and token F1 behave as the official SQuAD v1.1 evaluation script does (Rajpurkar et al.
 2016), except where nothing is left of an answer: an answer is normalised, then compared as a whole
@@ -15,12 +15,20 @@ sense, but for that minus sign and for answers of which SQuAD's normalisation le
 An answer of which normalisation leaves nothing, such as "the" or "!!!", equals only itself, white space
 around it aside. This is the one deviation from SQuAD's script, where all such answers are alike, and
 have an F1 of 0.
+
+Whether a passage holds an answer is told as by DPR (Karpukhin et al. 2020, `has_answer` with its
+`SimpleTokenizer`): the answer's tokens stand in the passage's text, one after the other. Tokens are runs
+of letters, numbers and marks, and single other characters that are no white space, of the text in
+Unicode's form NFD and in lower case. The passage's title is not looked at.
 """
 
 import re
 import string
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import groupby
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:an?|the)\b")
@@ -96,6 +104,46 @@ def _bag_f1(prediction: str, answer: str) -> float:
         return float(_same(prediction, answer, normalise_answer))
     common = (Counter(predicted) & Counter(expected)).total()
     return 2.0 * common / (len(predicted) + len(expected))
+
+
+def tokenised(text: str) -> str:
+    """Returns the tokens of a text as DPR makes them, in lower case, with a space around each.
+
+    "St. Étienne" becomes " st . étienne " (its É in two characters), a text without a token " ".
+    """
+    tokens = []
+    for kind, run in groupby(unicodedata.normalize("NFD", text), key=_kind):
+        if kind == "word":
+            tokens.append("".join(run))
+        elif kind == "other":
+            tokens += run
+    return " ".join(["", *tokens, ""]).lower() if tokens else " "
+
+
+@cache
+def _kind(character: str) -> str:
+    """Whether a character belongs to a word, is a token by itself (other), or none (blank)."""
+    category = unicodedata.category(character)[0]
+    return "word" if category in "LNM" else "blank" if category in "ZC" else "other"
+
+
+def answer_rank(passages: Iterable[str], answers: Sequence[str]) -> int | None:
+    """Returns the rank (from 1) of the first passage that holds an answer, or None.
+
+    Args:
+      passages: texts from `tokenised`, best first.
+      answers: accepted answers; one without a token is held by no passage.
+    """
+    _require_answers(answers)
+    sought = [tokens for tokens in map(tokenised, answers) if tokens != " "]
+    return next(
+        (
+            rank
+            for rank, passage in enumerate(passages, 1)
+            if any(tokens in passage for tokens in sought)
+        ),
+        None,
+    )
 
 
 def _require_answers(answers: Sequence[str]) -> None:

@@ -82,6 +82,15 @@ def write_tiny_experiment(root, text=EXPERIMENT):
     return path
 
 
+@pytest.fixture(scope="session")
+def evaluated(trained):
+    """(the learner of the trained tiny run, its state)."""
+    from ragjax.run_dir import load_run
+
+    run = load_run(trained)
+    return run.learner, run.state
+
+
 @pytest.fixture
 def records():
     """(right ids, ids, closed) -> records of four questions."""

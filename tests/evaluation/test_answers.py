@@ -10,7 +10,6 @@ from tiny_task import TinyTask
 
 from ragjax.evaluation.matching import exact_match, strict_match, token_f1
 from ragjax.evaluation.metrics import read_predictions
-from ragjax.run_dir import load_run
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import RagBatch
 
@@ -20,13 +19,6 @@ pytest_plugins = ["tiny_run"]
 @pytest.fixture(scope="module")
 def rows(trained):
     return read_predictions(trained / "predictions.jsonl")
-
-
-@pytest.fixture(scope="module")
-def evaluated(trained):
-    """(the run's learner, its state)."""
-    run = load_run(trained)
-    return run.learner, run.state
 
 
 def test_every_question_once_in_order(rows):
