@@ -6,6 +6,7 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compiled
 from tiny_task import TinyTask
 
 from ragjax.evaluation.matching import exact_match, strict_match, token_f1
@@ -104,6 +105,32 @@ def test_splits_that_differ_in_accepted_answers_share_one_program(evaluated, row
         assert [row["em"] for row in found] == [row["em"] for row in rows]
         compiled.add(learner.answerer.answer._cache_size())
     assert len(compiled) == 1
+
+
+def test_the_development_split_is_measured_by_the_same_program_and_without_the_test_split(
+    evaluated, rows, monkeypatch
+):
+    learner, state = evaluated
+    learner.evaluate(state)  # compiles, unless another test has done so
+
+    class WithoutTest(dict):
+        def __getitem__(self, name):
+            assert name != "test", "the test split was looked at"
+            return super().__getitem__(name)
+
+    task = dataclasses.replace(learner.task, splits=WithoutTest(learner.task.splits))
+    monkeypatch.setitem(vars(learner), "task", task)
+    told = []
+    with compiled() as programs:
+        figures = learner.development(
+            state, progress=lambda done, total: told.append((done, total))
+        )
+    assert programs == []
+    assert told == [(8, 12), (12, 12)]
+    records, _ = learner.evaluate(state, "dev")
+    assert figures["em"] == np.mean([row["em"] for row in records.records])
+    assert figures["questions"] == 12
+    assert "per_relation" not in figures
 
 
 def test_records_are_counted_while_they_are_made(evaluated, rows):
