@@ -106,15 +106,19 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
         with measuring(console) as told:
             records, facts = learner.evaluate(states[place], progress=told)
         records.write(directory / records.FILE)
+        total = time.perf_counter() - started
+        with measuring(console) as told:
+            development = learner.development(states[place], progress=told)
         result = (
             records.summary()
             | facts
             | {
+                "dev": development,
                 "steps": config.steps,
                 "seed": own.seed,
                 "train_seconds": round(trained, 2),
                 "train_cpu_seconds": round(cpu, 2),
-                "total_seconds": round(time.perf_counter() - started, 2),
+                "total_seconds": round(total, 2),
                 "resumed_at": begun,
                 "parameters": parameter_counts(states[place].params),
                 "peak_memory_mb": peak_memory_mb(),

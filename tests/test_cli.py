@@ -59,7 +59,7 @@ def test_every_figure_follows_from_the_predictions(trained):
     for name, value in figures.items():
         assert result[name] == value, name
     known = {"split", "steps", "seed", "train_seconds", "train_cpu_seconds", "total_seconds"}
-    known |= {"resumed_at", "parameters", "data", "calibration", "selective"}
+    known |= {"resumed_at", "parameters", "dev", "data", "calibration", "selective"}
     known |= {"index_built_at_step", "peak_memory_mb", "versions", "git_commit", "drawn_em"}
     rows = read_predictions(trained / "predictions.jsonl")
     drawn = [row["probability"] for row in rows if row["em"]]
@@ -136,6 +136,21 @@ def test_evaluate_gives_the_figures_of_the_run(evaluated, trained):
     for name in figures.keys() - {"step", "split"}:
         assert figures[name] == result[name], name
     assert path.read_bytes() == (trained / "predictions.jsonl").read_bytes()
+
+
+def test_the_result_holds_the_figures_of_the_whole_development_split(ragjax, trained):
+    """What is chosen, is chosen by them; 8 of the 12 questions were measured while training."""
+    result = json.loads((trained / "result.json").read_text())
+    code, out, _ = ragjax("evaluate", trained, "--split", "dev", "--json")
+    assert code == 0
+    figures = json.loads(out)
+    assert "dev" not in figures
+    assert result["dev"].pop("source") == "the development split"
+    assert result["dev"]["questions"] == 12
+    names = {"em", "strict_em", "f1", "recall@1", "recall@5", "mrr", "has_answer@5", "drawn_em"}
+    assert result["dev"].keys() > names
+    left_out = {"split", "seed", "step", "per_relation"}
+    assert result["dev"] == {n: value for n, value in figures.items() if n not in left_out}
 
 
 def test_evaluate_prints_a_table(ragjax, trained):

@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from command_line import the_sentence
+from compilations import compiled
 from tiny_policy_config import get_config
 
 from ragjax.cli import INTERRUPTED, main
 from ragjax.envs.base import Environment, timestep
 from ragjax.evaluation.episodes import MODES
 from ragjax.overrides import override
+from ragjax.run_dir import load_run
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog
 from ragjax.types import Env
@@ -71,6 +73,7 @@ def test_result(trained):
     figures = {f"{mode}_{what}" for mode in MODES for what in ("return", "deviation", "length")}
     facts = {"environment", "steps", "env_steps", "seed", "curve", "parameters", "episodes"}
     facts |= {"train_seconds", "train_cpu_seconds", "total_seconds", "resumed_at", "peak_memory_mb"}
+    facts.add("dev")
     assert result.keys() == figures | facts | {"versions", "git_commit"}
     assert result["environment"] == "cartpole"
     assert result["steps"] == STEPS
@@ -79,6 +82,22 @@ def test_result(trained):
     assert 0 < result["train_seconds"] <= result["total_seconds"] < 3600
     assert result["train_cpu_seconds"] > 0
     assert result["versions"].keys() >= {"ragjax", "jax", "flax", "optax", "gymnasium"}
+
+
+def test_development_figures_are_of_other_episodes_by_the_same_program(trained):
+    run = load_run(trained)
+    learner, state, result = run.learner, run.state, read_result(trained)
+    final = learner.evaluate(state)[0].summary()
+    assert final == {name: result[name] for name in final}
+    with compiled() as programs:
+        found = learner.development(state)
+    assert "play" not in programs
+    assert not any("lambda" in name for name in programs)
+    assert found == result["dev"]
+    assert found.pop("source") == "episodes of other random keys than those of the final figures"
+    assert found.keys() == final.keys()
+    assert found["episodes"] == final["episodes"] == 6
+    assert found["sampled_return"] != final["sampled_return"]
 
 
 def test_every_figure_follows_from_the_files(trained):
@@ -358,21 +377,25 @@ def test_checkpoint_that_does_not_fit_its_config(refused, trained, tmp_path):
 
 @dataclass(frozen=True)
 class Poisoned(Environment):
-    """Counts its steps, and shows NaN from step `after` on."""
+    """Counts its steps, and shows or pays NaN from step `after` on."""
 
     name: ClassVar[str] = "poisoned"
 
     after: int = 10
+    pays: bool = False
 
     def build(self) -> Env:
+        def told(steps):
+            return jnp.where(steps < self.after, 1.0, jnp.nan)
+
         def show(steps):
-            return jnp.where(steps < self.after, 1.0, jnp.nan)[None]
+            return jnp.ones(1) if self.pays else told(steps)[None]
 
         def reset(params, key):
             return jnp.zeros((), jnp.int32), timestep(show(jnp.zeros((), jnp.int32)))
 
         def step(params, key, state, action):
-            return state + 1, timestep(show(state + 1), 1.0)
+            return state + 1, timestep(show(state + 1), told(state + 1) if self.pays else 1.0)
 
         low = np.zeros(1, np.float32)
         return Env((), reset, step, num_actions=2, low=low, high=low + 1)

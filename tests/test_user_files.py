@@ -23,7 +23,7 @@ def passages():
 
 def questions(split):
     names = {"train": PEOPLE[:4], "dev": PEOPLE[4:6], "test": PEOPLE[6:]}[split]
-    return tuple(Question(n, f"Where is {n}?", (f"{n}ville",), (n,), "", "") for n in names)
+    return tuple(Question(n, f"Where is {n}?", (f"{n}ville",), (), "", "") for n in names)
 """
 CONFIG = """
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,13 +13,14 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.data.batching import EncodedQuestions, batches_in_order
 from ragjax.data.prepared import PreparedText
-from ragjax.evaluation.metrics import (
-    drawn_exact_match,
+from ragjax.evaluation.matching import (
+    answer_rank,
     exact_match,
-    summarise,
+    strict_match,
     token_f1,
-    write_predictions,
+    tokenised,
 )
+from ragjax.evaluation.metrics import drawn_exact_match, summarise, write_predictions
 from ragjax.objectives.base import Context, Objective
 from ragjax.ops.masking import masked_log_softmax
 from ragjax.records import Records, ReportTable
@@ -46,9 +47,15 @@ class Answers(Records):
 
     @staticmethod
     def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
-        """The figures over all questions and by relation; of several seeds those over all questions."""
+        """The figures over all questions and by relation; of several seeds those over all questions.
+
+        How often a passage holds an answer is shown where questions lack a gold passage.
+        """
         first = results[0]
-        names = [n for n in first if n in ("em", "f1", "mrr") or n.startswith("recall@")]
+        shown = {"em", "strict_em", "f1", "mrr", "recall"}
+        if first["gold_questions"] < first["questions"]:
+            shown.add("has_answer")
+        names = [name for name in first if name.partition("@")[0] in shown]
 
         def cells(figures):
             values = [figures.get(name) for name in names]
@@ -94,6 +101,7 @@ class Answerer:
         """
         self._objective, self._context, self._text = objective, context, text
         self._corpus, self._batch_size = corpus, batch_size
+        self._tokenised = cache(lambda row: tokenised(text.corpus.passages[row].text))
 
     @property
     def depth(self) -> int:
@@ -186,12 +194,17 @@ class Answerer:
                         "prediction": prediction,
                         "probability": _rounded(np.exp(decoded.log_prob[place])),
                         "em": exact_match(prediction, question.answers),
+                        "strict_em": strict_match(prediction, question.answers),
                         "f1": _rounded(token_f1(prediction, question.answers)),
                         "retrieved": [passages[topk.ids[place, hit]].id for hit in hits],
                         "prior": [_rounded(value) for value in np.exp(log_prior[place, hits])],
                         "posterior": [_rounded(value) for value in posterior],
                         "similarity": _similarity(topk, place),
                         "known": _rounded(self._text.known_share(question.question)),
+                        "answer_rank": answer_rank(
+                            (self._tokenised(topk.ids[place, hit]) for hit in hits),
+                            question.answers,
+                        ),
                     }
                 )
             progress(len(records))

@@ -17,7 +17,7 @@ from ragjax.training.logging import METRICS
 
 # What is drawn of all that is logged, unless figures are named.
 MAIN = (
-    *("loss", "reward", "dev/em", "dev/recall@5", "recall"),
+    *("loss", "reward", "dev/em", "dev/recall@5", "dev/has_answer@5", "recall"),
     *("episode_return", "eval/greedy_return", "eval/sampled_return"),
     *("entropy", "effective_passages"),
 )

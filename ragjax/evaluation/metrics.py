@@ -3,18 +3,20 @@
 A record is one JSON object a line:
 
     {"id", "question", "relation", "entity", "answers": [str], "positives": [passage id],
-     "prediction": str, "probability": float, "em": 0 or 1, "f1": float,
-     "retrieved": [passage id, best first], "prior": [float], "posterior": [float]}
+     "prediction": str, "probability": float, "em": 0 or 1, "strict_em": 0 or 1, "f1": float,
+     "retrieved": [passage id, best first], "prior": [float], "posterior": [float],
+     "answer_rank": rank, from 1, of the first of these that holds an answer, or null}
 
-Exact match and token F1 behave as the official SQuAD v1.1 evaluation script does (Rajpurkar et al.
-2016): an answer is normalised, then compared as a whole (exact match) or as a bag of tokens (F1),
-with the best score over the accepted answers. An answer that contains the reference is not a match.
+`evaluation.matching` says what exact match, strict exact match, F1 and holding an answer are. Records
+without `strict_em` or `answer_rank` can be summarised: the first is made anew of the texts, the second
+was not measured.
+
+A question without positives has no gold passage: recall, reciprocal rank and posterior mass are means
+over the questions that have one.
 """
 
 import json
 import re
-import string
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -24,56 +26,18 @@ from typing import Any
 import numpy as np
 
 from ragjax.errors import UserError, require
+from ragjax.evaluation.matching import exact_match, strict_match, token_f1
 from ragjax.files import write_atomically
 
 RECALL_DEPTHS = (1, 5, 10, 20)
-RELATION_FIGURES = ("em", "f1", "recall@1", "recall@5")
+RELATION_FIGURES = (
+    *("em", "strict_em", "f1", "recall@1", "recall@5", "has_answer@1", "has_answer@5"),
+)
 
-_DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
-_ARTICLE = re.compile(r"\b(?:an?|the)\b")
 _TEXT_FIELDS = ("id", "question", "relation", "entity", "prediction")
 _ID_FIELDS = ("answers", "positives", "retrieved")
-_NUMBER_FIELDS = ("probability", "em", "f1")
+_NUMBER_FIELDS = ("probability", "em", "strict_em", "f1")
 _PROBABILITY_FIELDS = ("prior", "posterior")
-
-
-def normalise_answer(text: str) -> str:
-    """Returns `text` in lower case without punctuation, articles and superfluous white space.
-
-    The order matters: ASCII punctuation is deleted (joining what it separated, so "St. Lucia's"
-    becomes "st lucias"), and only then are the whole words a, an and the replaced by a space.
-    Other punctuation, such as a typographic dash, stays.
-    """
-    bare = text.lower().translate(_DELETE_PUNCTUATION)
-    return " ".join(_ARTICLE.sub(" ", bare).split())
-
-
-def exact_match(prediction: str, answers: Sequence[str]) -> int:
-    """Returns 1 if the normalised prediction equals any normalised answer, else 0."""
-    _require_answers(answers)
-    normalised = normalise_answer(prediction)
-    return int(any(normalise_answer(answer) == normalised for answer in answers))
-
-
-def token_f1(prediction: str, answers: Sequence[str]) -> float:
-    """Returns the best F1 of the prediction's bag of tokens against each answer's.
-
-    No common token gives 0, also where both sides normalise to nothing.
-    """
-    _require_answers(answers)
-    tokens = normalise_answer(prediction).split()
-    return max(_bag_f1(tokens, normalise_answer(answer).split()) for answer in answers)
-
-
-def _bag_f1(predicted: Sequence[str], expected: Sequence[str]) -> float:
-    """Returns the harmonic mean of precision and recall, 2·common / (predicted + expected)."""
-    common = (Counter(predicted) & Counter(expected)).total()
-    return 2.0 * common / (len(predicted) + len(expected)) if common else 0.0
-
-
-def _require_answers(answers: Sequence[str]) -> None:
-    if isinstance(answers, str) or not answers:
-        raise ValueError(f"answers is {answers!r}: give a non-empty sequence of strings")
 
 
 def first_positive_rank(retrieved: Sequence[str], positives: Sequence[str]) -> int | None:
@@ -114,18 +78,23 @@ class Outcomes:
       ids: question ids, unique, ascending.
       relations: the relation of each question.
       em: [M] 0 or 1.
+      strict_em: [M] 0 or 1; None where it was not recorded.
       f1: [M] token F1.
       rank: [M] rank of the first positive passage, from 1; 0 where none was retrieved.
-      mass: [M] posterior mass on positive passages.
+      mass: [M] posterior mass on positive passages; NaN of a question that has none.
+      answer_rank: [M] rank of the first passage that holds an answer, from 1; 0 where none was
+        retrieved; None where it was not recorded.
       retrieved: the largest number of passages retrieved for a question; 0 for a closed book.
     """
 
     ids: tuple[str, ...]
     relations: tuple[str, ...]
     em: np.ndarray
+    strict_em: np.ndarray | None
     f1: np.ndarray
     rank: np.ndarray
     mass: np.ndarray
+    answer_rank: np.ndarray | None
     retrieved: int
 
     @classmethod
@@ -137,29 +106,58 @@ class Outcomes:
             repeated = record["id"] == following["id"]
             require(not repeated, f"question {record['id']!r} occurs twice; record it once.")
         scored = [_score(record) for record in ordered]
-        em, f1, rank, mass = (np.array(column, float) for column in zip(*scored, strict=True))
+        em, strict_em, f1, rank, mass = (
+            np.array(column, float) for column in zip(*scored, strict=True)
+        )
         return cls(
             ids=tuple(record["id"] for record in ordered),
             relations=tuple(record["relation"] for record in ordered),
             em=em,
+            strict_em=strict_em,
             f1=f1,
             rank=rank.astype(int),
             mass=mass,
+            answer_rank=_answer_ranks(ordered),
             retrieved=max(len(record["retrieved"]) for record in ordered),
         )
 
-    def figure(self, name: str) -> np.ndarray | None:
-        """Returns [M] outcomes of a figure, or None where the run can't measure it.
+    @property
+    def gold(self) -> np.ndarray:
+        """[M] whether a question has a positive passage."""
+        return ~np.isnan(self.mass)
 
-        A figure of retrieval isn't measured where nothing was retrieved for any question, nor
-        recall@k where no question has k passages. An unknown name raises `KeyError`.
+    def figure(self, name: str, relation: str | None = None) -> np.ndarray | None:
+        """Returns the outcomes of a figure, of the questions that it is about.
+
+        Recall, mrr and posterior_mass are about the questions that have a gold passage. A figure of
+        retrieval isn't measured where nothing was retrieved for any question, nor recall@k and
+        has_answer@k where no question has k passages.
+
+        Args:
+          name: em, strict_em, f1, recall@<k>, mrr, posterior_mass or has_answer@<k>.
+          relation: of these questions alone.
+
+        Returns:
+          The outcomes, or None where the run can't measure any. An unknown name raises `KeyError`.
         """
-        if name in ("em", "f1"):
-            return self.em if name == "em" else self.f1
-        if re.fullmatch(r"recall@[1-9][0-9]*", name):
-            k = int(name.removeprefix("recall@"))
-            hit = (self.rank > 0) & (self.rank <= k)
-            return hit.astype(float) if k <= self.retrieved else None
+        column = self._column(name)
+        if column is None:
+            return None
+        about = np.ones(len(self.ids), bool) if relation is None else self.of(relation)
+        if is_of_gold(name):
+            about = about & self.gold
+        return column[about] if about.any() else None
+
+    def _column(self, name: str) -> np.ndarray | None:
+        """Returns [M] outcomes of a figure, which mean nothing of questions that it is not about."""
+        if name in ("em", "strict_em", "f1"):
+            return {"em": self.em, "strict_em": self.strict_em, "f1": self.f1}[name]
+        if re.fullmatch(r"(recall|has_answer)@[1-9][0-9]*", name):
+            of, _, depth = name.partition("@")
+            rank, k = self.rank if of == "recall" else self.answer_rank, int(depth)
+            if rank is None or k > self.retrieved:
+                return None
+            return ((rank > 0) & (rank <= k)).astype(float)
         if name == "mrr":
             inverse = np.where(self.rank > 0, 1.0 / np.maximum(self.rank, 1), 0.0)
             return inverse if self.retrieved else None
@@ -168,46 +166,67 @@ class Outcomes:
         raise KeyError(name)
 
     def mean(self, name: str, relation: str | None = None) -> float | None:
-        """Returns the mean of a figure over all questions, or over those of one relation."""
-        outcomes = self.figure(name)
-        if outcomes is None:
-            return None
-        return float(np.mean(outcomes if relation is None else outcomes[self.of(relation)]))
+        """Returns the mean of a figure over the questions that it is about, None if there are none."""
+        outcomes = self.figure(name, relation)
+        return None if outcomes is None else float(np.mean(outcomes))
 
     def of(self, relation: str) -> np.ndarray:
         """Returns [M] whether each question asks for `relation`."""
         return np.array([name == relation for name in self.relations], bool)
 
 
-def _score(record: Mapping[str, Any]) -> tuple[int, float, int, float]:
-    """Returns (em, f1, rank or 0, posterior mass) of a record, from its texts and ids alone."""
+def is_of_gold(name: str) -> bool:
+    """Whether a figure is about the questions alone that have a gold passage."""
+    return name.startswith("recall@") or name in ("mrr", "posterior_mass")
+
+
+def _score(record: Mapping[str, Any]) -> tuple[int, int, float, int, float]:
+    """Returns (em, strict_em, f1, rank or 0, mass or NaN) of a record, from its texts and ids alone."""
     where = f"question {record['id']!r}"
     remedy = "evaluate the run again"
     require(bool(record["answers"]), f"{where} has no accepted answer; give it one.")
-    require(bool(record["positives"]), f"{where} has no positive passage; give it one or drop it.")
     retrieved, positives, posterior = (record[f] for f in ("retrieved", "positives", "posterior"))
     require(
         len(retrieved) == len(posterior) == len(record["prior"]),
         f"{where} has {len(retrieved)} retrieved passages but {len(record['prior'])} prior and "
         f"{len(posterior)} posterior probabilities; {remedy}.",
     )
-    em = exact_match(record["prediction"], record["answers"])
-    f1 = token_f1(record["prediction"], record["answers"])
-    for name, value in (("em", em), ("f1", f1)):
+    said = record["prediction"], record["answers"]
+    em, strict_em, f1 = exact_match(*said), strict_match(*said), token_f1(*said)
+    for name, value in (("em", em), ("strict_em", strict_em), ("f1", f1)):
+        recorded = record.get(name, value)
         require(
-            abs(record[name] - value) <= 1e-6,
-            f"{where} records {name} {record[name]}, but its prediction scores {value}; {remedy}.",
+            abs(recorded - value) <= 1e-6,
+            f"{where} records {name} {recorded}, but its prediction scores {value}; {remedy}.",
         )
+    if not positives:
+        return em, strict_em, f1, 0, np.nan
     rank = first_positive_rank(retrieved, positives) or 0
-    return em, f1, rank, positive_mass(retrieved, positives, posterior)
+    return em, strict_em, f1, rank, positive_mass(retrieved, positives, posterior)
+
+
+def _answer_ranks(records: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
+    """Returns [M] the records' answer ranks, 0 where there is none; None if they lack them."""
+    if any("answer_rank" not in record for record in records):
+        return None
+    for record in records:
+        rank, deepest = record["answer_rank"], len(record["retrieved"])
+        require(
+            rank is None or 1 <= rank <= deepest,
+            f"question {record['id']!r} records the answer in passage {rank} of {deepest}; evaluate the "
+            "run again.",
+        )
+    return np.array([record["answer_rank"] or 0 for record in records], int)
 
 
 def summarise_outcomes(outcomes: Outcomes) -> dict[str, Any]:
     """Returns the figures of `summarise` from outcomes that are already scored."""
     depths = [k for k in RECALL_DEPTHS if k <= max(5, outcomes.retrieved)]
-    names = ["em", "f1", *(f"recall@{k}" for k in depths), "mrr", "posterior_mass"]
+    recalls, holding = ([f"{of}@{k}" for k in depths] for of in ("recall", "has_answer"))
+    names = ["em", "strict_em", "f1", *recalls, "mrr", "posterior_mass", *holding]
     summary: dict[str, Any] = {name: outcomes.mean(name) for name in names}
     summary["questions"] = len(outcomes.ids)
+    summary["gold_questions"] = int(outcomes.gold.sum())
     summary["per_relation"] = {
         relation: {
             **{name: outcomes.mean(name, relation) for name in RELATION_FIGURES},
@@ -222,14 +241,16 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Computes every figure of a run from the records of `predictions.jsonl`.
 
     Args:
-      records: the records, in any order; each id once, each with an answer and a positive passage.
+      records: the records, in any order; each id once, each with an answer.
 
     Returns:
-      `em`, `f1`, `recall@1`, `recall@5`, `recall@10` and `recall@20` (the last two where so many
-      were retrieved), `mrr`, `posterior_mass`, `questions`, and `per_relation` {relation: {em, f1,
-      recall@1, recall@5, questions}}. A figure is None where the run can't measure it: retrieval
-      figures of a closed-book run, recall@5 of a run that retrieves fewer than 5. Where a run
-      retrieves, a question without hits counts as 0.
+      `em`, `strict_em`, `f1`, `recall@1`, `recall@5`, `recall@10` and `recall@20` (the last two where
+      so many were retrieved), `mrr`, `posterior_mass`, `has_answer@k` as recall, `questions`,
+      `gold_questions` (those that have a gold passage, which recall, mrr and posterior mass are about),
+      and `per_relation` {relation: {em, strict_em, f1, recall@1, recall@5, has_answer@1, has_answer@5,
+      questions}}. A figure is None where the run can't measure it: retrieval figures of a closed-book
+      run, recall@5 of a run that retrieves fewer than 5, recall where no question has a gold passage.
+      Where a run retrieves, a question without hits counts as 0.
     """
     return summarise_outcomes(Outcomes.from_records(records))
 
@@ -289,10 +310,13 @@ def _fault(record: Any) -> str:
         (_PROBABILITY_FIELDS, "a list of numbers", lambda v: _is_list(v, _is_number)),
     ):
         for name in names:
-            if name not in record:
+            if name not in record and name != "strict_em":
                 return f"lacks the field {name!r}"
-            if not right(record[name]):
+            if name in record and not right(record[name]):
                 return f"has the field {name!r} of {record[name]!r}, which is not {expected}"
+    rank = record.get("answer_rank")
+    if not (rank is None or isinstance(rank, int)):
+        return f"has the field 'answer_rank' of {rank!r}, which is not a whole number or null"
     return ""
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes
+from ragjax.evaluation.metrics import Outcomes, is_of_gold
 from ragjax.evaluation.runs import Run, load_runs, require_same_questions
 from ragjax.evaluation.statistics import (
     LEVEL,
@@ -116,7 +117,8 @@ def _outcomes(column: Column, runs: Sequence[Run]) -> list[np.ndarray]:
         except KeyError as error:
             raise UserError(
                 f"column {column.label!r} asks for {column.metric!r}, which {run.directory} "
-                "lacks; use em, f1, recall@<k>, mrr, posterior_mass or a number of its result.json."
+                "lacks; use em, strict_em, f1, recall@<k>, mrr, posterior_mass, has_answer@<k> or a "
+                "number of its result.json."
             ) from error
     measured = [values for values in outcomes if values is not None]
     if not measured:
@@ -157,7 +159,7 @@ def _legend(table: Table, lines: Sequence[Line]) -> str:
     runs = [run for line in lines for run in line.runs]
     if not runs:
         return "No run is recorded yet."
-    outcomes = runs[0].outcomes
+    outcomes, exceptions = runs[0].outcomes, _exceptions(table, runs[0])
     if all(cell is None or cell.single for line in lines for cell in line.cells):
         return "Cells: the figures of one run a row."
     if isinstance(outcomes, Episodes) and not outcomes.ids:
@@ -165,14 +167,31 @@ def _legend(table: Table, lines: Sequence[Line]) -> str:
         return (
             f"Cells: {'interquartile ' * iqm}mean ± half the width of the {LEVEL:.0%} stratified "
             f"bootstrap interval over seeds {', '.join(map(str, sorted(table.seeds)))}, each the mean "
-            f"of {runs[0].result['episodes']} episodes ({RESAMPLES:,} resamples)."
+            f"of {runs[0].result['episodes']} episodes ({RESAMPLES:,} resamples){exceptions}."
         )
     seeds = ", ".join(map(str, sorted(table.seeds)))
     return (
         f"Cells: mean ± half the width of the {LEVEL:.0%} bootstrap interval over "
         f"seed{'s' * (len(table.seeds) > 1)} {seeds} and {len(outcomes.ids):,} questions "
-        f"({RESAMPLES:,} resamples)."
+        f"({RESAMPLES:,} resamples){exceptions}."
     )
+
+
+def _exceptions(table: Table, run: Run) -> str:
+    """Returns what the intervals of some columns are over instead, as the end of a sentence."""
+
+    def labels(chosen: Callable[[str], bool]) -> str:
+        return ", ".join(f'"{c.label}"' for c in table.columns if c.metric and chosen(c.metric))
+
+    text, single = "", labels(run.is_single)
+    if single:
+        alone = len(table.seeds) > 1
+        text += f", of {single} over the seeds alone" if alone else f", none of {single}"
+    if isinstance(run.outcomes, Outcomes) and 0 < run.outcomes.gold.sum() < len(run.outcomes.ids):
+        found = labels(is_of_gold)
+        count = f"{run.outcomes.gold.sum():,}"
+        text += f", of {found} over the {count} questions that name a gold passage" if found else ""
+    return text
 
 
 def _provenance(table: Table, line: Line) -> dict[str, str]:

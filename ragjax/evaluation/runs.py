@@ -53,11 +53,12 @@ class Run:
         return self.result.get("git_commit")
 
     def figure(self, name: str, relation: str | None = None) -> np.ndarray | None:
-        """Returns [M] outcomes of a figure, or [1] the value that `result.json` gives the run.
+        """Returns the outcomes of a figure, or [1] the value that `result.json` gives the run.
 
-        None means that the run can't measure it. A name that is neither raises `KeyError`. Episodes that
-        were drawn have no figures of their own: a seed's mean return is one number. `strata` says how
-        those of listed ones are averaged.
+        Of what `result.json` nests, dots part the names, as in `dev.em`. None means that the run can't
+        measure it. A name that is neither raises `KeyError`. Episodes that were drawn have no figures of
+        their own: a seed's mean return is one number. `strata` says how those of listed ones are
+        averaged.
         """
         try:
             if isinstance(self.outcomes, Episodes):
@@ -66,9 +67,10 @@ class Run:
                 return self.outcomes.figure(name)[0]
             outcomes = self.outcomes.figure(name)
         except KeyError:
-            if relation is not None or not _is_number(self.result.get(name)):
+            given = _flatten(self.result)
+            if relation is not None or not (name in given and _is_number_or_none(given[name])):
                 raise
-            return np.array([self.result[name]], float)
+            return None if given[name] is None else np.array([given[name]], float)
         if outcomes is None or relation is None:
             return outcomes
         assert isinstance(self.outcomes, Outcomes)
@@ -78,7 +80,17 @@ class Run:
             f"{self.directory} has no question of the relation {relation!r}; "
             f"use one of {', '.join(sorted(set(self.outcomes.relations)))}.",
         )
-        return outcomes[asked]
+        return self.outcomes.figure(name, relation)
+
+    def is_single(self, name: str) -> bool:
+        """Whether a figure is a number of the run, such as its seconds, and no mean of its records."""
+        if isinstance(self.outcomes, Episodes):
+            return name not in self.outcomes.summary()
+        try:
+            self.outcomes.figure(name)
+        except KeyError:
+            return True
+        return False
 
     def strata(self, name: str) -> np.ndarray | None:
         """Returns [M] kinds, which count alike in the mean of a figure; None if there are none."""
@@ -159,6 +171,11 @@ def _pack(outcomes: Outcomes | Episodes) -> bytes:
 
 
 def _question_columns(outcomes: Outcomes) -> dict[str, Any]:
+    measured: dict[str, Any] = {}
+    if outcomes.strict_em is not None:
+        measured["strict_em"] = [int(value) for value in outcomes.strict_em]
+    if outcomes.answer_rank is not None:
+        measured["answer_rank"] = [int(rank) or None for rank in outcomes.answer_rank]
     return {
         "retrieved": outcomes.retrieved,
         "id": outcomes.ids,
@@ -166,8 +183,12 @@ def _question_columns(outcomes: Outcomes) -> dict[str, Any]:
         "em": [int(value) for value in outcomes.em],
         "f1": outcomes.f1.tolist(),
         "rank": [int(rank) or None for rank in outcomes.rank],
-        "posterior_mass": [round(float(mass), _MASS_DIGITS) for mass in outcomes.mass],
-    }
+        # null of a question that has no gold passage
+        "posterior_mass": [
+            round(float(mass), _MASS_DIGITS) if gold else None
+            for mass, gold in zip(outcomes.mass, outcomes.gold, strict=True)
+        ],
+    } | measured
 
 
 def _unpack(path: Path) -> Outcomes | Episodes:
@@ -180,8 +201,10 @@ def _unpack(path: Path) -> Outcomes | Episodes:
             ids=tuple(columns["id"]),
             relations=tuple(columns["relation"]),
             em=np.array(columns["em"], float),
+            strict_em=np.array(columns["strict_em"], float) if "strict_em" in columns else None,
+            answer_rank=_ranks(columns["answer_rank"]) if "answer_rank" in columns else None,
             f1=np.array(columns["f1"], float),
-            rank=np.array([rank or 0 for rank in columns["rank"]], int),
+            rank=_ranks(columns["rank"]),
             mass=np.array(columns["posterior_mass"], float),
             retrieved=columns["retrieved"],
         )
@@ -191,6 +214,10 @@ def _unpack(path: Path) -> Outcomes | Episodes:
     except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} can't be read ({error}); record the run again.") from error
     return outcomes
+
+
+def _ranks(column: Sequence[int | None]) -> np.ndarray:
+    return np.array([rank or 0 for rank in column], int)
 
 
 def load_runs(row_dir: Path, seeds: Sequence[int]) -> list[Run]:
@@ -250,9 +277,11 @@ def require_same_questions(runs: Sequence[Run]) -> None:
         )
 
 
-def _questions(outcomes: Outcomes | Episodes) -> tuple[list[str], list[str]]:
-    """Returns the ids and the kinds of the questions answered."""
-    kinds = outcomes.kinds if isinstance(outcomes, Episodes) else outcomes.relations
+def _questions(outcomes: Outcomes | Episodes) -> tuple[list[str], list[Any]]:
+    """Returns the ids and the kinds of the questions answered, and whether they have gold passages."""
+    if isinstance(outcomes, Episodes):
+        return list(outcomes.ids), list(outcomes.kinds)
+    kinds = zip(outcomes.relations, outcomes.gold.tolist(), strict=True)
     return list(outcomes.ids), list(kinds)
 
 
@@ -323,6 +352,10 @@ def _require_agreement(
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_number_or_none(value: Any) -> bool:
+    return value is None or _is_number(value)
 
 
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:

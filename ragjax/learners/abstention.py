@@ -15,7 +15,7 @@ from ragjax.evaluation.calibration import (
     risk_coverage_area,
     variations,
 )
-from ragjax.evaluation.metrics import normalise_answer
+from ragjax.evaluation.matching import answer_rank, tokenised
 from ragjax.files import read_json_object
 from ragjax.run_dir import RESULT
 from ragjax.types import Question
@@ -122,12 +122,11 @@ def _rows_with_answer(text: PreparedText, records: Records, k: int) -> np.ndarra
     rows = {passage.id: row for row, passage in enumerate(text.corpus.passages)}
     found = np.full((len(records), k), -1, np.int32)
     for hidden, record in zip(found, records, strict=True):
-        answers = [f" {normalise_answer(answer)} " for answer in record["answers"]]
         gold = set(record["positives"])
         for place, name in enumerate(record["retrieved"][:k]):
             passage = text.corpus.passages[rows[name]]
-            said = f" {normalise_answer(f'{passage.title} {passage.text}')} "
-            if name in gold or any(answer in said for answer in answers):
+            said = tokenised(f"{passage.title} {passage.text}")
+            if name in gold or answer_rank([said], record["answers"]):
                 hidden[place] = rows[name]
     return found
 

@@ -20,9 +20,7 @@ from ragjax.envs.wrappers import (
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.play import play_policy, policy_inputs
-from ragjax.objectives.algorithm import explained_variance
-from ragjax.ops.distributions import MarginalCategorical
-from ragjax.ops.retrieval_figures import retrieval_figures
+from ragjax.objectives.algorithm import explained_variance, retriever_figures
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, Stage, State, step_keys, traced_scalars
 from ragjax.training.rollout import (
@@ -31,7 +29,9 @@ from ragjax.training.rollout import (
     start,
     start_episodes,
 )
-from ragjax.types import Env, Loss, Params, PolicyBatch, PolicyModel, Retrieved, Rollout
+from ragjax.types import Env, Loss, Params, PolicyBatch, PolicyModel
+
+DEVELOPMENT = 2**32 - 3  # what is chosen by is played with fold_in(run key, this) as the run's key
 
 
 class EpisodesLearner(Learner):
@@ -153,8 +153,8 @@ class EpisodesLearner(Learner):
         Returns:
           The state, the steps in no order, and metrics: `episode_return`, `episode_length` and what else
           the environment reports of the episodes that ended (NaN if none did); `explained_variance` of
-          the value targets; `env_steps`, made so far; and of a policy that retrieves those of
-          `ops.retrieval_figures.retrieval_figures`.
+          the value targets; `env_steps`, made so far; and those of
+          `objectives.algorithm.retriever_figures`.
         """
         del fed, stage
         algorithm, policy, keys = self.config.algorithm, self.policy(data), step_keys(state)
@@ -191,7 +191,7 @@ class EpisodesLearner(Learner):
             "env_steps": (state.step + 1) * algorithm.batch_size,
         }
         metrics |= episode_means(steps)
-        metrics |= self._retrieval_figures(policy, state.params, batch, steps, data)
+        metrics |= retriever_figures(policy, state.params, batch, steps, data)
         return state.replace(index=index, carry=carry, extra=extra), batch, metrics
 
     def loss(
@@ -209,22 +209,6 @@ class EpisodesLearner(Learner):
         del stage
         algorithm = self.config.algorithm
         return algorithm.loss(self.policy(data), params, key, batch, hyper, extra=state.extra)
-
-    def _retrieval_figures(
-        self, policy: PolicyModel, params: Params, batch: PolicyBatch, steps: Rollout, data: Any
-    ) -> dict[str, Array]:
-        """Figures of the retriever before it learns from these steps, where it sums over passages."""
-        if not isinstance(batch.observation, Retrieved):
-            return {}
-        distribution, _ = policy.apply(params, batch.observation)
-        if not isinstance(distribution, MarginalCategorical):
-            return {}
-        ids, gold = batch.observation.ids, None
-        if "gold" in steps.metrics:
-            gold = ids == steps.metrics["gold"].reshape(-1, 1)
-        posterior = distribution.log_posterior(distribution.executed(batch.action))
-        prior, count = distribution.log_prior, len(data["passages"])
-        return retrieval_figures(prior, posterior, ids, batch.weight, count, gold)
 
     def resume(self, state: State) -> tuple[State, list[str]]:
         """Starts episodes anew where their environments lived outside JAX."""
@@ -366,6 +350,16 @@ class EpisodesLearner(Learner):
             played = jax.device_get(self._plays[episodes, split](state, env_data(env)))
         names = {} if listed is None else {"ids": listed.ids, "kinds": listed.kinds}
         return Episodes.from_played(played, **names), facts
+
+    def development(
+        self, state: State, *, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[str, Any]:
+        """Of the development split, or of episodes drawn apart from those of `evaluate`."""
+        if self.config.env.splits:
+            return super().development(state, progress=progress)
+        apart = state.replace(key=jax.random.fold_in(state.key, DEVELOPMENT))
+        source = "episodes of other random keys than those of the final figures"
+        return {"source": source} | self.evaluate(apart)[0].summary()
 
     def answer(self, state: State, text: str, *, force: bool = False) -> dict[str, Any]:
         """Lets the policy answer one question, where its environment is one of questions."""

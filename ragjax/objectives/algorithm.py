@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.errors import require
-from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Rollout, Timestep
+from ragjax.ops.distributions import MarginalCategorical
+from ragjax.ops.retrieval_figures import retrieval_figures
+from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Retrieved, Rollout, Timestep
 
 Hyper = dict[str, Array]  # name -> [] traced scalar
 
@@ -160,6 +162,28 @@ class Algorithm:
           extra: from `batch`, without gradient.
         """
         raise NotImplementedError
+
+
+def retriever_figures(
+    policy: PolicyModel, params: Params, batch: PolicyBatch, steps: Rollout, data: Any
+) -> dict[str, Array]:
+    """Figures of a policy's retriever, of passages `data["passages"]`, before it learns from a batch.
+
+    Returns:
+      What `ops.retrieval_figures.retrieval_figures` gives; nothing where the policy doesn't sum over
+      passages.
+    """
+    if not isinstance(batch.observation, Retrieved):
+        return {}
+    distribution, _ = policy.apply(params, batch.observation)
+    if not isinstance(distribution, MarginalCategorical):
+        return {}
+    ids, gold = batch.observation.ids, None
+    if "gold" in steps.metrics:
+        gold = ids == steps.metrics["gold"].reshape(-1, 1)
+    posterior = distribution.log_posterior(distribution.executed(batch.action))
+    prior, count = distribution.log_prior, len(data["passages"])
+    return retrieval_figures(prior, posterior, ids, batch.weight, count, gold)
 
 
 def explained_variance(batch: PolicyBatch) -> Array:

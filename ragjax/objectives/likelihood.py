@@ -104,9 +104,10 @@ class Likelihood(Objective):
 
         Returns:
           The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold
-          passages, given the gold answer), of the questions that are not answered from memory, and,
-          where some are, `memory_loss` (the loss of these, in nats). Of a learned retriever also the
-          figures of `ops.retrieval_figures.retrieval_figures`, of the prior over the K passages.
+          passages, given the gold answer), of the questions that name a gold passage and are not
+          answered from memory, and, where some are, `memory_loss` (the loss of these, in nats). Of a
+          learned retriever also the figures of `ops.retrieval_figures.retrieval_figures`, of the prior
+          over the K passages.
         """
         del samples, reference
         reading = self.read(context, params, key, batch, corpus=corpus, index=index)
@@ -123,16 +124,17 @@ class Likelihood(Objective):
         gold = is_gold(topk, batch.positives)
         posterior = log_posterior(log_prior, sequence_logprobs(token_logprobs, mask))
         open_book = jnp.where(reading.closed_book, 0.0, batch.weight)
+        with_gold = jnp.where(jnp.any(batch.positives >= 0, axis=-1), open_book, 0.0)
 
         def total(values, weight=batch.weight):
             # where, not a product: a filling row may hold anything, and 0 * inf is NaN.
             return jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
 
         figures = {
-            "recall": (jnp.any(gold, axis=-1).astype(jnp.float32), open_book),
+            "recall": (jnp.any(gold, axis=-1).astype(jnp.float32), with_gold),
             "posterior_mass": (
                 jnp.sum(jnp.where(gold, jnp.exp(posterior), 0.0), axis=-1),
-                open_book,
+                with_gold,
             ),
         }
         if self.from_memory:

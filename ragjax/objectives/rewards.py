@@ -3,8 +3,9 @@
 A reward is a frozen spec with `score(answers [B,G,T], accepted [B,Y,T]) -> [B,G]`. Answers end in an
 end-of-sequence token, if they do not run out of room, and are padded with 0; of accepted answers, which
 always end, rows of 0 are none. All have their own names, whatever the reader was shown. Where nearly
-every word is one token, as in the tasks of this package, these are the figures of `evaluation.metrics`,
-the best over the accepted answers, but for their folding of case, articles and punctuation.
+every word is one token, as in the tasks of this package, these are the figures of `evaluation.matching`,
+the best over the accepted answers, but for their folding of case, articles and punctuation: digits,
+signs and symbols are kept apart, and two answers without a word are alike.
 """
 
 from collections.abc import Callable
@@ -84,9 +85,10 @@ def _words(tokens: Array) -> Array:
 
 
 def _common_f1(common: Array, answers: Array, target: Array) -> Array:
-    """2 · common / (words of the answer + words of the target), 0 without common words."""
+    """2 · common / (words of the answer + words of the target); 1 where neither has any."""
     lengths = jnp.sum(_words(answers), axis=-1) + jnp.sum(_words(target), axis=-1)[:, None]
-    return 2.0 * common / jnp.maximum(lengths, 1).astype(jnp.float32)
+    shared = 2.0 * common / jnp.maximum(lengths, 1).astype(jnp.float32)
+    return jnp.where(lengths == 0, 1.0, shared)
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,17 @@ class Oracle(Fixed):
         return 1
 
     def lookup(self, passages: Sequence[Passage], questions: Sequence[Question], k: int) -> TopK:
-        """Returns the first gold passage, [M,1]."""
+        """Returns the first gold passage, [M,1].
+
+        Raises:
+          UserError: a question has none.
+        """
+        for question in questions:
+            require(
+                len(question.positives) > 0,
+                f"Question {question.id!r} names no gold passage, which retriever Oracle reads; give it "
+                "one or choose another retriever.",
+            )
         rows = {passage.id: row for row, passage in enumerate(passages)}
         ids = np.array([[rows[question.positives[0]]] for question in questions], np.int32)
         return TopK(ids.reshape(-1, 1), np.zeros(ids.shape, np.float32), np.ones(ids.shape, bool))

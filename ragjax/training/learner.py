@@ -227,6 +227,23 @@ class Learner:
         """Measures on development data when an answer of this state is sure enough to be given."""
         del state
 
+    def development(
+        self, state: State, *, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> dict[str, Any]:
+        """Figures to choose by, so that nothing is chosen by the final ones: those of the dev split.
+
+        Args:
+          state: of a run, as `finish` gives it.
+          progress: told how many records of how many are done.
+
+        Returns:
+          The figures of `evaluate` without those by relation, and their `source` in words.
+        """
+        records, _ = self.evaluate(state, "dev", progress=progress)
+        figures = {"source": "the development split"} | records.summary()
+        figures.pop("per_relation", None)
+        return figures
+
     def answer(self, state: State, text: str, *, force: bool = False) -> dict[str, Any]:
         """Answers a question.
 

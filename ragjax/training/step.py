@@ -83,7 +83,7 @@ def update(
 
     Returns:
       The new state, and scalars: `loss`, `grad_norm` and the metrics of the loss, each sum divided once
-      by its denominator.
+      by its denominator; a metric of nothing, whose denominator is 0, is NaN.
     """
     gradient, total = summed_gradients(loss, state.params, key, batch, accumulate)
     denom = jnp.maximum(total.denom, 1e-9)
@@ -93,7 +93,10 @@ def update(
             gradient, state.opt_state, state.params, **traced
         )
     params = optax.apply_updates(state.params, updates)
-    metrics = {name: value / jnp.maximum(n, 1e-9) for name, (value, n) in total.metrics.items()}
+    metrics = {
+        name: jnp.where(n > 0, value / jnp.maximum(n, 1e-9), jnp.nan)
+        for name, (value, n) in total.metrics.items()
+    }
     metrics |= {"loss": total.sum / denom, "grad_norm": optax.tree.norm(gradient)}
     return state.replace(params=params, opt_state=opt_state), metrics
 
@@ -134,7 +137,7 @@ def repeated_updates(
         part = batch if rows is None else jax.tree.map(lambda leaf: leaf[rows], batch)
         new, metrics = step(state, part)
         if stage.target_kl:
-            going &= metrics["kl"] <= stage.target_kl
+            going &= ~(metrics["kl"] > stage.target_kl)  # NaN of a part without weight
             new = jax.tree.map(lambda new, old: jnp.where(going, new, old), new, state)
         return (new, going), metrics | {"updates_made": going}
 

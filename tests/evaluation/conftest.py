@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ragjax.evaluation import metrics, runs
+from ragjax.evaluation import matching, metrics, runs
 
 QUESTIONS = ("q0", "q1", "q2", "q3")
 RANKS = {"q0": 1, "q1": 2, "q2": None, "q3": 5}
@@ -28,8 +28,9 @@ def make_records(right, ids=QUESTIONS, closed=False):
                 "positives": ["gold"],
                 "prediction": prediction,
                 "probability": 0.5,
-                "em": metrics.exact_match(prediction, answers),
-                "f1": metrics.token_f1(prediction, answers),
+                "em": matching.exact_match(prediction, answers),
+                "strict_em": matching.strict_match(prediction, answers),
+                "f1": matching.token_f1(prediction, answers),
                 "retrieved": retrieved,
                 "prior": [0.2] * len(retrieved),
                 "posterior": [1 / 3, 1 / 3, 1 / 9, 1 / 9, 1 / 9][: len(retrieved)],
@@ -79,6 +80,15 @@ def write_tiny_experiment(root, text=EXPERIMENT):
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def evaluated(trained):
+    """(the learner of the trained tiny run, its state)."""
+    from ragjax.run_dir import load_run
+
+    run = load_run(trained)
+    return run.learner, run.state
 
 
 @pytest.fixture

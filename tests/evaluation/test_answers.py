@@ -6,10 +6,11 @@ import json
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilations import compiled
 from tiny_task import TinyTask
 
-from ragjax.evaluation.metrics import exact_match, read_predictions, token_f1
-from ragjax.run_dir import load_run
+from ragjax.evaluation.matching import exact_match, strict_match, token_f1
+from ragjax.evaluation.metrics import read_predictions
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import RagBatch
 
@@ -19,13 +20,6 @@ pytest_plugins = ["tiny_run"]
 @pytest.fixture(scope="module")
 def rows(trained):
     return read_predictions(trained / "predictions.jsonl")
-
-
-@pytest.fixture(scope="module")
-def evaluated(trained):
-    """(the run's learner, its state)."""
-    run = load_run(trained)
-    return run.learner, run.state
 
 
 def test_every_question_once_in_order(rows):
@@ -61,6 +55,7 @@ def test_prior_and_posterior_are_distributions(rows):
 def test_scores_are_those_of_the_prediction(rows):
     for row in rows:
         assert row["em"] == exact_match(row["prediction"], row["answers"])
+        assert row["strict_em"] == strict_match(row["prediction"], row["answers"])
         assert row["f1"] == pytest.approx(token_f1(row["prediction"], row["answers"]), abs=1e-6)
 
 
@@ -110,6 +105,32 @@ def test_splits_that_differ_in_accepted_answers_share_one_program(evaluated, row
         assert [row["em"] for row in found] == [row["em"] for row in rows]
         compiled.add(learner.answerer.answer._cache_size())
     assert len(compiled) == 1
+
+
+def test_the_development_split_is_measured_by_the_same_program_and_without_the_test_split(
+    evaluated, rows, monkeypatch
+):
+    learner, state = evaluated
+    learner.evaluate(state)  # compiles, unless another test has done so
+
+    class WithoutTest(dict):
+        def __getitem__(self, name):
+            assert name != "test", "the test split was looked at"
+            return super().__getitem__(name)
+
+    task = dataclasses.replace(learner.task, splits=WithoutTest(learner.task.splits))
+    monkeypatch.setitem(vars(learner), "task", task)
+    told = []
+    with compiled() as programs:
+        figures = learner.development(
+            state, progress=lambda done, total: told.append((done, total))
+        )
+    assert programs == []
+    assert told == [(8, 12), (12, 12)]
+    records, _ = learner.evaluate(state, "dev")
+    assert figures["em"] == np.mean([row["em"] for row in records.records])
+    assert figures["questions"] == 12
+    assert "per_relation" not in figures
 
 
 def test_records_are_counted_while_they_are_made(evaluated, rows):

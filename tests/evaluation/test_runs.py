@@ -22,6 +22,7 @@ def test_a_recorded_run_keeps_the_outcomes_and_nothing_large(tmp_path, record, r
         "id": ["q0", "q1", "q2", "q3"],
         "relation": ["capital", "capital", "anthem", "anthem"],
         "em": [1, 0, 0, 1],
+        "strict_em": [1, 0, 0, 1],
         "f1": [1.0, 0.0, 0.0, 1.0],
         "rank": [1, 2, None, 5],
         "posterior_mass": [0.333333, 0.333333, 0.0, 0.111111],

@@ -53,7 +53,7 @@ MARKDOWN = """\
 | Peer_1 (published: Doe 2020, table 1) | 44.5 | \u2013 | \u2013 |
 
 The caption. Cells: mean ± half the width of the 95% bootstrap interval over seeds 0, 1 and 4 \
-questions (2,000 resamples).
+questions (2,000 resamples), of "s" over the seeds alone.
 
 <details><summary>Runs</summary>
 
@@ -67,7 +67,7 @@ git commit c0ffee
 
 LATEX = r"""\begin{table}
 \centering
-\caption{Tiny \& true. The caption. Cells: mean $\pm$ half the width of the 95\% bootstrap interval over seeds 0, 1 and 4 questions (2,000 resamples).}
+\caption{Tiny \& true. The caption. Cells: mean $\pm$ half the width of the 95\% bootstrap interval over seeds 0, 1 and 4 questions (2,000 resamples), of "s" over the seeds alone.}
 \begin{tabular}{lrrr}
 \toprule
  & EM & R@5 & s \\
@@ -127,6 +127,24 @@ def test_a_single_number_has_no_interval(tmp_path, record):
     text = render(declare(tmp_path, columns=seconds, seeds=(0,)))
     assert "| RAG\\|50% | 10 |" in text
     assert "Cells: the figures of one run a row." in text
+    text = render(declare(tmp_path, columns=(Column("EM", "em"), *seconds), seeds=(0,)))
+    assert 'over seed 0 and 4 questions (2,000 resamples), none of "s".' in text
+
+
+def test_a_column_of_development_figures(tmp_path, record):
+    """Of what result.json nests, which no record tells: over seeds alone, or not measured."""
+    for seed, em in enumerate((0.25, 0.75)):
+        dev = {"dev": {"em": em, "recall@5": None}}
+        record(tmp_path, "rag", seed, {"q0"}, result=dev)
+    columns = (Column("dev EM", "dev.em"), Column("dev R@5", "dev.recall@5"))
+    text = render(declare(tmp_path, columns=columns))
+    assert "| RAG\\|50% | 50.0 ± 25.0 | – |" in text
+    assert 'of "dev EM", "dev R@5" over the seeds alone' in text
+    for metric in ("dev.f1", "dev", "em.dev"):
+        with pytest.raises(UserError, match=f"asks for '{metric}', which .*seed_0 lacks"):
+            render(declare(tmp_path, columns=(Column("x", metric),)))
+    with pytest.raises(UserError, match=r"asks for 'dev\.em'"):
+        render(declare(tmp_path, columns=(Column("x", "dev.em", relation="capital"),)))
 
 
 def test_commits_are_short_and_each_is_named_once(tmp_path, record):

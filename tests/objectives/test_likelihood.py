@@ -350,6 +350,30 @@ def test_given_candidates_are_scored_by_the_encoder(towers, corpus, batch):
     assert not zero_leaves(gradient)
 
 
+def test_recall_and_posterior_mass_are_of_the_questions_with_gold(towers, corpus, arm_batch, brute):
+    """The others are trained on as ever."""
+    known = arm_batch("dense_retrieved")
+    bare = known.replace(positives=known.positives.at[0].set(-1))
+
+    @jax.jit
+    def run(positives):
+        asked = towers.params, jax.random.PRNGKey(1), known.replace(positives=positives)
+        return RagSequence().loss(context_of(towers, Dense()), *asked, corpus=corpus, index=STALE_)
+
+    loss, same = run(bare.positives), run(known.positives)
+    assert (loss.sum, loss.denom) == (same.sum, 3)
+    _, _, ids, posterior = brute("dense_retrieved")
+    found = np.any(ids[..., None] == np.asarray(known.positives)[:, None], axis=-1) & (ids >= 0)
+    mass = np.where(found, posterior, 0.0).sum(-1)
+    for name, values in (("recall", found.any(-1)), ("posterior_mass", mass)):
+        for metrics, rows in ((loss.metrics, [1, 3]), (same.metrics, [0, 1, 3])):
+            total, count = metrics[name]
+            assert count == len(rows)
+            np.testing.assert_allclose(total, values[rows].sum(), rtol=1e-4)
+    assert loss.metrics["prior_entropy"] == same.metrics["prior_entropy"]
+    assert run(np.full_like(known.positives, -1)).metrics["recall"] == (0.0, 0.0)
+
+
 def test_from_memory_reads_no_passage_and_no_new_names(towers, corpus, arm_batch, brute):
     """Where a question names no gold passage; the others are read and renamed as ever."""
     objective = RagSequence(rename_reader=1.0, rename_retriever=1.0, from_memory=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.evaluation.metrics import exact_match, token_f1
+from ragjax.evaluation.matching import exact_match, strict_match, token_f1
 from ragjax.objectives.rewards import ExactMatch, HostReward, LengthCost, RougeL, TokenF1, Total
 
 B, G, Y, T = 6, 50, 3, 5
@@ -60,7 +60,7 @@ def rouge(answer, golds):
     one, others = answer.split(), [gold.split() for gold in golds]
     found = [longest(tuple(one), tuple(other)) for other in others]
     return max(
-        2 * n / (len(one) + len(other)) if n else 0.0
+        2 * n / (len(one) + len(other)) if one or other else 1.0
         for n, other in zip(found, others, strict=True)
     )
 
@@ -95,6 +95,20 @@ def test_token_f1_is_that_of_the_evaluation():
     found = expected(token_f1)
     np.testing.assert_allclose(scored(TokenF1()), found, atol=1e-6)
     assert len(np.unique(found)) > 5
+    # Two answers without a word are the same.
+    wordless = ~(ANSWERS > 2).any(axis=-1) & ~(ACCEPTED > 2).any(axis=-1)[:, :1]
+    assert wordless.any()
+    for reward in (ExactMatch(), TokenF1(), RougeL()):
+        assert np.all(scored(reward)[wordless] == 1)
+
+
+def test_digits_signs_and_symbols_are_kept_apart_by_tokens():
+    """Where "4.2" is 4 . 2 and "42" is 4 2: strict exact match, whatever SQuAD's says."""
+    answers = jnp.array([[[44, 42, 2, 0], [44, 40, 42, 2]]])
+    accepted = jnp.array([[[44, 40, 42, 2]]])
+    np.testing.assert_array_equal(ExactMatch().score(answers, accepted), [[0, 1]])
+    assert [exact_match(said, ["4.2"]) for said in ("42", "4.2")] == [1, 1]
+    assert [strict_match(said, ["4.2"]) for said in ("42", "4.2")] == [0, 1]
 
 
 def test_rouge_l_is_that_of_the_longest_common_subsequence():

@@ -27,6 +27,14 @@ def test_oracle_gives_the_first_gold_passage():
     assert Oracle().passages_per_question(4) == 1
 
 
+def test_oracle_needs_a_gold_passage():
+    bare = Question("q7", "?", ("!",), (), "r", "e")
+    with pytest.raises(
+        UserError, match="Question 'q7' names no gold passage, which retriever Oracle"
+    ):
+        Oracle().lookup(PASSAGES, (*QUESTIONS, bare), 1)
+
+
 def test_closed_book_gives_one_empty_passage_that_counts():
     found = ClosedBook().lookup(PASSAGES, QUESTIONS, 4)
     assert found.ids.tolist() == [[-1]] * 3

@@ -178,6 +178,7 @@ def test_a_batch_of_weight_zero_moves_nothing():
     state, metrics = step(state, LINEAR | {"weight": np.zeros(4, np.float32)}, jnp.float32(0.5))
     assert state.params["w"] == 1.0
     assert metrics["loss"] == 0.0
+    assert np.isnan(metrics["half"])  # a mean of nothing
 
 
 def test_adam_with_an_average_is_traced_once():

@@ -35,10 +35,16 @@ def test_the_questions_are_the_splits(second, split):
     np.testing.assert_array_equal(found.score[:, FIRST], early & (split == "dev"))
 
 
-@pytest.mark.parametrize(("measure", "score"), [("em", 0.0), ("f1", 2 / 3)])
-def test_answers_score_by_the_measure(second, measure, score):
-    """ "dev" where "dev too" is right is no match, but shares one of one and two words."""
-    found = table(second, "dev", also=" too", measure=measure)
+@pytest.mark.parametrize(
+    ("measure", "also", "score"),
+    [("em", " too", 0.0), ("f1", " too", 2 / 3), ("em", "!", 1.0), ("strict_em", "+", 0.0)],
+)
+def test_answers_score_by_the_measure(second, measure, also, score):
+    """ "dev" where "dev too" is right is no match, but shares one of one and two words.
+
+    A mark is nothing, but to strict exact match a symbol is something.
+    """
+    found = table(second, "dev", also=also, measure=measure)
     early = np.asarray(found.kind) == found.kinds.index("early")
     np.testing.assert_allclose(found.score[:, FIRST], np.where(early, score, 0.0), rtol=1e-6)
 

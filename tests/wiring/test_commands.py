@@ -90,6 +90,17 @@ def test_the_test_split_unless_another_is_named(first, told, tmp_path, monkeypat
     assert Path("said.jsonl").read_bytes() == (first / "predictions.jsonl").read_bytes()
 
 
+def test_a_result_holds_figures_of_the_development_split(second, played):
+    """Half of the development questions are answered well; a policy is paid 200 twice there."""
+    dev = result_of(second)["dev"]
+    assert (dev["questions"], dev["em"]) == (len(NAMES), FIRST_HALF / len(NAMES))
+    assert result_of(second)["em"] == 0.0
+    for mode in ("greedy", "sampled"):
+        assert result_of(played)["dev"][f"{mode}_return"] == 2 * REWARDS["dev"]
+        assert result_of(played)[f"{mode}_return"] == 2 * REWARDS["test"]
+    assert result_of(played)["dev"]["source"] == "the development split"
+
+
 @pytest.mark.parametrize("split", [None, "train", "dev"])
 def test_a_policy_plays_on_a_split(split, played, told, tmp_path):
     words = ["--split", split] if split else []

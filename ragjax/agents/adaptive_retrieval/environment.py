@@ -55,7 +55,8 @@ class AdaptiveRetrieval(Environment):
       k: passages retrieved at once.
       cost: of a retrieval.
       abstain: reward of abstaining.
-      measure: what an answer scores, exact match (`em`) or token F1 (`f1`).
+      measure: what an answer scores: exact match (`em`), strict exact match (`strict_em`) or token F1
+        (`f1`), see `evaluation.matching`.
     """
 
     name: ClassVar[str] = "adaptive_retrieval"
@@ -67,7 +68,7 @@ class AdaptiveRetrieval(Environment):
     k: int = 2
     cost: float = 0.1
     abstain: float = 0.2
-    measure: Literal["em", "f1"] = "em"
+    measure: Literal["em", "strict_em", "f1"] = "em"
 
     def __post_init__(self):
         """Checks the fields."""

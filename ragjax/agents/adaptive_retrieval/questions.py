@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ragjax.agents.adaptive_retrieval.reader import STAGES, RetrievalTrace, TrainedReader
 from ragjax.errors import require
-from ragjax.evaluation.metrics import exact_match, token_f1
+from ragjax.evaluation.matching import exact_match, strict_match, token_f1
 from ragjax.tasks.base import Task
 from ragjax.types import Leaf, QaData, Question
 
@@ -19,7 +19,7 @@ COMPONENTS = 8  # of a question's embedding that a policy observes
 # What a policy observes of a stage: log p and p of the answer, p(d|x) and similarity of the best
 # passage, and the share of new names in the query that follows.
 FEATURES = ("log_prob", "probability", "prior", "similarity", "new_name_share")
-MEASURES = {"em": exact_match, "f1": token_f1}
+MEASURES = {"em": exact_match, "strict_em": strict_match, "f1": token_f1}
 
 
 @struct.dataclass

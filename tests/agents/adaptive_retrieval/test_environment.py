@@ -301,7 +301,11 @@ def test_bad_fields_are_named(make, message):
 @pytest.mark.parametrize(
     ("spec", "field", "message"),
     [
-        (AdaptiveRetrieval(), "measure", r"env\.measure is 'bleu'; choose one of em, f1"),
+        (
+            AdaptiveRetrieval(),
+            "measure",
+            r"env\.measure is 'bleu'; choose one of em, strict_em, f1",
+        ),
         (FixedPolicy(), "checked", r"policy\.checked is 'bleu'; choose memory or every"),
     ],
 )

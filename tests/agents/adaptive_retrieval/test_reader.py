@@ -12,7 +12,7 @@ from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval
 from ragjax.agents.adaptive_retrieval.questions import principal_components
 from ragjax.agents.adaptive_retrieval.reader import TrainedReader
 from ragjax.errors import UserError
-from ragjax.evaluation.metrics import exact_match
+from ragjax.evaluation.matching import exact_match
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.run_dir import load_run

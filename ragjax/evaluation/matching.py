@@ -1,0 +1,151 @@
+r"""Whether an answer is right, and whether a passage holds one: comparisons of texts.
+
+Exact match and token F1 behave as the official SQuAD v1.1 evaluation script does (Rajpurkar et al.
+2016), except where nothing is left of an answer: an answer is normalised, then compared as a whole
+(exact match) or as a bag of tokens (F1), with the best score over the accepted answers. An answer that
+contains the reference is not a match.
+
+SQuAD's normalisation deletes all punctuation, hence "42" matches "4.2" and "C" matches "C++". Strict
+exact match keeps such answers apart by one rule. Symbols (`# $ % & * + / < = > @ \ ^ _ | ~`) stay. Any
+other mark stays between two digits, and a dot or hyphen also before a number (".5", "-5", "-$5"); only a
+comma that groups digits in threes is deleted there. Elsewhere marks are deleted. The minus sign (U+2212)
+is a hyphen. Case, articles and white space are as in SQuAD. What matches strictly matches in SQuAD's
+sense, but for that minus sign and for answers of which SQuAD's normalisation leaves nothing.
+
+An answer of which normalisation leaves nothing, such as "the" or "!!!", equals only itself, white space
+around it aside. This is the one deviation from SQuAD's script, where all such answers are alike, and
+have an F1 of 0.
+
+Whether a passage holds an answer is told as by DPR (Karpukhin et al. 2020, `has_answer` with its
+`SimpleTokenizer`): the answer's tokens stand in the passage's text, one after the other. Tokens are runs
+of letters, numbers and marks, and single other characters that are no white space, of the text in
+Unicode's form NFD and in lower case. The passage's title is not looked at.
+"""
+
+import re
+import string
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from itertools import groupby
+
+_DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ARTICLE = re.compile(r"\b(?:an?|the)\b")
+_MINUS = "\u2212"
+_THOUSANDS = re.compile(r"(?<!\d)(?<!\d[.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
+_MARK = r"""[!"'(),\-.:;?\[\]`{}]"""  # ASCII punctuation that is no symbol
+_IDLE_MARK = re.compile(
+    rf"(?<!\d){_MARK}(?<![.\-])"  # not after a digit, and no dot or hyphen
+    rf"|(?<!\d)[.\-](?![^\w\s]*\d)"  # a dot or hyphen before no number
+    rf"|(?<=\d){_MARK}(?![^\w\s]*\d)"  # after a digit, but before none
+)
+
+
+def normalise_answer(text: str) -> str:
+    """Returns `text` in lower case without punctuation, articles and superfluous white space.
+
+    The order matters: ASCII punctuation is deleted (joining what it separated, so "St. Lucia's"
+    becomes "st lucias"), and only then are the whole words a, an and the replaced by a space.
+    Other punctuation, such as a typographic dash, stays.
+    """
+    bare = text.lower().translate(_DELETE_PUNCTUATION)
+    return " ".join(_ARTICLE.sub(" ", bare).split())
+
+
+def normalise_strictly(text: str) -> str:
+    """Returns `text` as strict exact match compares it: see the rule at the head of this file.
+
+    "-1,234.50 %" becomes "-1234.50 %", "U.S." becomes "us", "C++" stays "c++".
+    """
+    grouped = text.lower().replace(_MINUS, "-")
+    plain = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), grouped)
+    words = _IDLE_MARK.sub("", plain).split()
+    return " ".join(word for word in words if word not in ("a", "an", "the"))
+
+
+def _same(prediction: str, answer: str, normalise: Callable[[str], str]) -> bool:
+    """Whether two answers are equal once normalised, or as they are where that leaves nothing."""
+    left, right = normalise(prediction), normalise(answer)
+    return left == right if left and right else prediction.strip() == answer.strip()
+
+
+def exact_match(prediction: str, answers: Sequence[str]) -> int:
+    """Returns 1 if the normalised prediction equals any normalised answer, else 0.
+
+    Where either normalises to nothing they are compared as they are, see the head of this file.
+    """
+    _require_answers(answers)
+    return int(any(_same(prediction, answer, normalise_answer) for answer in answers))
+
+
+def strict_match(prediction: str, answers: Sequence[str]) -> int:
+    """Returns 1 if the prediction is an answer with digits, signs, decimals and symbols kept, else 0.
+
+    Where either normalises to nothing they are compared as they are, see the head of this file.
+    """
+    _require_answers(answers)
+    return int(any(_same(prediction, answer, normalise_strictly) for answer in answers))
+
+
+def token_f1(prediction: str, answers: Sequence[str]) -> float:
+    """Returns the best F1 of the prediction's bag of tokens against each answer's.
+
+    No common token gives 0; where either side normalises to nothing F1 is the exact match.
+    """
+    _require_answers(answers)
+    return max(_bag_f1(prediction, answer) for answer in answers)
+
+
+def _bag_f1(prediction: str, answer: str) -> float:
+    """Returns the harmonic mean of precision and recall, 2·common / (predicted + expected)."""
+    predicted, expected = normalise_answer(prediction).split(), normalise_answer(answer).split()
+    if not predicted or not expected:
+        return float(_same(prediction, answer, normalise_answer))
+    common = (Counter(predicted) & Counter(expected)).total()
+    return 2.0 * common / (len(predicted) + len(expected))
+
+
+def tokenised(text: str) -> str:
+    """Returns the tokens of a text as DPR makes them, in lower case, with a space around each.
+
+    "St. Étienne" becomes " st . étienne " (its É in two characters), a text without a token " ".
+    """
+    tokens = []
+    for kind, run in groupby(unicodedata.normalize("NFD", text), key=_kind):
+        if kind == "word":
+            tokens.append("".join(run))
+        elif kind == "other":
+            tokens += run
+    return " ".join(["", *tokens, ""]).lower() if tokens else " "
+
+
+@cache
+def _kind(character: str) -> str:
+    """Whether a character belongs to a word, is a token by itself (other), or none (blank)."""
+    category = unicodedata.category(character)[0]
+    return "word" if category in "LNM" else "blank" if category in "ZC" else "other"
+
+
+def answer_rank(passages: Iterable[str], answers: Sequence[str]) -> int | None:
+    """Returns the rank (from 1) of the first passage that holds an answer, or None.
+
+    Args:
+      passages: texts from `tokenised`, best first.
+      answers: accepted answers; one without a token is held by no passage.
+    """
+    _require_answers(answers)
+    sought = [tokens for tokens in map(tokenised, answers) if tokens != " "]
+    return next(
+        (
+            rank
+            for rank, passage in enumerate(passages, 1)
+            if any(tokens in passage for tokens in sought)
+        ),
+        None,
+    )
+
+
+def _require_answers(answers: Sequence[str]) -> None:
+    if isinstance(answers, str) or not answers:
+        raise ValueError(f"answers is {answers!r}: give a non-empty sequence of strings")

@@ -1,0 +1,252 @@
+"""A retriever and a reader that answer questions: what a run needs to be measured and asked."""
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from ragjax.data.batching import EncodedQuestions
+from ragjax.data.prepared import PreparedText
+from ragjax.data.report import DataReport
+from ragjax.errors import require
+from ragjax.evaluation.answers import Answerer, Answers
+from ragjax.evaluation.calibration import Calibration
+from ragjax.evaluation.metrics import summarise
+from ragjax.learners.abstention import (
+    QUESTIONS,
+    abstained,
+    calibrate_run,
+    recorded_calibration,
+    selective_figures,
+)
+from ragjax.models.rag import build_model
+from ragjax.objectives.base import Context
+from ragjax.retrieval.corpus import IndexState
+from ragjax.training.learner import Learner, State
+from ragjax.training.optimizer import evaluation_params
+from ragjax.types import QaData, Question
+
+GAIN_QUESTIONS = 128  # of the development sample, answered once more with random passages
+
+
+class QuestionsAnswerer(Learner):
+    """The half of a learner of questions that measures and answers; see `QuestionsLearner`.
+
+    Attributes:
+      config: the `questions.QuestionsConfig`.
+      text: tokenizer and corpus.
+      report: of the data that they were made of.
+      calibration: how sure it has to be of an answer; None before `calibrate`.
+      corpus: [N,P] passage tokens on the device.
+      vocabulary: token statistics on the device.
+      model: the model's pure functions.
+    """
+
+    def __init__(
+        self,
+        config: Any,
+        text: PreparedText,
+        report: DataReport,
+        task: QaData | None = None,
+        origin: Path | None = None,
+    ):
+        """Builds the model's functions.
+
+        Args:
+          config: a `questions.QuestionsConfig`.
+          text: what was made of the task's text.
+          report: of the data that it was made of.
+          task: the task's data, loaded when it is needed if None.
+          origin: the run's directory that the text was read from, for messages.
+        """
+        self.config, self.text, self.report, self.origin = config, text, report, origin
+        if task is not None:
+            self.task = task
+        self.calibration: Calibration | None = None
+        if origin is not None:
+            self.calibration = recorded_calibration(origin)
+        self.corpus = jnp.asarray(text.corpus.tokens)
+        self.vocabulary = jax.tree.map(jnp.asarray, text.corpus.vocabulary)
+        self.model = build_model(
+            config.retriever,
+            config.reader,
+            self.vocabulary,
+            critic=config.objective.critic,
+            dtype=jnp.dtype(config.compute),
+        )
+
+    @cached_property
+    def task(self) -> QaData:
+        """The task's passages and questions.
+
+        Raises:
+          UserError: it makes other ones now than the run began with.
+        """
+        data = self.config.task.load()
+        if self.origin is not None:
+            self.report.require_same(data, self.origin, self.config.task.name)
+        return data
+
+    def encode(self, questions: Sequence[Question]) -> EncodedQuestions:
+        """Tokenises questions to be answered; a fixed retriever is looked up."""
+        config = self.config
+        return self.text.encode(questions, config.retriever, config.evaluation.k)
+
+    def context(self, k: int) -> Context:
+        """The composed model, for its objective; a retriever may have fewer than K passages to give."""
+        retriever = self.config.retriever
+        return Context(self.model, self.vocabulary, retriever, retriever.passages_per_question(k))
+
+    @cached_property
+    def answerer(self) -> Answerer:
+        """The programs that answer."""
+        config = self.config
+        return Answerer(
+            config.objective,
+            self.context(config.evaluation.k),
+            self.text,
+            corpus=self.corpus,
+            batch_size=config.evaluation.batch_size,
+        )
+
+    @cached_property
+    def _embed(self):
+        """The jitted (params, corpus) -> index."""
+        return jax.jit(self.model.retriever.index)
+
+    @cached_property
+    def _development(self) -> EncodedQuestions:
+        """The sample measured while training, the same for every seed; the split is in order."""
+        return self.encode(self._sample(self.config.evaluation.questions))
+
+    def _sample(self, count: int) -> list[Question]:
+        """Development questions in an order of chance, the same for every run."""
+        questions = self.task.splits["dev"]
+        order = np.random.default_rng(0).permutation(len(questions))
+        return [questions[row] for row in order[:count]]
+
+    @cached_property
+    def _gain_questions(self) -> EncodedQuestions:
+        """Those of the sample that are answered with random passages, too."""
+        return self.encode(self._development.questions[:GAIN_QUESTIONS])
+
+    @cached_property
+    def _exchanged(self) -> Array:
+        """[N,P] the passages in a random order, so that others are read than are found."""
+        order = np.random.default_rng(0).permutation(len(self.corpus))
+        return self.corpus[np.argsort(order)]
+
+    def finish(self, state: State) -> State:
+        """The state with an index of its own evaluation parameters, made anew if it has an older one."""
+        if not self.config.retriever.learned or state.index.built_at_step == state.step:
+            return state
+        params = evaluation_params(state.params, state.opt_state)
+        return state.replace(index=IndexState(self._embed(params, self.corpus), state.step))
+
+    def measure(self, state: State) -> dict[str, float]:
+        """Figures of the development sample, under `dev/`."""
+        state = self.finish(state)
+        answered = self._records(state, self._development)
+        summary = summarise(answered)
+        if self.config.retriever.learned:
+            blind = self._records(state, self._gain_questions, corpus=self._exchanged)
+            summary["retrieval_gain"] = (
+                summarise(answered[:GAIN_QUESTIONS])["em"] - summarise(blind)["em"]
+            )
+        # Without gold passages, how often a passage holds an answer says what is found.
+        found = "recall" if summary["gold_questions"] else "has_answer"
+        return {
+            f"dev/{name}": summary[name]
+            for name in ("em", "f1", f"{found}@1", f"{found}@5", "retrieval_gain")
+            if summary.get(name) is not None
+        }
+
+    def _records(
+        self, state: State, encoded: EncodedQuestions, **options: Any
+    ) -> list[dict[str, Any]]:
+        """One record a question, see `Answerer.records`, of a state that `finish` gave."""
+        params = evaluation_params(state.params, state.opt_state)
+        return self.answerer.records(params, state.index.embeddings, encoded, **options)
+
+    def evaluate(
+        self,
+        state: State,
+        split: str | None = None,
+        *,
+        episodes: int | None = None,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> tuple[Answers, dict[str, Any]]:
+        """Answers the questions of a split."""
+        split = split or "test"
+        require(episodes is None, "--episodes is of policies; a run of questions has a --split.")
+        splits = self.task.splits
+        require(split in splits, f"--split is {split!r}; choose one of {', '.join(splits)}.")
+        questions = splits[split]
+        records = self._records(
+            self.finish(state),
+            self.encode(questions),
+            progress=lambda done: progress(done, len(questions)),
+        )
+        facts: dict[str, Any] = {"split": split}
+        if self.calibration is not None and records:
+            facts["selective"] = selective_figures(self.calibration, records)
+        return Answers(records), facts
+
+    def calibrate(self, state: State) -> None:
+        """Calibrates the confidence in answers on the first development questions of the sample."""
+        if self.config.retriever.needs_gold:
+            return  # it answers the task's own questions only
+        state = self.finish(state)
+        self.calibration = calibrate_run(
+            self.text,
+            self._sample(QUESTIONS),
+            encode=self.encode,
+            answer=lambda encoded, hidden: self._records(state, encoded, hidden=hidden),
+            k=self.answerer.depth,
+        )
+
+    def answer(self, state: State, text: str, *, force: bool = False) -> dict[str, Any]:
+        """Answers one question; at most `tokenizer.question_length` tokens are read.
+
+        Returns:
+          {"question", "answer" (None where the run is not sure enough), "probability", "confidence",
+          "threshold", "reasons" (why not), "passages": [{"id", "title", "text", "prior",
+          "posterior"}], "notes": what was left out}, the passages in the order of their posterior. A run
+          that was never calibrated has no confidence, and answers always.
+        """
+        text, notes = self.text.check_question(text)
+        require(
+            not self.config.retriever.needs_gold,
+            "This run reads the gold passage of each question "
+            f"(retriever {type(self.config.retriever).__name__}), which a question of your own does "
+            "not have; ask a run with another retriever.",
+        )
+        encoded = self.encode((Question("asked", text, ("",), (), "", ""),))
+        state = self.finish(state)
+        params = evaluation_params(state.params, state.opt_state)
+        told = self.answerer.answer_text(params, state.index.embeddings, encoded)
+        told |= {"known": self.text.known_share(text)}
+        if self.calibration is None:
+            notes = [*notes, "the run is not calibrated, so it answers however unsure it is"]
+        else:
+            told = abstained(told, self.calibration, force)
+        return {"question": text} | told | {"notes": notes}
+
+    def over(self, state: State, data: QaData) -> tuple["QuestionsAnswerer", State]:
+        """The same parameters over other passages, which are embedded anew."""
+        self.config.check_depths(len(data.passages))
+        text = self.text.over(data.passages)
+        learner = type(self)(self.config, text, DataReport.measure(data, text), data)
+        learner.calibration = self.calibration
+        fresh = state.replace(index=IndexState(state.index.embeddings, jnp.full((), -1, jnp.int32)))
+        return learner, learner.finish(fresh)
+
+    def save(self, run_dir: Path) -> None:
+        """Writes tokenizer, corpus and what is known of the data."""
+        self.text.save(run_dir)
+        self.report.save(run_dir)
