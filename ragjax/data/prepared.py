@@ -22,6 +22,7 @@ from ragjax.data.lexicon import Lexicon
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
+from ragjax.interrupts import stop_if_interrupted
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
@@ -49,6 +50,7 @@ class PreparedText:
     def make(cls, spec: TokenizerSpec, data: QaData) -> "PreparedText":
         """Trains the tokenizer and encodes the corpus."""
         tokenizer = train_tokenizer(spec, data)
+        stop_if_interrupted()
         return cls(
             spec, tokenizer, encode_corpus(tokenizer, spec, data.passages, data.splits["train"])
         )
