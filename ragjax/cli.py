@@ -260,6 +260,7 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
         config = override(load_config(options.config), overrides, " ".join(words[:3]))
         stop_if_interrupted()
         _keep_compiled()
+        stop_if_interrupted()
         if options.check:
             commands.check(config, Console(highlight=False))
             return 0

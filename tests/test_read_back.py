@@ -22,6 +22,7 @@ from tiny_task import TinyTask
 
 from ragjax import commands, config, files
 from ragjax.config import from_json, read_json, require_rebuilt, to_json, write_config
+from ragjax.data.prepared import ARRAYS, LEXICON, PASSAGES, TOKENIZER, PreparedText
 from ragjax.errors import UserError
 from ragjax.learners.questions import QuestionsConfig
 from ragjax.training import checkpoint
@@ -294,6 +295,57 @@ def test_the_config_comes_before_the_data(tmp_path, monkeypatch):
             resume=False,
             console=Console(quiet=True),
         )
+
+
+# Corpora
+
+
+ODD_TEXTS = ["line\nbreak", "\r\n", "\u2028 \u2029 \x85 \x0b", '"\\', "\x00 \x1f", "é中😀", " "]
+
+
+@dataclass(frozen=True)
+class OddTask(TinyTask):
+    """Passages of which a careless reader makes several."""
+
+    def generate(self):
+        data = super().generate()
+        passages = list(data.passages)
+        for place, text in enumerate(ODD_TEXTS):
+            passages[place] = dataclasses.replace(passages[place], text=text, title=text)
+        return dataclasses.replace(data, passages=tuple(passages))
+
+
+def prepared():
+    return PreparedText.make(tiny_config.get_config().tokenizer, OddTask().generate())
+
+
+def test_a_corpus_is_the_same_again(tmp_path):
+    text = prepared()
+    text.save(tmp_path / "run[1]")
+    again = PreparedText.load(text.spec, tmp_path / "run[1]")
+    assert again.corpus.passages == text.corpus.passages
+    assert [passage.text for passage in again.corpus.passages[: len(ODD_TEXTS)]] == ODD_TEXTS
+
+
+@pytest.mark.parametrize("name", [PASSAGES, ARRAYS, LEXICON, TOKENIZER])
+def test_a_corpus_that_comes_back_changed(name, tmp_path, monkeypatch):
+    write = files.write_atomically
+
+    def faulty(path, data):
+        changed = data.replace(b"quiet", b"noisy") if name == PASSAGES else data[:-9]
+        write(path, changed if path.name == name else data)
+
+    for module in ("prepared", "tokenizer"):
+        monkeypatch.setattr(f"ragjax.data.{module}.write_atomically", faulty)
+    with pytest.raises(UserError) as error:
+        prepared().save(tmp_path)
+    assert str(tmp_path) in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_data_is_prepared_in_a_directory_of_an_odd_name(tmp_path):
+    for name in ("d[1]", "a*?{b}", " é#%20"):
+        assert OddTask().load(tmp_path / name) == OddTask().generate()
 
 
 # Checkpoints

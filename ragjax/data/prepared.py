@@ -56,7 +56,11 @@ class PreparedText:
         )
 
     def save(self, run_dir: Path) -> None:
-        """Writes tokenizer and corpus into a run's directory."""
+        """Writes tokenizer and corpus into a run's directory, and reads them again.
+
+        Raises:
+          UserError: they can't be written, or are not the same again.
+        """
         run_dir.mkdir(parents=True, exist_ok=True)
         corpus = self.corpus
         self.tokenizer.save(run_dir / TOKENIZER)
@@ -67,6 +71,12 @@ class PreparedText:
         arrays = io.BytesIO()
         np.savez(arrays, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
         write_atomically(run_dir / ARRAYS, arrays.getvalue())
+        found = PreparedText.load(self.spec, run_dir).corpus
+        require(
+            found.passages == corpus.passages and np.array_equal(found.tokens, corpus.tokens),
+            f"{run_dir} holds another corpus than was written there; name another directory, on another "
+            "disk.",
+        )
 
     @classmethod
     def load(cls, spec: TokenizerSpec, run_dir: Path) -> "PreparedText":
