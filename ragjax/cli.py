@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,12 @@ from tyro.conf import Positional, arg
 
 from ragjax import result_commands
 from ragjax.errors import UserError, require
+from ragjax.interrupts import (
+    held_interrupts,
+    interrupted_twice,
+    raised_interrupts,
+    stop_if_interrupted,
+)
 
 INTERRUPTED = 130  # as shells report a process that was ended by Ctrl-C
 
@@ -143,9 +148,12 @@ class ConfigDiff:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what no encoding knows
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(stderr=True, highlight=False)
     try:
-        return _dispatch(arguments, console)
+        with held_interrupts():
+            return _dispatch(arguments, console)
     except UserError as error:
         # One line, whatever the messages of other packages that it quotes look like.
         print("ragjax:", *(line.strip() for line in str(error).splitlines()), file=sys.stderr)
@@ -193,10 +201,12 @@ def _dispatch(arguments: list[str], console: Console) -> int:
     require(name in commands, f"{name!r} is not a command; choose one of {', '.join(commands)}.")
     kind, function = commands[name]
     prog = f"ragjax {name}"
-    if kind in _OWN_OPTIONS:
-        options, rest = _parse_with_overrides(kind, rest, prog)
-        return function(options, rest, console)
-    return function(_parse(kind, rest, prog), [], console)
+    # All but training are over at once and write whole files: there, signals need not be held back.
+    with contextlib.nullcontext() if kind is Train else raised_interrupts():
+        if kind in _OWN_OPTIONS:
+            options, rest = _parse_with_overrides(kind, rest, prog)
+            return function(options, rest, console)
+        return function(_parse(kind, rest, prog), [], console)
 
 
 def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
@@ -241,35 +251,48 @@ def _parse_with_overrides(kind: Any, arguments: list[str], prog: str) -> tuple[A
 
 
 def _train(options: Train, overrides: list[str], console: Console) -> int:
-    from ragjax import commands
-    from ragjax.config import load_config
-    from ragjax.overrides import override
-    from ragjax.run_dir import is_run
-
-    prog = f"ragjax train {options.config}"
-    config = override(load_config(options.config), overrides, prog)
-    _keep_compiled()
-    if options.check:
-        commands.check(config, Console(highlight=False))
-        return 0
-    run_dir = options.run_dir
-    if run_dir is None:
-        run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
-    # SIGTERM, which schedulers send first, ends a run as Ctrl-C does: saved, and with advice.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Trains, where a signal ends everything in one way, from the imports on to the result."""
+    words, run_dir = ["ragjax", "train", str(options.config), *overrides], options.run_dir
+    before = False if run_dir is None else _holds_run(run_dir)
     try:
+        stop_if_interrupted()
+        from ragjax import commands
+        from ragjax.config import load_config
+        from ragjax.overrides import override
+
+        stop_if_interrupted()
+        config = override(load_config(options.config), overrides, " ".join(words[:3]))
+        stop_if_interrupted()
+        _keep_compiled()
+        stop_if_interrupted()
+        if options.check:
+            commands.check(config, Console(highlight=False))
+            return 0
+        if run_dir is None:
+            run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
+            before = _holds_run(run_dir)
         results = commands.train(config, run_dir, resume=options.resume, console=console)
-    except KeyboardInterrupt:
-        words = ["ragjax", "train", str(options.config), *overrides, "--run-dir", str(run_dir)]
-        words += ["--resume"] if is_run(run_dir) else []
-        print(f"stopped; continue with: {shlex.join(words)}", file=sys.stderr)
+        _print_report(config.records.report(results))
+        first = results[0]
+        print(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
+        stop_if_interrupted()
+    except (KeyboardInterrupt, Exception) as error:
+        # The exception of a second signal may have become another one, in a callback of JAX.
+        if not (isinstance(error, KeyboardInterrupt) or interrupted_twice()):
+            raise
+        if not options.check:
+            words += [] if run_dir is None else ["--run-dir", str(run_dir)]
+            # A run that was there already is continued only by who asked for it.
+            goes_on = run_dir is not None and _holds_run(run_dir) and (options.resume or not before)
+            words += ["--resume"] if goes_on else []
+            print(f"stopped; continue with: {shlex.join(words)}", file=sys.stderr)
         return INTERRUPTED
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    _print_report(config.records.report(results))
-    first = results[0]
-    print(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
     return 0
+
+
+def _holds_run(run_dir: Path) -> bool:
+    """As `ragjax.run_dir.is_run`, whose module takes a while to import."""
+    return (run_dir / "config.json").exists()
 
 
 def _keep_compiled() -> None:
@@ -319,70 +342,9 @@ def _print_report(tables: Sequence[Any]) -> None:
         Console(highlight=False).print(shown)
 
 
-def _answer(options: Answer, _: list[str], console: Console) -> int:
-    require(
-        options.question is None or bool(options.question.strip()),
-        "The question is empty; ask one in words.",
-    )
-    from ragjax.commands import open_run
-
+def _answer(options: Answer, overrides: list[str], console: Console) -> int:
     _keep_compiled()
-    run = open_run(options.run_dir, console)
-    if options.passages is not None:
-        run = run.over(options.passages)
-    if options.question is not None:
-        _print_answer(run.answer(options.question, force=options.force), options.json)
-        return 0
-    while True:
-        try:
-            question = input("question> " if sys.stdin.isatty() else "")
-        except (EOFError, KeyboardInterrupt):
-            return 0
-        if question.strip():
-            try:
-                _print_answer(run.answer(question, force=options.force), options.json)
-            except UserError as error:  # the next question may be a better one
-                if options.json:
-                    refused = {"question": question, "answer": None, "error": str(error)}
-                    print(json.dumps(refused, ensure_ascii=False), flush=True)
-                else:
-                    print(f"ragjax: {error}", file=sys.stderr)
-
-
-def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(answer, ensure_ascii=False), flush=True)
-        return
-    sure = f"confidence {answer['confidence']:.3f}" if "confidence" in answer else ""
-    if answer["answer"] is None:
-        reasons = ", ".join(answer.get("reasons", ()))
-        least = f"at least {answer['threshold']:.3f} is asked" if sure else ""
-        if sure and answer["threshold"] > 1:
-            least = "on development questions more answers were wrong than right, at any confidence"
-        print(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
-        if sure:
-            print("  note: --force shows the guess")
-    else:
-        print(
-            f"{answer['answer']}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})"
-        )
-    for note in answer["notes"]:
-        print(f"  note: {note}")
-    for decision in answer.get("decisions", ()):
-        query = f": {decision['query']}" if "query" in decision else ""
-        print(f"{decision['probability']:.3f}  {decision['action']}{query}")
-        if "passages" in decision:
-            _print_passages(decision["passages"], ("prior",))
-    if "passages" in answer:
-        _print_passages(answer["passages"], ("prior", "posterior"))
-
-
-def _print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -> None:
-    table = RichTable(*figures, "passage", box=None, pad_edge=False)
-    for passage in passages:
-        text = f"[{passage['title']}] {passage['text']}".replace("[", r"\[")
-        table.add_row(*(f"{passage[name]:.3f}" for name in figures), text)
-    Console(highlight=False).print(table)
+    return result_commands.answer(options, overrides, console)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,10 @@ import jax
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from ragjax.config import Config, config_json
+from ragjax.config import Config, require_rebuilt, write_config
 from ragjax.files import write_json
+from ragjax.interrupts import stop_if_interrupted
+from ragjax.lease import leased
 from ragjax.run_dir import (
     CHECKPOINTS,
     CONFIG,
@@ -48,35 +51,67 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
       The content of each seed's result.json.
 
     Raises:
-      UserError: the directory holds another run, or cannot be written.
+      UserError: the directory holds another run, is in use, or cannot be written; or config.json could
+        not be read again.
       NonFiniteLossError: a seed's loss became infinite or NaN; the others are finished first.
+      KeyboardInterrupt: a signal was held back, see `ragjax.interrupts`; what is written is whole.
+    """
+    if resume:
+        check_run_dir(config, run_dir, resume)
+    runs = seed_runs(config, run_dir)
+    places = [(config, run_dir), *runs] if len(runs) > 1 else runs
+    for own, _ in places:
+        require_rebuilt(own)
+    say = partial(console.print, markup=False)
+    with leased([directory for _, directory in places], say) as check_lease:
+        # Once more, since another process may have worked there until just now.
+        for own, directory in [(config, run_dir)] if resume else places:
+            check_run_dir(own, directory, resume)
+        return _train(config, run_dir, runs, resume, console, check_lease)
+
+
+def _train(
+    config: Config,
+    run_dir: Path,
+    runs: list[tuple[Config, Path]],
+    resume: bool,
+    console: Console,
+    check_lease: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """What `train` does in directories that nobody else works in.
+
+    Args:
+      config: see `train`.
+      run_dir: see `train`.
+      runs: from `seed_runs`.
+      resume: see `train`.
+      console: see `train`.
+      check_lease: raises once another process has taken a directory over.
     """
     started, cpu = time.perf_counter(), time.process_time()
-    check_run_dir(config, run_dir, resume)
-    runs = seed_runs(config, run_dir)
     several = len(runs) > 1
-    if several and not resume:
-        for own, directory in runs:
-            check_run_dir(own, directory, resume)
-    checkpoints = Checkpoints(run_dir / CHECKPOINTS)
+    checkpoints = Checkpoints(run_dir / CHECKPOINTS, may_write=check_lease)
+    stop_if_interrupted()
 
     # The state to begin with
     learner = config.load(run_dir) if resume else config.create()
+    stop_if_interrupted()
     program = training_program(learner, config.seeds, config)
     with learner.guard():
         if resume and checkpoints.steps():
             begun, state = _continued(learner, config, checkpoints, console)
         else:
             begun, state = 0, starting_state(learner, config.seeds)
+    stop_if_interrupted()
     if not resume:
         # The whole run's first: with it, a run that is killed between two of them can be resumed.
         for own, directory in [(config, run_dir), *runs] if several else runs:
             directory.mkdir(parents=True, exist_ok=True)
             learner.save(directory)
             # Last, since it marks the directory as a run.
-            write_json(directory / CONFIG, config_json(own))
+            write_config(directory / CONFIG, own)
     for note in learner.notes():
-        console.print(note)
+        console.print(note, markup=False)
 
     # Training
     directories = [directory for _, directory in runs]
@@ -90,7 +125,8 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
     states = [state_of_seed(state, place) if several else state for place in range(len(runs))]
     for place, (_, directory) in enumerate(runs):
         if place not in failed:
-            own = Checkpoints(directory / CHECKPOINTS)
+            stop_if_interrupted()
+            own = Checkpoints(directory / CHECKPOINTS, may_write=check_lease)
             finished = learner.finish(states[place])
             if finished is not states[place] or own.steps()[-1:] != [config.steps]:
                 own.save(config.steps, finished)
@@ -102,9 +138,12 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
     for place, (own, directory) in enumerate(runs):
         if place in failed:
             continue
+        stop_if_interrupted()
         learner.calibrate(states[place])
         with measuring(console) as told:
             records, facts = learner.evaluate(states[place], progress=told)
+        stop_if_interrupted()
+        check_lease()
         records.write(directory / records.FILE)
         total = time.perf_counter() - started
         with measuring(console) as told:
@@ -126,6 +165,8 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
             | learner.facts(states[place], read_rows(directory / METRICS), own.seed)
             | provenance()
         )
+        stop_if_interrupted()  # Ctrl-C may also have ended the git that tells the commit
+        check_lease()
         write_json(directory / RESULT, result)
         results.append(result)
     if failed:
@@ -152,18 +193,22 @@ def _continued(
     console.print(f"continuing at step {begun} of {config.steps}")
     state, lost = learner.resume(state)
     for sentence in lost:
-        console.print(sentence)
+        console.print(sentence, markup=False)
     return begun, state
 
 
 @contextlib.contextmanager
 def measuring(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Yields a function to be told how many records of how many are done; draws a bar of them."""
+    """Yields a function to be told how many records of how many are done; draws a bar of them.
+
+    Between two batches of them a signal that is held back ends the measuring.
+    """
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with contextlib.ExitStack() as stack:
         bars: list[tuple[Progress, Any]] = []
 
         def told(done: int, total: int) -> None:
+            stop_if_interrupted()
             if not bars:  # drawn once there is something to show
                 progress = stack.enter_context(Progress(*columns, console=console))
                 bars.append((progress, progress.add_task("measuring", total=total)))
@@ -219,6 +264,7 @@ def evaluate(
 
 def check(config: Config, console: Console) -> None:
     """Prints what a run would be: parameters, shapes, memory and its first batch; trains nothing."""
+    require_rebuilt(config)
     learner = config.create()
     shapes = state_shapes(learner, config.seeds[:1])
 
@@ -242,4 +288,4 @@ def check(config: Config, console: Console) -> None:
     for line in learner.first_batch():
         console.print(f"  {line}", highlight=False, markup=False)
     for note in learner.notes():
-        console.print(note)
+        console.print(note, markup=False)

@@ -10,14 +10,15 @@ import dataclasses
 import importlib
 import json
 import sys
+import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from ragjax.errors import UserError, require
-from ragjax.files import find_modules_in, load_function, load_module
+from ragjax.files import find_modules_in, load_function, load_module, write_json
 from ragjax.records import Records
 from ragjax.training.learner import Learner
 from ragjax.training.optimizer import Adam, Optimizer
@@ -101,16 +102,37 @@ class Config:
         return f"seed_{self.seed}{last}"
 
 
-def to_json(value: Any) -> Any:
-    """A spec as plain JSON values; every dataclass carries its import path under "type"."""
+def to_json(value: Any, where: str = "") -> Any:
+    """A spec as plain JSON values; every dataclass carries its import path under "type".
+
+    A path becomes a text, which the type hint of its field tells from others.
+
+    Args:
+      value: a spec, or what one of its fields holds.
+      where: dotted name of that field, for messages.
+
+    Raises:
+      UserError: a field holds what JSON can't.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         fields = {
-            item.name: to_json(getattr(value, item.name)) for item in dataclasses.fields(value)
+            item.name: to_json(getattr(value, item.name), f"{where}.{item.name}")
+            for item in dataclasses.fields(value)
+            if item.init
         }
         return {"type": f"{kind.__module__}.{kind.__qualname__}"} | fields
     if isinstance(value, tuple | list):
-        return [to_json(item) for item in value]
+        return [to_json(item, f"{where}.{place}") for place, item in enumerate(value)]
+    if isinstance(value, Path):
+        return str(value)
+    plain = value is None or type(value) in (bool, int, str) or isinstance(value, float)
+    require(
+        plain,
+        f"{where.strip('.') or 'A part'} of the config is {value!r} of type {type(value).__name__}, "
+        "which config.json can't hold; give a number, a text, a truth value, None, a Path, a frozen "
+        "dataclass, or a tuple of these.",
+    )
     return value
 
 
@@ -164,38 +186,157 @@ def _types(value: Any) -> list[str]:
     return own + [name for item in value.values() for name in _types(item)]
 
 
-def from_json(value: Any, modules: Mapping[str, str] = NOTHING) -> Any:
+def _without_none(hint: Any) -> Any:
+    """X of the type hint `X | None`, and any other hint as it is."""
+    if get_origin(hint) in (Union, types.UnionType):
+        others = [part for part in get_args(hint) if part is not type(None)]
+        return others[0] if len(others) == 1 else hint
+    return hint
+
+
+def _item_hint(hint: Any, place: int) -> Any:
+    """The type hint of an item of a tuple or list that has the hint `hint`."""
+    parts = get_args(_without_none(hint))
+    if len(parts) == 1 or Ellipsis in parts:
+        return parts[0]
+    return parts[place] if place < len(parts) else None
+
+
+def _hints_of(kind: type) -> dict[str, Any]:
+    try:
+        return get_type_hints(kind)
+    except Exception:  # it names what is imported for type checkers only, or something worse
+        return {}
+
+
+def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None) -> Any:
     """Inverse of `to_json`; lists become tuples.
 
     Args:
       value: JSON.
       modules: what may be imported beside this package, and the file of each.
+      hint: the type hint of the field that it is of; a text becomes a path if that says so.
 
     Raises:
       UserError: a type can't be imported or its fields do not fit.
     """
     if isinstance(value, list):
-        return tuple(from_json(item, modules) for item in value)
+        items = enumerate(value)
+        return tuple(from_json(item, modules, _item_hint(hint, place)) for place, item in items)
+    if isinstance(value, str) and _without_none(hint) is Path:
+        return Path(value)
     if not isinstance(value, dict):
         return value
-    fields = {name: from_json(item, modules) for name, item in value.items() if name != "type"}
     require("type" in value, f"A part of the config names no type: {value}; train the run again.")
     name = str(value["type"])
-    module, _, class_name = name.rpartition(".")
+    module = module_of(name)
     require(
         module.split(".")[0] == PACKAGE or module in modules,
         f"The config names {name!r}, whose module is neither of {PACKAGE} nor listed in its "
         f"{MODULES!r}; nothing else is imported, so train the run again.",
     )
     try:
-        kind = vars(_module(module, modules.get(module, "")))[class_name]
+        kind = _class_named(name, modules.get(module, ""))
         require(dataclasses.is_dataclass(kind), f"{name} is no spec.")
+        hints = _hints_of(kind)
+        fields = {
+            field: from_json(item, modules, hints.get(field))
+            for field, item in value.items()
+            if field != "type"
+        }
         return kind(**fields)
-    except (ImportError, KeyError, ValueError, TypeError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of a user's module or spec, whatever they raise
         raise UserError(
             f"The config's {value.get('type')!r} can't be rebuilt ({error}); it was written by "
             "another version of the code, so check that version out or train again."
         ) from error
+
+
+def _class_named(name: str, file: str = "") -> Any:
+    """What a dotted name of module and class stands for; raises whatever the import does."""
+    return vars(_module(module_of(name), file))[name.rpartition(".")[2]]
+
+
+def _require_found(value: Any, where: str) -> None:
+    """Checks that the class of every spec can be found again by its name.
+
+    Raises:
+      UserError: one can't, or is another class there.
+    """
+    if isinstance(value, tuple | list):
+        for place, item in enumerate(value):
+            _require_found(item, f"{where}.{place}")
+    if not dataclasses.is_dataclass(value):
+        return
+    kind = type(value)
+    try:
+        found = _class_named(f"{kind.__module__}.{kind.__qualname__}")
+    except Exception:  # of a user's module, whatever it raises
+        found = None
+    require(
+        found is kind and kind.__module__ != "__main__",
+        f"{where.strip('.') or 'The config'} is a {kind.__qualname__} of module {kind.__module__!r}, "
+        "where it can't be found again when the run is loaded; define it at the top level of a module "
+        "or of the config file.",
+    )
+    for item in dataclasses.fields(value):
+        _require_found(getattr(value, item.name), f"{where}.{item.name}")
+
+
+def _difference(one: Any, other: Any, where: str = "") -> str | None:
+    """Dotted name of the first field in which two values differ, a list being as good as a tuple."""
+    if dataclasses.is_dataclass(one) and type(one) is type(other):
+        parts = [(item.name, getattr(one, item.name)) for item in dataclasses.fields(one)]
+        pairs = [(name, part, getattr(other, name)) for name, part in parts]
+    elif isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        if len(one) != len(other):
+            return where
+        pairs = [(str(place), *pair) for place, pair in enumerate(zip(one, other, strict=True))]
+    else:
+        alike = isinstance(one, float) and isinstance(other, float)
+        alike = alike or type(one) is type(other)
+        both_nan = one != one and other != other
+        return None if alike and (one == other or both_nan) else where
+    found = (_difference(part, like, f"{where}.{name}") for name, part, like in pairs)
+    return next((name for name in found if name is not None), None)
+
+
+def _require_same(config: Config, found: Config) -> None:
+    name = _difference(config, found)
+    require(
+        name is None,
+        f"{(name or '').strip('.') or 'A part'} of the config is not the same once it was written as "
+        "JSON and read again; hold it in a field of type int, float, bool, str or Path, or a tuple "
+        "of one of them.",
+    )
+
+
+def require_rebuilt(config: Config) -> None:
+    """Checks that config.json of this config can be read again, and is then the same.
+
+    Raises:
+      UserError: names the field that can't be written or found again, or is another then.
+    """
+    text = json.dumps(config_json(config))
+    _require_found(config, "")
+    _require_same(config, _rebuilt(json.loads(text), "config.json"))
+
+
+def write_config(path: Path, config: Config) -> None:
+    """Writes config.json and reads it again.
+
+    Raises:
+      UserError: it can't be written, or isn't the same again; then it is removed.
+    """
+    require_rebuilt(config)
+    write_json(path, config_json(config))
+    try:
+        _require_same(config, read_json(path))
+    except UserError:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path: Path) -> Config:
@@ -210,6 +351,11 @@ def read_json(path: Path) -> Config:
         raise UserError(
             f"{path} can't be read as a config ({error}); name the directory of a run."
         ) from error
+    return _rebuilt(value, path)
+
+
+def _rebuilt(value: Any, path: Path | str) -> Config:
+    """The config of the JSON value that `path` holds."""
     modules: Any = (value.pop(MODULES, None) if isinstance(value, dict) else None) or {}
     require(
         isinstance(modules, dict) and all(isinstance(file, str) for file in modules.values()),

@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import secrets
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,9 +21,10 @@ def data_dir() -> Path:
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file under a temporary name and renames it, so that no reader sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name that no other process takes, on whatever machine.
+    temporary = path.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with temporary.open("xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

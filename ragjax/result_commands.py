@@ -1,15 +1,19 @@
-"""What the commands do that train nothing: table, plot, report, config list, config show, config diff.
+"""What the commands do that train nothing: answer, table, plot, report and config.
 
 Each takes its parsed options, the overrides of a config, and the console of progress. It returns the
 exit code.
 """
 
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table as RichTable
 
-from ragjax.errors import require
+from ragjax.errors import UserError, require
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
@@ -104,3 +108,69 @@ def config_diff(options: Any, _: list[str], console: Console) -> int:
     del console
     print(diff_configs(options.first, options.second))
     return 0
+
+
+def answer(options: Any, _: list[str], console: Console) -> int:
+    """Answers a question or, without one, those of standard input one after another."""
+    require(
+        options.question is None or bool(options.question.strip()),
+        "The question is empty; ask one in words.",
+    )
+    from ragjax.commands import open_run
+
+    run = open_run(options.run_dir, console)
+    if options.passages is not None:
+        run = run.over(options.passages)
+    if options.question is not None:
+        _print_answer(run.answer(options.question, force=options.force), options.json)
+        return 0
+    while True:
+        try:
+            question = input("question> " if sys.stdin.isatty() else "")
+        except (EOFError, KeyboardInterrupt):
+            return 0
+        if question.strip():
+            try:
+                _print_answer(run.answer(question, force=options.force), options.json)
+            except UserError as error:  # the next question may be a better one
+                if options.json:
+                    refused = {"question": question, "answer": None, "error": str(error)}
+                    print(json.dumps(refused, ensure_ascii=False), flush=True)
+                else:
+                    print(f"ragjax: {error}", file=sys.stderr)
+
+
+def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False), flush=True)
+        return
+    sure = f"confidence {answer['confidence']:.3f}" if "confidence" in answer else ""
+    if answer["answer"] is None:
+        reasons = ", ".join(answer.get("reasons", ()))
+        least = f"at least {answer['threshold']:.3f} is asked" if sure else ""
+        if sure and answer["threshold"] > 1:
+            least = "on development questions more answers were wrong than right, at any confidence"
+        print(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
+        if sure:
+            print("  note: --force shows the guess")
+    else:
+        print(
+            f"{answer['answer']}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})"
+        )
+    for note in answer["notes"]:
+        print(f"  note: {note}")
+    for decision in answer.get("decisions", ()):
+        query = f": {decision['query']}" if "query" in decision else ""
+        print(f"{decision['probability']:.3f}  {decision['action']}{query}")
+        if "passages" in decision:
+            _print_passages(decision["passages"], ("prior",))
+    if "passages" in answer:
+        _print_passages(answer["passages"], ("prior", "posterior"))
+
+
+def _print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -> None:
+    table = RichTable(*figures, "passage", box=None, pad_edge=False)
+    for passage in passages:
+        text = f"[{passage['title']}] {passage['text']}".replace("[", r"\[")
+        table.add_row(*(f"{passage[name]:.3f}" for name in figures), text)
+    Console(highlight=False).print(table)

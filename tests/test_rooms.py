@@ -17,11 +17,11 @@ PACKAGE = ROOT / "ragjax"
 
 # A room imports from itself and from the rooms before it.
 ROOMS = (
-    *("errors", "types", "text", "files", "records"),
+    *("errors", "types", "text", "files", "interrupts", "lease", "records"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config", "run_dir", "learners", "agents"),
-    *("commands", "overrides", "config_views", "result_commands", "cli"),
+    *("commands", "overrides", "config_views", "result_commands", "cli", "__main__"),
 )
 
 # Top-level module -> the only files that may import it, as patterns of paths within the package.

@@ -15,6 +15,7 @@ from absl import logging as absl_logging
 from ragjax.data.checks import checked
 from ragjax.errors import UserError
 from ragjax.files import data_dir as default_data_dir
+from ragjax.interrupts import stop_if_interrupted
 from ragjax.types import Passage, QaData, Question
 
 _PASSAGES, _QUESTIONS = "passages", "questions"
@@ -92,6 +93,7 @@ class TableBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     ) -> Iterator[tuple[str, Mapping[str, Any]]]:
         """Yields each row as (key, columns)."""
         for row in rows:
+            stop_if_interrupted()
             yield row.id, {name: getattr(row, name) for name in _COLUMNS[self.table]}
 
     def read(self) -> dict[str, list[dict[str, Any]]]:
@@ -118,7 +120,9 @@ def load(task: Source, data_dir: pathlib.Path | None = None) -> QaData:
     root = data_dir or default_data_dir()
     with quiet():
         _prepare(task, root)
+        stop_if_interrupted()
         passages = TableBuilder(task, _PASSAGES, root).read()["corpus"]
+        stop_if_interrupted()
         questions = TableBuilder(task, _QUESTIONS, root).read()
     return QaData(
         passages=tuple(Passage(**row) for row in passages),
@@ -131,6 +135,7 @@ def _prepare(task: Source, root: pathlib.Path) -> None:
     with _usable(root):
         missing = [t for t in _COLUMNS if not TableBuilder(task, t, root).is_prepared()]
     data = checked(task.generate(), task.name) if missing else None
+    stop_if_interrupted()
     for table in missing:
         with _usable(root):
             try:

@@ -22,6 +22,7 @@ from ragjax.data.lexicon import Lexicon
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
+from ragjax.interrupts import stop_if_interrupted
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.text import plain
 from ragjax.types import Passage, QaData, Question, Vocabulary
@@ -50,12 +51,17 @@ class PreparedText:
     def make(cls, spec: TokenizerSpec, data: QaData) -> "PreparedText":
         """Trains the tokenizer and encodes the corpus."""
         tokenizer = train_tokenizer(spec, data)
+        stop_if_interrupted()
         return cls(
             spec, tokenizer, encode_corpus(tokenizer, spec, data.passages, data.splits["train"])
         )
 
     def save(self, run_dir: Path) -> None:
-        """Writes tokenizer and corpus into a run's directory."""
+        """Writes tokenizer and corpus into a run's directory, and reads them again.
+
+        Raises:
+          UserError: they can't be written, or are not the same again.
+        """
         run_dir.mkdir(parents=True, exist_ok=True)
         corpus = self.corpus
         self.tokenizer.save(run_dir / TOKENIZER)
@@ -66,6 +72,12 @@ class PreparedText:
         arrays = io.BytesIO()
         np.savez(arrays, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
         write_atomically(run_dir / ARRAYS, arrays.getvalue())
+        found = PreparedText.load(self.spec, run_dir).corpus
+        require(
+            found.passages == corpus.passages and np.array_equal(found.tokens, corpus.tokens),
+            f"{run_dir} holds another corpus than was written there; name another directory, on another "
+            "disk.",
+        )
 
     @classmethod
     def load(cls, spec: TokenizerSpec, run_dir: Path) -> "PreparedText":

@@ -97,7 +97,7 @@ class Tokenizer:
           UserError: the file is missing or malformed.
         """
         try:
-            return cls(tokenizers.Tokenizer.from_file(str(path)))
+            return cls(tokenizers.Tokenizer.from_str(path.read_text("utf-8")))
         except Exception as error:  # the package raises bare Exception
             raise UserError(
                 f"{path} is not a readable tokenizer ({error}); train the run again."

@@ -17,6 +17,7 @@ from jaxtyping import Array
 
 from ragjax.envs.base import Environment
 from ragjax.errors import UserError, require
+from ragjax.interrupts import stop_if_interrupted
 from ragjax.types import Env, Timestep
 
 _watching: list[list[BaseException]] = []  # what failed during each open block of `host_errors`
@@ -29,10 +30,12 @@ def host_errors() -> Iterator[None]:
     A callback must not raise: in a program of several devices the others would wait for the one that
     failed until XLA kills the process. It keeps the error instead and answers NaN from then on. This
     block waits for the callbacks that it started and then raises the error, also in place of one that
-    followed from it. Blocks may be nested.
+    followed from it. Blocks may be nested. A signal that is held back ends what the environment plays
+    in the same way, between two of its steps.
 
     Raises:
       UserError: an observation or a reward was not finite.
+      KeyboardInterrupt: of such a signal.
       BaseException: whatever else the environment raised, with its own traceback.
     """
     failures: list[BaseException] = []
@@ -108,6 +111,7 @@ class _Host:
     def _answer(self, work: Callable[[], None]) -> _Answer:
         if self.failure is None:
             try:
+                stop_if_interrupted()
                 work()
                 self._check()
             except BaseException as error:

@@ -48,5 +48,5 @@ def _make_run(row: Row, seeds: Sequence[int], run_dir: Path) -> None:
         command += ["--num-seeds", str(len(seeds))]
     if (run_dir / "config.json").exists():
         command.append("--resume")
-    code = subprocess.run([sys.executable, "-m", "ragjax.cli", "train", *command]).returncode
+    code = subprocess.run([sys.executable, "-m", "ragjax", "train", *command]).returncode
     require(code == 0, f"The run {run_dir} ended with exit code {code}; mend it and start again.")

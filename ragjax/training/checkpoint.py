@@ -3,25 +3,31 @@
 A checkpoint is a directory `checkpoints/<step>/` with the state as Orbax writes it and a manifest:
 every file's SHA-256, and the shape and dtype of every array. It is built under a temporary name and
 renamed, so that a process killed at any moment leaves whole checkpoints only; the manifest tells a
-file that was truncated later, and a state of other shapes before Orbax reads it.
+file that was truncated later, and a state of other shapes before Orbax reads it. What is written is read
+before it counts: all files for their digests, and the first state also by Orbax.
 """
 
 import contextlib
 import hashlib
 import json
 import logging
-import os
+import re
 import shutil
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
 from ragjax.errors import UserError, require
+from ragjax.lease import Owner, clock, is_abandoned
 
 MANIFEST = "manifest.json"
 STATE = "state"
+PARTIAL = "partial-"  # begins the name of what is being built, which ends in its process's tag
 
 
 def _digests(directory: Path) -> dict[str, str]:
@@ -53,6 +59,31 @@ def _leaves(state: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in flat}
 
 
+@contextlib.contextmanager
+def _plain(directory: Path) -> Iterator[Path]:
+    """Yields a path to a directory, for a while, with a name that Orbax takes as it is.
+
+    Orbax looks for its own files by a pattern that begins with the path, so that it never finds those in
+    `lr[1e-3]`, and takes `gs:` for a place on the net.
+    """
+    if re.fullmatch(r"[\w./ +,=@-]*", str(directory)):
+        yield directory
+        return
+    with tempfile.TemporaryDirectory(prefix="ragjax-") as elsewhere:
+        link = Path(elsewhere) / "checkpoint"
+        link.symlink_to(directory, target_is_directory=True)
+        yield link
+
+
+def _age(directory: Path) -> float:
+    """Seconds since anything in a directory was last written."""
+    times = [0.0]
+    for path in (directory, *directory.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return clock(directory.parent) - max(times)
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -61,10 +92,20 @@ class Checkpoints:
       keep: how many of the newest are kept.
     """
 
-    def __init__(self, directory: Path, keep: int = 2):
-        """Names the directory; nothing is written yet."""
+    def __init__(
+        self, directory: Path, keep: int = 2, may_write: Callable[[], None] = lambda: None
+    ):
+        """Names the directory; nothing is written yet.
+
+        Args:
+          directory: see above.
+          keep: see above.
+          may_write: called before anything is written; raises if this process may no longer.
+        """
         self.directory = directory.absolute()
         self.keep = keep
+        self._may_write = may_write
+        self._read_back = False
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that exist, whole or damaged, oldest first."""
@@ -75,24 +116,33 @@ class Checkpoints:
     def save(self, step: int, state: Any) -> None:
         """Writes `state`, a pytree of arrays, and drops checkpoints older than the newest `keep`.
 
+        The first one is read by Orbax again and compared, which takes about half as long as it took to
+        write: those that follow have the same place and structure, and their files' digests suffice.
+
         Raises:
-          UserError: it can't be written; the earlier checkpoints are as they were.
+          UserError: it can't be written or read; the earlier checkpoints are as they were.
         """
-        ocp = _orbax()
-        partial = self.directory / f"partial-{os.getpid()}"
+        self._may_write()
+        partial = self.directory / f"{PARTIAL}{Owner.this().tag}"
+        replaced, final = Path(f"{partial}-replaced"), self.directory / str(step)
         shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            ocp.save(str(partial / STATE), state)
+            with _plain(partial) as plain:
+                _orbax().save(str(plain / STATE), state)
             manifest = {"files": _digests(partial), "leaves": _leaves(state)}
             (partial / MANIFEST).write_text(json.dumps(manifest))
-            final = self.directory / str(step)
+            if not self._read_back:
+                self._require_readable(step, partial, state)
             with contextlib.suppress(FileNotFoundError):
                 # Out of the way in one move: half of it would pass for a damaged checkpoint.
-                final.rename(f"{partial}-replaced")
+                final.rename(replaced)
             partial.rename(final)
         except (OSError, ValueError) as error:  # what is an OSError in Python, is none in Orbax
             _remove(partial)
+            if replaced.exists() and not final.exists():
+                replaced.rename(final)
             reason = getattr(error, "strerror", None) or error
             raise UserError(
                 f"Checkpoint {step} can't be written to {self.directory} ({reason}); free space there "
@@ -100,10 +150,36 @@ class Checkpoints:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(replaced, ignore_errors=True)
+        self._read_back = True
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.directory / str(old), ignore_errors=True)
-        for left in self.directory.glob("partial-*"):  # of processes that were killed
-            shutil.rmtree(left, ignore_errors=True)
+        for left in self.directory.glob(f"{PARTIAL}*"):  # of processes that were killed
+            tag = left.name.removeprefix(PARTIAL).removesuffix("-replaced")
+            if is_abandoned(tag, _age(left)):
+                shutil.rmtree(left, ignore_errors=True)
+
+    def _require_readable(self, step: int, directory: Path, state: Any) -> None:
+        """Restores what was just written, on the host, and compares it bit for bit.
+
+        Raises:
+          UserError: it can't be read, or is another state.
+        """
+        # The shapes alone: NumPy takes no memory for what is never written to.
+        shapes = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), state)
+        reason = "it differs from what was written"
+        try:
+            with _plain(directory) as plain:
+                found = _orbax().load(str(plain / STATE), shapes)
+            pairs = zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True)
+            same = all(np.asarray(a).tobytes() == np.asarray(b).tobytes() for a, b in pairs)
+        except Exception as error:
+            same, reason = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        require(
+            same,
+            f"Checkpoint {step} can't be read again from {self.directory} ({reason}); name another "
+            "--run-dir, on another disk.",
+        )
 
     def _manifest(self, step: int) -> dict[str, Any] | None:
         """The manifest of a checkpoint whose files are as they were written, or None."""
@@ -148,8 +224,12 @@ class Checkpoints:
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), template
             )
             try:
-                return step, _orbax().load(str(path / STATE), abstract), damaged
-            except ValueError as error:  # Orbax tells a missing field from an empty one
+                with _plain(path) as plain:
+                    return step, _orbax().load(str(plain / STATE), abstract), damaged
+            except (OSError, ValueError) as error:
+                if not path.exists():  # the run goes on and has dropped it while it was read
+                    return self.restore(template)
+                # Orbax tells a missing field from an empty one.
                 raise UserError(message) from error
         found = f"only damaged ones ({', '.join(map(str, damaged))})" if damaged else "none"
         raise UserError(

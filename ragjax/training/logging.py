@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -154,11 +155,12 @@ class RunProgress:
 
     def warn(self, step: int, symptom: str) -> None:
         """Says a symptom of an ailing retriever."""
-        self._console.print(f"[yellow]retriever warning at step {step}: {symptom}[/yellow]")
+        warning = escape(f"retriever warning at step {step}: {symptom}")
+        self._console.print(f"[yellow]{warning}[/yellow]")
 
     def say(self, sentence: str) -> None:
         """Prints what went wrong with a part of the run that goes on."""
-        self._console.print(f"[red]{sentence}[/red]")
+        self._console.print(f"[red]{escape(sentence)}[/red]")
 
     def advance(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Moves the bar to `step` and shows the newest figures of `SHOWN`, means over seeds."""

@@ -1,9 +1,6 @@
 """The training loop: any state, any step function, one order of events."""
 
-import contextlib
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import UserError
+from ragjax.interrupts import held_interrupts, stop_if_interrupted
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
 from ragjax.training.monitor import RetrieverMonitor
@@ -120,31 +118,6 @@ class Seeds:
         return dict(self._failed)
 
 
-@contextlib.contextmanager
-def held_interrupts() -> Iterator[Callable[[], bool]]:
-    """Holds Ctrl-C and SIGTERM back; yields a function that tells whether one has come.
-
-    A step donates the state, so that an exception in the middle of it would leave no state to save.
-    A second signal is raised at once. Only the main thread gets signals; in others nothing is held.
-    """
-    come = []
-
-    def handle(number, frame):
-        if come:
-            raise KeyboardInterrupt
-        come.append(number)
-
-    signals = (signal.SIGINT, signal.SIGTERM)
-    if threading.current_thread() is not threading.main_thread():
-        signals = ()
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield lambda: bool(come)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def fit(
     program: Program,
     state: Any,
@@ -175,7 +148,8 @@ def fit(
     Raises:
       NonFiniteLossError: the loss of the only seed, or of all; names the step and the last good
         checkpoint.
-      KeyboardInterrupt: after Ctrl-C or SIGTERM; the current step was finished and saved.
+      KeyboardInterrupt: after Ctrl-C or SIGTERM; the current step was finished and saved, unless none
+        was begun.
     """
     step, pending = start, None
     seeds = Seeds(program.seeds, checkpoints.directory)
@@ -213,7 +187,8 @@ def fit(
 
     for sentence in seeds.recall(start, program.finite(state)):
         progress.say(sentence)
-    with held_interrupts() as interrupted:
+    stop_if_interrupted()
+    with held_interrupts(polled=False) as interrupted:
         if program.total == 0:  # nothing to learn, but a run to be loaded
             checkpoints.save(0, state)
         while step < program.total:

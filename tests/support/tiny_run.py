@@ -33,7 +33,7 @@ def processes():
     shared = os.environ | {"PYTHONPATH": str(CONFIG.parent)}
     started = []
 
-    def start(arguments, program=("-m", "ragjax.cli"), **environment):
+    def start(arguments, program=("-m", "ragjax"), **environment):
         command = [sys.executable, *map(str, program), *map(str, arguments)]
         process = subprocess.Popen(
             command,

@@ -1,0 +1,22 @@
+"""The command `ragjax`, also as `python -m ragjax`: holds signals back before anything slow."""
+
+import signal
+import sys
+
+from ragjax.interrupts import SIGNALS, held_interrupts
+
+
+def main() -> int:
+    """Runs the command that the process was called with, and returns its exit code."""
+    with held_interrupts():
+        from ragjax import cli
+
+        code = cli.main()
+    # All is written and said: nothing of what Python does on its way out can be stopped.
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
