@@ -6,6 +6,8 @@ P is a file of JSON lines, CSV or TSV with `text`, and `id` and `title` where th
 folder of text or Markdown files. Q is a file of JSON lines, CSV or TSV with `question` and `answers`,
 and `positives` (the ids of gold passages) where they are known. `tasks/own_data.py` says how questions
 are split.
+
+Expected: what your files hold; the run prints what of them is cut or left out before it trains.
 """
 
 from ragjax.data.tokenizer import TokenizerSpec

@@ -139,8 +139,6 @@ def _update(digest: Any, path: pathlib.Path) -> None:
 def _sources(kind: type) -> set[pathlib.Path]:
     """The file that defines a class, and those beside it or below that it imports, directly or not."""
     first = pathlib.Path(inspect.getfile(kind))
-    if kind.__module__.split(".")[0] == "ragjax":
-        return {first}  # what our own tasks share is told by its name
     found: set[pathlib.Path] = set()
     modules = [sys.modules[kind.__module__]] if kind.__module__ in sys.modules else []
     while modules:
