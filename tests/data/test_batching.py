@@ -17,7 +17,7 @@ from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.errors import UserError
 from ragjax.models.retriever import Dense
 from ragjax.retrieval.bm25 import BM25
-from ragjax.types import EOS_ID, PAD_ID
+from ragjax.types import EOS_ID, PAD_ID, UNK_ID
 
 SPEC = TokenizerSpec(vocab_size=400, question_length=10, passage_length=11, answer_length=3)
 
@@ -179,3 +179,27 @@ def test_what_a_task_may_not_give(encode, data, tokenizer):
         encode([dataclasses.replace(question, positives=("p99",))])
     with pytest.raises(UserError, match="no passages"):
         encode_corpus(tokenizer, SPEC, (), ())
+
+
+def test_what_counts_as_a_name_is_the_specs_to_say(data, tokenizer):
+    for share, some in ((0.0, False), (1.0, True)):
+        spec = dataclasses.replace(SPEC, content_below=share)
+        corpus = encode_corpus(tokenizer, spec, data.passages, data.splits["train"])
+        named = corpus.vocabulary.content[corpus.tokens[corpus.tokens > UNK_ID]]
+        assert named.any() == some
+
+
+def test_the_tokenizer_learns_of_training_questions_alone(data, tokenizer):
+    """Those of other splits are unseen; those of training are not."""
+    asked = data.splits["train"][0]
+    strange = (dataclasses.replace(asked, question="zyx zyx " * 200),)
+    for split in ("train", "dev", "test"):
+        rows = {**data.splits, split: (*data.splits.get(split, ()), *strange)}
+        other = train_tokenizer(SPEC, dataclasses.replace(data, splits=rows))
+        same = other._inner.to_str() == tokenizer._inner.to_str()
+        assert same == (split != "train"), split
+
+
+def test_questions_are_read_in_known_words(encode, data, tokenizer):
+    asked = dataclasses.replace(data.splits["train"][0], question="where does ADA really live?")
+    assert tokenizer.decode(encode([asked]).arrays.question[0]) == "Where does Ada live?"

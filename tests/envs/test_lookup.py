@@ -40,6 +40,14 @@ def test_passages_are_named_equally_often_and_say_every_action():
     np.testing.assert_allclose(np.linalg.norm(env.params.keys, axis=-1), 1, rtol=1e-6)
 
 
+def test_other_seeds_make_other_passages():
+    one, again, other = (
+        Lookup(passages=6, actions=3, key_width=4, passage_seed=seed).build() for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(one.passages, again.passages)
+    assert np.all(np.asarray(one.passages)[:, :4] != np.asarray(other.passages)[:, :4])
+
+
 def test_noise_blurs_the_key_alone():
     env = Lookup(passages=1, key_width=500, noise=0.5).build()
     _, first = env.reset(env.params, jax.random.key(4))

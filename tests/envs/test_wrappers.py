@@ -15,6 +15,7 @@ from gymnasium.wrappers.utils import RunningMeanStd
 from ragjax.envs import wrappers
 from ragjax.envs.base import timestep
 from ragjax.envs.cartpole import CartPole
+from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
 from ragjax.types import Env
 
@@ -134,6 +135,8 @@ def test_auto_reset_shows_the_new_episode(resetting):
     np.testing.assert_array_equal(steps.observation[~done], steps.final_observation[~done])
     births = steps.observation[done, 1]
     assert len(set(births)) == len(births)  # no two episodes are born alike
+    drawn = 2 * (steps.reward - ACTIONS[:, 0])[done]  # by the step that ended the one before
+    assert np.all(np.abs(births - drawn) > 1e-3)  # the two draw by keys of their own
     np.testing.assert_array_equal(states.total[done], 0)
     np.testing.assert_array_equal(states.length[done], 0)
     np.testing.assert_array_equal(states.inner.steps[done], 0)
@@ -400,3 +403,15 @@ def test_history_needs_flat_observations():
     square = counting()._replace(low=np.zeros((2, 2), np.float32))
     with pytest.raises(UserError, match=r"env.history needs flat observations, not those of shape"):
         wrappers.episode_history(square, 3)
+
+
+def test_other_arrays_can_be_bound_to_an_environment():
+    """Of passages and tables alike; its own constants, which are no arrays, stay."""
+    own, other = (Lookup(passages=5, noise=noise, passage_seed=seed).build() for noise, seed in
+                  ((0.5, 0), (0.0, 1)))  # fmt: skip
+    data = wrappers.env_data(other)
+    bound = wrappers.bind_env(own, data)
+    np.testing.assert_array_equal(bound.passages, other.passages)
+    np.testing.assert_array_equal(bound.params.keys, other.params.keys)
+    np.testing.assert_array_equal(bound.params.answers, other.params.answers)
+    assert bound.params.noise == 0.5

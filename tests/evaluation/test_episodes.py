@@ -208,6 +208,8 @@ def test_learning_curves_are_bands_of_seeds(table):
     (curve,) = learning_curves({"PPO": runs, "nothing": []})
     assert (list(curve.x), list(curve.y)) == ([8, 16], [2.0, 20.0])
     assert (list(curve.low), list(curve.high)) == ([0.0, 0.0], [4.0, 40.0])
+    (greedy,) = learning_curves({"PPO": runs}, "greedy")
+    assert list(greedy.y) == [0.0, 1.0]
 
 
 def test_a_benchmark_writes_its_own_table(tmp_path):

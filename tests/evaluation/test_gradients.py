@@ -92,6 +92,17 @@ def test_the_sampled_passage_has_more_variance(measured):
     assert measured["sampled"].variance > 1.2 * measured["marginal"].variance
 
 
+def test_the_baseline_is_subtracted(problem):
+    """Where every reward is its baseline, nothing is left of any draw."""
+    env, params, index, states, *_ = problem
+    rewards, baseline = jnp.full((6, 3), 2.0), jnp.full((6,), 2.0)
+    drawn = drawn_gradients(
+        POLICY.build(env), params, index, jax.random.PRNGKey(3), states, rewards, baseline, 2
+    )
+    assert drawn.shape[0] == 2
+    np.testing.assert_array_equal(drawn, 0.0)
+
+
 def test_spread_by_hand():
     drawn = jnp.array([[1.0, 0.0], [3.0, 0.0]])
     found = spread(drawn, jnp.array([2.0, 1.0]))

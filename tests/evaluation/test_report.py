@@ -96,6 +96,16 @@ def test_a_docstring_tells_what_to_expect(checkout):
     assert report.expected_docstrings(checkout) == {}
 
 
+def test_a_row_that_overrides_fields_is_not_the_config_as_it_stands(checkout, record):
+    path = checkout / "experiments" / "tiny.py"
+    own = 'Row("RAG", "configs/tiny/rag.py"),'
+    other = 'Row("K=8", "configs/tiny/rag.py", ("--k", "8"), key="rag_k8"),'
+    path.write_text(path.read_text().replace(own, f"{own} {other}"))
+    record(checkout, "rag_k8", 0, {"q0", "q1", "q2", "q3"})
+    (text,) = report.expected_docstrings(checkout).values()
+    assert "\nExpected (experiments/tiny.py): EM 50.0 ± 50.0.\n" in text
+
+
 def test_expectations_that_no_row_meets(checkout):
     other = checkout / "configs" / "tiny" / "other.py"
     other.write_text(CONFIG)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.models.encoder import BagEncoder, PerceptronEncoder, TransformerEncoder, unit_length
+from ragjax.models.encoder import (
+    BagEncoder,
+    PerceptronEncoder,
+    TransformerEncoder,
+    TransformerModule,
+    unit_length,
+)
+from ragjax.models.layers import sinusoidal_positions
 
 BAG, TRANSFORMER = BagEncoder(width=8), TransformerEncoder(width=8, layers=1, heads=2)
 
@@ -134,3 +141,15 @@ def test_leading_positions_weigh_passages_by_place_and_leave_questions_alone():
     np.testing.assert_allclose(
         embed(moved, tokens[:, :1], 1), embed(params, tokens[:, :1], 1), atol=1e-6
     )  # shorter than `leading`; one token has unit length whatever its weight
+
+
+def test_the_transformer_averages_by_idf():
+    """Without a layer it is the weighted bag that it starts near to; padding weighs nothing."""
+    module = TransformerModule(vocab_size=12, width=8, layers=0, heads=1)
+    tokens, idf = jnp.array([[4, 9, 0]]), jnp.array([[0.2, 3.0, 5.0]])
+    params = module.init(jax.random.key(0), tokens, idf, 1)
+    table = np.asarray(params["params"]["embedding"])
+    read = table[[4, 9]] + 0.1 * np.asarray(sinusoidal_positions(2, 8))
+    total = 0.25 * read[0] + 3.05 * read[1]
+    expected = total / np.linalg.norm(total)
+    np.testing.assert_allclose(module.apply(params, tokens, idf, 1)[0], expected, atol=1e-5)

@@ -162,6 +162,18 @@ def test_align_by_hand(passage, written, expected):
 aligned = jax.jit(align)
 
 
+@pytest.mark.parametrize("segment", [0, 1])
+def test_question_and_passage_are_marked_apart(toy, segment):
+    """Each mark is read: moving either one alone changes how the passage is encoded."""
+    own = toy.params["reader"]["segment"]
+    reader = toy.params["reader"] | {"segment": own.at[segment, 0].add(1.0)}
+    before, after = (
+        np.asarray(toy.encode(params, QUESTION, PASSAGES).states)
+        for params in (toy.params, toy.params | {"reader": reader})
+    )
+    assert np.max(np.abs(after - before)[0, 0]) > 1e-3
+
+
 def test_alignment_reaches_the_decoder(toy):
     """The selective read: with its projection at zero the answer's probability changes."""
     changed = distributions(toy, with_param(toy, "read", 0.0))

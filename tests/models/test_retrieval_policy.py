@@ -203,6 +203,15 @@ def test_gumbel_draws_other_passages_with_every_key():
     assert not np.any(none)
 
 
+def test_gumbels_fields_reach_its_distribution():
+    env = SPEC.vectorise(E)
+    spec = RetrievalPolicy(k=K, estimator="gumbel", drawn=2, temperature=0.5)
+    policy, params, index = built(spec, env)
+    seen = policy.retrieve(params, index, None, jnp.ones((E, *env.low.shape)))
+    distribution = policy.apply(params, seen)[0]
+    assert (distribution.drawn, distribution.temperature) == (2, 0.5)
+
+
 def test_an_episodes_actions_have_the_marginal_of_the_whole_episode():
     """Π_t π(a_t|h_t) = Σ_d p(d|s_0) Π_t π(a_t|s_t,d), for every sequence of actions."""
     env = WHOLE.vectorise(1)

@@ -412,19 +412,23 @@ def test_straight_through_reads_the_drawn_passages(drawn):
     np.testing.assert_allclose(np.exp(found), expected, rtol=1e-5)
 
 
-def test_straight_through_has_the_gradient_of_the_relaxed_weights():
+@pytest.mark.parametrize("drawn", [1, 2])
+def test_straight_through_has_the_gradient_of_the_relaxed_weights(drawn):
+    """And of no others: the weights that several drawn passages share are constants."""
     prior, logits = tables(5)
     noise = np.random.default_rng(6).gumbel(size=prior.shape).astype(np.float32)
     temperature, action = 0.7, 1
 
     def hard(prior):
-        found = StraightThroughCategorical(prior, logits, noise, 1, temperature)
+        found = StraightThroughCategorical(prior, logits, noise, drawn, temperature)
         return jnp.sum(found.log_probs[:, action])
 
     components = np.exp(log_softmax(logits))[..., action]  # [B,K]
-    chosen = np.argmax(prior + noise, axis=-1)
+    chosen = np.argsort(-(prior + noise), axis=-1)[:, :drawn]
+    weight = np.exp(log_softmax(np.take_along_axis(prior, chosen, -1)))
+    value = np.sum(weight * np.take_along_axis(components, chosen, -1), axis=-1)
     soft = np.exp(log_softmax((prior + noise) / temperature))
-    slope = components / components[np.arange(B), chosen][:, None]
+    slope = components / value[:, None]
     expected = soft * (slope - np.sum(soft * slope, axis=-1, keepdims=True)) / temperature
     np.testing.assert_allclose(jax.grad(hard)(jnp.asarray(prior)), expected, atol=1e-5)
 

@@ -31,3 +31,11 @@ def test_rows_that_do_not_count_may_hold_anything():
     one = retrieval_figures(log, log, ids, weight, 2)
     other = retrieval_figures(spoilt, spoilt, ids, weight, 2)
     jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_the_empty_passage_is_no_hub():
+    """It is read where nothing is found, and is none of the corpus."""
+    log = jnp.log(jnp.array([[1.0, 0.0], [0.4, 0.6]]))
+    ids = jnp.array([[-1, -1], [0, 2]])
+    found = retrieval_figures(log, log, ids, jnp.ones(2), 3)
+    assert found["hub_share"] == pytest.approx(0.6 / 2)  # passage 2

@@ -157,3 +157,25 @@ def test_gradients():
 
     with jax.enable_x64(True):
         check_grads(finite, (SCORES.astype(np.float64),), order=1, modes=["rev"])
+
+
+def test_the_empty_passage_scores_zero_over_the_whole_index():
+    """It is read where nothing is found, and has no row of its own."""
+    found = log_prior_index(
+        jnp.array([[1.0, 2.0]]), jnp.array([[-1, -1]]), jnp.array([[True, False]])
+    )
+    expected = [[-np.log(np.exp(1.0) + np.exp(2.0)), -np.inf]]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_the_empty_passage_of_a_batch_is_none_of_its_misses():
+    """Both have row -1: only the former counts, also where a miss stands before it."""
+    scores = jnp.array([[[1.0, 9.0], [0.0, 9.0]], [[2.0, 9.0], [0.0, 9.0]]])
+    found = log_prior_in_batch(
+        scores, jnp.array([[0, -1], [-1, -1]]), jnp.array([[True, False], [True, False]])
+    )
+    expected = [
+        [1.0 - np.log(np.exp(1.0) + 1.0), -np.inf],
+        [0.0 - np.log(np.exp(2.0) + 1.0), -np.inf],
+    ]
+    np.testing.assert_allclose(found, expected, rtol=1e-6)

@@ -21,6 +21,12 @@ def test_the_best_by_hand():
     assert found.ids.dtype == np.int32
 
 
+def test_the_best_have_no_gradient():
+    """What is found is a choice; only the scores inside the step are learned from."""
+    gradient = jax.grad(lambda scores: jnp.sum(best(scores, 1).scores))(jnp.array([[1.0, 2.0]]))
+    np.testing.assert_array_equal(gradient, [[0.0, 0.0]])
+
+
 @pytest.mark.parametrize("k", [0, 5])
 def test_a_k_outside_the_corpus_is_named(k):
     with pytest.raises(UserError, match=f"k is {k}, but there are 4 passages to retrieve from"):

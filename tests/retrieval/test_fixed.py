@@ -57,6 +57,7 @@ def test_its_scores_pass_through_a_learned_temperature(kind):
     retriever = kind(initial_scale=4.0).build()
     params = {"retriever": retriever.init(jax.random.PRNGKey(0))}
     assert params["retriever"].keys() == {"log_scale"}
+    assert kind(initial_scale=4.0).weights == {"initial_scale": 4.0}
     np.testing.assert_allclose(retriever.scale(params), 4.0, rtol=1e-6)
     topk = TopK(
         jnp.array([[3, 1, -1]]),

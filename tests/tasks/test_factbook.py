@@ -102,6 +102,13 @@ def test_test_phrasings_are_unseen():
         assert not set(relation.dev) & set(relation.train)
 
 
+def test_development_entities_are_asked_in_training_phrasings_too(data):
+    """So that the split tells unseen entities from unseen wordings."""
+    kinds = {split: {q.id.split("/")[-1].split("-")[0] for q in rows} for split, rows in
+             data.splits.items()}  # fmt: skip
+    assert kinds == {"train": {"train"}, "dev": {"train", "dev"}, "test": {"test"}}
+
+
 def test_ids_are_unique(data, questions):
     assert len({p.id for p in data.passages}) == len(data.passages)
     assert len({q.id for q in questions}) == len(questions)

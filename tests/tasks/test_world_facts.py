@@ -73,6 +73,13 @@ def _matches(phrasing: str, text: str) -> bool:
     return re.match(re.sub(r"\\\{\w+\\\}", ".+", re.escape(phrasing)), text) is not None
 
 
+def test_a_training_fact_is_asked_in_five_phrasings(data):
+    """Or in all of them, where there are fewer."""
+    asked = Counter((q.relation, q.entity) for q in data.splits["train"])
+    for (relation, entity), number in asked.items():
+        assert number == min(5, len(wordings(relation)["train"])), (relation, entity)
+
+
 def test_splits_share_no_entity_name(data):
     names = {split: {_name(q.entity) for q in rows} for split, rows in data.splits.items()}
     assert not names["train"] & names["dev"]

@@ -1,0 +1,40 @@
+"""What a run keeps of its text comes back as it was, and a question is checked as it will be read."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+from tiny_task import TinyTask
+
+from ragjax.data.prepared import PreparedText
+from ragjax.data.tokenizer import TokenizerSpec
+
+SPEC = TokenizerSpec(vocab_size=400, question_length=10, passage_length=11, answer_length=3)
+
+
+@pytest.fixture(scope="module")
+def text():
+    return PreparedText.make(SPEC, TinyTask().generate())
+
+
+def test_what_is_saved_comes_back(text, tmp_path):
+    text.save(tmp_path / "run")
+    loaded = PreparedText.load(SPEC, tmp_path / "run").corpus
+    assert loaded.passages == text.corpus.passages
+    assert loaded.lexicon.words == text.corpus.lexicon.words
+    assert loaded.cut == text.corpus.cut > 0
+    np.testing.assert_array_equal(loaded.tokens, text.corpus.tokens)
+    jax.tree.map(
+        np.testing.assert_array_equal, vars(loaded.vocabulary), vars(text.corpus.vocabulary)
+    )
+
+
+def test_only_what_is_read_can_be_too_long(text):
+    """Words that are left out take no room."""
+    asked = "Where does Ada live?"
+    room = len(text.tokenizer.encode(asked))
+    exact = dataclasses.replace(text, spec=dataclasses.replace(SPEC, question_length=room))
+    assert exact.check_question(asked) == (asked, [])
+    _, notes = exact.check_question("Where does Ada xylophonically live?")
+    assert notes == ["unknown words left out: xylophonically"]

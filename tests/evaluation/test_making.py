@@ -1,0 +1,37 @@
+"""The commands by which missing runs are made, without running them."""
+
+import subprocess
+
+import pytest
+from rich.console import Console
+
+from ragjax.errors import UserError
+from ragjax.evaluation.making import make_missing
+from ragjax.evaluation.tables import Column, Row, Table
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_run_that_was_begun_is_resumed(tmp_path, monkeypatch, begun):
+    table = Table(
+        name="tiny",
+        title="Tiny",
+        rows=(Row("RAG", "configs/tiny/rag.py", ("--k", "8")),),
+        columns=(Column("EM", "em"),),
+        seeds=(3,),
+        results=tmp_path / "results",
+    )
+    run_dir = tmp_path / "runs" / "tiny" / "rag" / "seed_3"
+    run_dir.mkdir(parents=True)
+    if begun:
+        (run_dir / "config.json").touch()
+    called = []
+
+    def fails(command):
+        called.append(command[3:])
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", fails)
+    with pytest.raises(UserError, match="ended with exit code 1; mend it and start again"):
+        make_missing(table, tmp_path / "runs", Console(quiet=True))
+    words = ["train", "configs/tiny/rag.py", "--k", "8", "--seed", "3", "--run-dir", str(run_dir)]
+    assert called == [words + ["--resume"] * begun]
