@@ -79,14 +79,17 @@ def raised_interrupts() -> Iterator[None]:
     Raises:
       KeyboardInterrupt: one has come before.
     """
+    global _holding
     stop_if_interrupted()
     if not (_holding and _in_main_thread()):
         yield
         return
+    _holding = False
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         yield
     finally:
+        _holding = True
         for number in SIGNALS:
             signal.signal(number, _handle)

@@ -55,10 +55,13 @@ class Owner:
         return f"{self.pid}-{self.started}-{self.machine}"
 
     def has_ended(self) -> bool | None:
-        """Whether the process is dead; None of one on another machine, where that can't be seen."""
+        """Whether the process is dead; None where that can't be seen, as on another machine."""
         if self.machine != _machine():
             return None
-        return _start_of(self.pid) != self.started
+        started = _start_of(self.pid)
+        if started is None and _is_there(self.pid):  # hidden, since it is another user's
+            return None
+        return started != self.started
 
 
 def is_abandoned(tag: str, age: float) -> bool:
@@ -85,19 +88,33 @@ def _machine() -> str:
 
 
 def _start_of(pid: int) -> str | None:
-    """When a process of this machine started, in letters and digits; None if there is none."""
+    """When a process of this machine started, in letters and digits.
+
+    Of one that is dead but not yet buried it is "", and None of one that is not to be seen.
+    """
     if Path("/proc/self/stat").exists():
         try:
             # The name of the program stands in brackets, and may hold some.
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             return None
-        return None if fields[0] in "ZX" else fields[19]  # Z, X: dead, but not yet buried
+        return "" if fields[0] in "ZX" else fields[19]
     words = ["ps", "-o", "state=,lstart=", "-p", str(pid)]
     state, _, started = subprocess.run(words, capture_output=True, text=True).stdout.partition(" ")
-    if not state or state[0] in "ZX":
+    if not state:
         return None
-    return hashlib.sha256(started.strip().encode()).hexdigest()[:12]
+    return "" if state[0] in "ZX" else hashlib.sha256(started.strip().encode()).hexdigest()[:12]
+
+
+def _is_there(pid: int) -> bool:
+    """Whether this machine has a process of this number, also one that it hides."""
+    try:
+        os.kill(pid, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError, TypeError):
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 @dataclass(frozen=True)

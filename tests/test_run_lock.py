@@ -122,6 +122,14 @@ def test_a_process_that_is_dead_but_not_yet_buried(tmp_path):
     process.communicate()
 
 
+def test_a_process_that_the_machine_hides(tmp_path, monkeypatch):
+    """Some show each user only processes of their own."""
+    write_lock(tmp_path, Owner.this(), age=LEASE - 5)
+    monkeypatch.setattr(lease, "_start_of", lambda pid: None)
+    with pytest.raises(UserError, match="in use"):
+        acquire(tmp_path)
+
+
 def test_another_machine_that_gives_no_sign_of_life(tmp_path):
     write_lock(tmp_path, ELSEWHERE, age=LEASE + 5)
     said = []
@@ -349,7 +357,8 @@ def test_a_save_removes_what_the_dead_left_and_nothing_else(dead, tmp_path):
     assert listing(tmp_path) == sorted([*kept, "1", "2"])
 
 
-def test_a_checkpoint_that_the_run_drops_while_it_is_read(tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_checkpoint_that_the_run_drops_while_it_is_read(when, tmp_path, monkeypatch):
     """Whoever only reads takes no lease, and goes on with a newer checkpoint."""
     state = {"a": np.arange(3.0)}
     checkpoints = Checkpoints(tmp_path, keep=1)
@@ -357,10 +366,10 @@ def test_a_checkpoint_that_the_run_drops_while_it_is_read(tmp_path, monkeypatch)
     manifest = Checkpoints._manifest
 
     def meanwhile(self, step):
-        found = manifest(self, step)
+        found = manifest(self, step) if when == "after" else None
         if step == 1:
             checkpoints.save(2, {"a": np.arange(3.0) + 1})
-        return found
+        return manifest(self, step) if when == "before" else found
 
     monkeypatch.setattr(Checkpoints, "_manifest", meanwhile)
     step, found, damaged = Checkpoints(tmp_path).restore(state)

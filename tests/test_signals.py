@@ -18,6 +18,8 @@ from ragjax import cli, commands
 from ragjax.cli import INTERRUPTED
 from ragjax.data import builder
 from ragjax.envs import from_gymnasium
+from ragjax.evaluation import making
+from ragjax.evaluation.tables import Row
 from ragjax.interrupts import (
     SIGNALS,
     held_interrupts,
@@ -97,6 +99,16 @@ def test_signals_may_have_their_usual_effect_within():
             raise AssertionError("it had come before")
     with raised_interrupts():
         pass
+
+
+def test_a_block_within_those_holds_signals_again():
+    with held_interrupts(), raised_interrupts():
+        with held_interrupts() as interrupted:
+            signal.raise_signal(signal.SIGTERM)
+            assert interrupted()
+        stop_if_interrupted()
+        with held_interrupts() as interrupted:
+            assert not interrupted()
 
 
 def test_in_another_thread_nothing_is_held():
@@ -357,6 +369,26 @@ def test_other_commands_end_at_once(command, ragjax, whole, monkeypatch):
     monkeypatch.setattr(commands, "load_run", load)
     words = ["Where?"] if command == "answer" else []
     assert ragjax(command, whole, *words) == (INTERRUPTED, "", "")
+
+
+def test_a_table_waits_for_the_run_that_it_makes(monkeypatch):
+    """Both get Ctrl-C, and the run then saves what it has."""
+    waits = []
+
+    class Process:
+        def __init__(self, command):
+            assert command[1:4] == ["-m", "ragjax", "train"]
+
+        def wait(self):
+            waits.append(None)
+            if len(waits) == 1:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(making.subprocess, "Popen", Process)
+    row = Row("a", "a.py")
+    with pytest.raises(KeyboardInterrupt):
+        making._make_run(row, [0], Path("nowhere"))
+    assert len(waits) == 2
 
 
 # What takes long

@@ -48,5 +48,10 @@ def _make_run(row: Row, seeds: Sequence[int], run_dir: Path) -> None:
         command += ["--num-seeds", str(len(seeds))]
     if (run_dir / "config.json").exists():
         command.append("--resume")
-    code = subprocess.run([sys.executable, "-m", "ragjax", "train", *command]).returncode
+    process = subprocess.Popen([sys.executable, "-m", "ragjax", "train", *command])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it has had the same Ctrl-C, and saves what it has
+        raise
     require(code == 0, f"The run {run_dir} ended with exit code {code}; mend it and start again.")

@@ -153,7 +153,10 @@ class Checkpoints:
             shutil.rmtree(replaced, ignore_errors=True)
         self._read_back = True
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.directory / str(old), ignore_errors=True)
+            with contextlib.suppress(OSError):
+                # In one move, too, for whoever reads it now.
+                (self.directory / str(old)).rename(replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
         for left in self.directory.glob(f"{PARTIAL}*"):  # of processes that were killed
             tag = left.name.removeprefix(PARTIAL).removesuffix("-replaced")
             if is_abandoned(tag, _age(left)):
@@ -210,6 +213,8 @@ class Checkpoints:
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         for step in reversed(self.steps()):
             path, manifest = self.directory / str(step), self._manifest(step)
+            if not path.exists():  # the run goes on, and has dropped it meanwhile
+                return self.restore(template)
             if manifest is None:
                 damaged.append(step)
                 continue
@@ -227,7 +232,7 @@ class Checkpoints:
                 with _plain(path) as plain:
                     return step, _orbax().load(str(plain / STATE), abstract), damaged
             except (OSError, ValueError) as error:
-                if not path.exists():  # the run goes on and has dropped it while it was read
+                if not path.exists():
                     return self.restore(template)
                 # Orbax tells a missing field from an empty one.
                 raise UserError(message) from error
