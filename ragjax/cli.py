@@ -90,8 +90,8 @@ class Table:
     """How to print it."""
     run: bool = False
     """Make and record the runs that are missing first."""
-    runs: Annotated[Path, arg(metavar="DIR")] = Path("runs")
-    """Where --run trains."""
+    runs: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where --run trains; runs if not given."""
 
 
 @dataclass(frozen=True)
@@ -266,6 +266,11 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
         _keep_compiled()
         stop_if_interrupted()
         if options.check:
+            for name, given in (("--resume", options.resume), ("--run-dir", run_dir)):
+                require(
+                    not given,
+                    f"{name} is given, but --check trains nothing; leave one of them out.",
+                )
             commands.check(config, Console(highlight=False))
             return 0
         if run_dir is None:
@@ -333,13 +338,18 @@ def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
 
 
 def _print_report(tables: Sequence[Any]) -> None:
+    """Prints tables; where one is wider than the screen it is narrowed, and no word is cut short."""
+    console = Console(highlight=False)
     for table in tables:
         shown = RichTable(*table.columns, title=table.title or None)
-        for column in shown.columns[1:]:
-            column.justify = "right"
+        for place, column in enumerate(shown.columns):
+            column.justify, column.overflow = "right" if place else "left", "fold"
         for row in table.rows:
             shown.add_row(*row)
-        Console(highlight=False).print(shown)
+        roomy = console.options.update(max_width=1000)
+        if console.measure(shown, options=roomy).maximum > console.width:
+            shown.padding = 0
+        console.print(shown)
 
 
 def _answer(options: Answer, overrides: list[str], console: Console) -> int:

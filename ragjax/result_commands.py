@@ -24,9 +24,13 @@ def table(options: Any, _: list[str], console: Console) -> int:
     from ragjax.evaluation.rendering import render
     from ragjax.evaluation.tables import load_table
 
+    require(
+        options.run or options.runs is None,
+        f"--runs is {options.runs}, but nothing is trained without --run; add that or leave it out.",
+    )
     declared = load_table(options.experiment)
     if options.run:
-        make_missing(declared, options.runs, console)
+        make_missing(declared, options.runs or Path("runs"), console)
     print(render(declared, options.format), end="")
     return 0
 

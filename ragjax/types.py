@@ -55,7 +55,8 @@ class Question:
       id: unique within its task.
       question: the question.
       answers: the accepted answers, the first one being the training target.
-      positives: ids of the passages that hold the answer; () where nobody has marked them.
+      positives: ids of the passages that hold the answer, its gold passages; none where they are not
+        known, which leaves recall and the like not measured.
       relation: the kind of fact asked for; metrics are also reported per relation.
       entity: what is asked about; the splits of our own tasks never share one.
     """

@@ -14,9 +14,10 @@ import pytest
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax import __version__, commands
-from ragjax.cli import INTERRUPTED, main
+from ragjax.cli import INTERRUPTED, _print_report, main
 from ragjax.evaluation.metrics import read_predictions, summarise
 from ragjax.learners.questions import QuestionsLearner
+from ragjax.records import ReportTable
 from ragjax.run_dir import load_run
 from ragjax.training.checkpoint import Checkpoints
 
@@ -151,6 +152,23 @@ def test_the_result_holds_the_figures_of_the_whole_development_split(ragjax, tra
     assert result["dev"].keys() > names
     left_out = {"split", "seed", "step", "per_relation"}
     assert result["dev"] == {n: value for n, value in figures.items() if n not in left_out}
+
+
+def test_a_wide_report_is_printed_whole(capsys, monkeypatch):
+    """Nothing is cut short on a screen of 80 columns, and what is narrow keeps its margins."""
+    monkeypatch.setenv("COLUMNS", "80")
+    labels = ("relation", "questions", "em", "strict_em", "f1", "recall@1", "recall@5", "mrr")
+    row = ("element_symbol", "1565", *["0.938"] * 6)
+    _print_report([ReportTable("wide", labels, [row]), ReportTable("", labels[:3], [row[:3]])])
+    out = capsys.readouterr().out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "│element_symbol│     1565│0.938│" in out
+    for label in labels:
+        assert label in out
+    assert "│ element_symbol │      1565 │ 0.938 │" in out
+    many = tuple(f"figure_{n}" for n in range(12))
+    _print_report([ReportTable("wider", many, [tuple(f"{n}.12345678" for n in range(12))])])
+    assert "…" not in capsys.readouterr().out
 
 
 def test_evaluate_prints_a_table(ragjax, trained):
@@ -343,6 +361,34 @@ def test_table_makes_what_is_missing(ragjax, experiment, trained, tmp_path):
     config = json.loads((results / "seed_1" / "config.json").read_text())
     assert config["seed"] == 1
     assert config["log_every"] == 2
+
+
+WRITTEN = """
+from ragjax.evaluation.tables import MarkdownTable
+
+
+def get_table():
+    return MarkdownTable("Speed", "| a |", "Recorded by a command.")
+"""
+
+
+def test_options_that_would_be_ignored_are_refused(refused, experiment, tmp_path):
+    written = tmp_path / "written.py"
+    written.write_text(WRITTEN)
+    message = refused("table", written, "--run")
+    assert message.startswith(
+        "--run makes the runs of a table, but 'Speed' is written by its exper"
+    )
+    message = refused("table", experiment, "--runs", "elsewhere")
+    assert message == (
+        "--runs is elsewhere, but nothing is trained without --run; add that or leave it out."
+    )
+    for option in (["--resume"], ["--run-dir", tmp_path / "run"]):
+        message = refused("train", CONFIG, "--check", *option)
+        assert message == (
+            f"{option[0]} is given, but --check trains nothing; leave one of them out."
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_table_of_a_run_that_fails(ragjax, experiment):

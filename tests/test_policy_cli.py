@@ -1,5 +1,6 @@
 """The commands on policies, as a user gives them: what they write and print, and what bad input gets."""
 
+import dataclasses
 import json
 import math
 from dataclasses import dataclass
@@ -435,6 +436,21 @@ def test_observations_that_turn_nan(seeds, ragjax, tmp_path, monkeypatch):
     assert not list(run_dir.rglob("result.json"))
     for log in run_dir.rglob("metrics.jsonl"):
         assert [row["step"] for row in read_lines(log)] == [1, 2]
+
+
+def test_rewards_that_turn_nan_are_named(ragjax, tmp_path, monkeypatch):
+    """Of a loss that is NaN for its rewards no learning rate is to blame."""
+    config = dataclasses.replace(get_config(), normalise_rewards=False)
+    monkeypatch.setattr("builtins.BASE", config, raising=False)
+    monkeypatch.setattr("builtins.ENV", Poisoned(pays=True), raising=False)
+    path, run_dir = tmp_path / "config.py", tmp_path / "run"
+    path.write_text(POISONED)
+    code, _, err = ragjax("train", path, "--run-dir", run_dir)
+    assert code == 2
+    message = the_sentence(err.splitlines()[-1] + "\n")
+    assert message.startswith("The loss is nan at step 3 ")
+    assert "its step_reward is nan, so mend what gives the rewards, the environment or" in message
+    assert [row["step_reward"] for row in read_lines(run_dir / "metrics.jsonl")] == [1.0, 1.0]
 
 
 class PoisonedGymnasium(gymnasium.Env):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ragjax.errors import require
+from ragjax.errors import UserError, require
 from ragjax.evaluation.runs import record_run
 from ragjax.evaluation.tables import MarkdownTable, Row, Table, missing_runs
 
@@ -21,10 +21,13 @@ def make_missing(table: Table | MarkdownTable, runs: Path, console: Console) -> 
       console: where it is said which run is made.
 
     Raises:
-      UserError: a run failed, or can't be recorded.
+      UserError: a run failed, or can't be recorded; or the table is not one of runs.
     """
     if isinstance(table, MarkdownTable):
-        return
+        raise UserError(
+            f"--run makes the runs of a table, but {table.title!r} is written by its experiment's file; "
+            "leave it out (below the table stands the command that measures its figures)."
+        )
     missing = missing_runs(table)
     for row in {row.directory: row for row, _, _ in missing}.values():
         lacking = {seed: place for other, seed, place in missing if other == row}

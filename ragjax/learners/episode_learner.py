@@ -152,9 +152,9 @@ class EpisodesLearner(Learner):
 
         Returns:
           The state, the steps in no order, and metrics: `episode_return`, `episode_length` and what else
-          the environment reports of the episodes that ended (NaN if none did); `explained_variance` of
-          the value targets; `env_steps`, made so far; and those of
-          `objectives.algorithm.retriever_figures`.
+          the environment reports of the episodes that ended (NaN if none did); `step_reward`, the mean
+          of what is learned from, normalised if that is on; `explained_variance` of the value targets;
+          `env_steps`, made so far; and those of `objectives.algorithm.retriever_figures`.
         """
         del fed, stage
         algorithm, policy, keys = self.config.algorithm, self.policy(data), step_keys(state)
@@ -187,6 +187,7 @@ class EpisodesLearner(Learner):
             policy, state.params, steps, hyper, key=keys.reset, extra=extra
         )
         metrics = {
+            "step_reward": jnp.mean(steps.reward, where=steps.weight > 0),
             "explained_variance": explained_variance(batch),
             "env_steps": (state.step + 1) * algorithm.batch_size,
         }

@@ -46,6 +46,11 @@ class Program:
     mark_failed: Callable[[Any, Sequence[int]], Any] = lambda state, places: state
 
 
+# Metrics whose being finite is looked at in every step: of drawn answers, and of an environment's steps.
+REWARDS = ("reward", "step_reward")
+WATCHED = ("loss", "grad_norm", *REWARDS)
+
+
 class NonFiniteLossError(UserError):
     """The loss or its gradient became infinite or NaN."""
 
@@ -63,7 +68,7 @@ class Seeds:
 
         Args:
           step: whose metrics these are.
-          metrics: of a single seed numbers, of several one for each.
+          metrics: those of `WATCHED`, of a single seed numbers, of several one for each.
           good: steps of the checkpoints.
 
         Returns:
@@ -79,9 +84,17 @@ class Seeds:
                 if number not in self._failed:
                     last = self._directory / str(good[-1]) if good else "none"
                     which = f" of seed {self._seeds[number]}" if len(self._seeds) > 1 else ""
+                    remedy = "lower the learning rate"
+                    for reward in REWARDS:
+                        given = np.broadcast_to(metrics.get(reward, 0.0), values.shape)[number]
+                        if not np.isfinite(given):
+                            remedy = (
+                                f"its {reward} is {given}, so mend what gives the rewards, the "
+                                "environment or the objective's reward,"
+                            )
                     self._failed[int(number)] = (
                         f"The {name}{which} is {values[number]} at step {step} (last good checkpoint: "
-                        f"{last}); lower the learning rate and train into another --run-dir."
+                        f"{last}); {remedy} and train into another --run-dir."
                     )
                     new.append(self._failed[int(number)])
         self._require_one_left()
@@ -103,7 +116,8 @@ class Seeds:
         for number in map(int, np.flatnonzero(~finite)):
             self._failed[number] = (
                 f"Seed {self._seeds[number]} has failed before step {step}, where its parameters are "
-                "not finite; lower the learning rate and train it into another --run-dir."
+                "not finite; train it into another --run-dir with a lower learning rate, or with finite "
+                "rewards if they were not."
             )
         self._require_one_left()
         return list(self._failed.values())
@@ -177,9 +191,7 @@ def fit(
         if entry is None:
             return
         number, metrics = entry
-        watched = {
-            name: np.asarray(metrics[name]) for name in ("loss", "grad_norm") if name in metrics
-        }
+        watched = {name: np.asarray(metrics[name]) for name in WATCHED if name in metrics}
         for sentence in seeds.check(number, watched, checkpoints.steps()):
             progress.say(sentence)
         if number % program.log_every == 0 or number == program.total:

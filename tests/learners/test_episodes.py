@@ -151,7 +151,8 @@ def test_metrics_of_a_step(run):
     for number, (state, row) in enumerate(zip(states[1:], metrics, strict=True)):
         assert set(row) == {
             *("policy_loss", "value_loss", "entropy", "kl", "clip_fraction", "loss", "grad_norm"),
-            *("episode_return", "episode_length", "explained_variance", "env_steps"),
+            *("episode_return", "episode_length", "step_reward"),
+            *("explained_variance", "env_steps"),
             "updates_made",
         }
         assert row["env_steps"] == (number + 1) * 16

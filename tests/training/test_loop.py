@@ -197,6 +197,29 @@ def test_non_finite_gradient_stops(events):
     assert run.steps() == []
 
 
+@pytest.mark.parametrize("name", ["reward", "step_reward"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_reward_that_is_not_finite_is_named_and_not_the_learning_rate(name, value, events):
+    run = events({3: {"loss": math.nan, name: value}})
+    with pytest.raises(NonFiniteLossError, match="loss is nan at step 3 ") as error:
+        run.run()
+    assert f"; its {name} is {value}, so mend what gives the rewards, " in str(error.value)
+    assert "learning rate" not in str(error.value)
+    run = events({3: {"loss": math.nan, name: 1.0}})
+    with pytest.raises(
+        NonFiniteLossError, match="; lower the learning rate and train into another"
+    ):
+        run.run()
+
+
+def test_the_reward_is_that_of_the_seed_that_fails(events):
+    bad = {"loss": [1.0, math.nan, math.nan], "reward": [1.0, math.nan, 0.5]}
+    run = events({n: bad if n == 4 else {"loss": of} for n, of in FINE.items()}, seeds=SEEDS)
+    _, failed = run.run()
+    assert "its reward is nan" in failed[1]
+    assert "lower the learning rate" in failed[2]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("moment", ["advance 2", "evaluate 2", "log 2 dev/em", "advance 5"])
 def test_interrupt_saves_after_the_step(moment, number, events):

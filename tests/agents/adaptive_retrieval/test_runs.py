@@ -60,6 +60,9 @@ def test_an_agent_s_run_reports_by_kind(agent, trained):
             assert 0 <= result[f"{mode}_retrievals_{kind}"] <= 6
             assert 0 <= result[f"{mode}_score_{kind}"] <= 1
     assert result["episodes"] == 12
+    assert result["dev"]["source"] == "the development split"
+    assert result["dev"].keys() - {"source"} <= result.keys()
+    assert result["dev"]["episodes"] == 12
     episodes = [json.loads(line) for line in (agent / "episodes.jsonl").read_text().splitlines()]
     asked = TinyTask().generate().splits["test"]
     for mode in ("greedy", "sampled"):
@@ -116,6 +119,8 @@ def test_an_agent_is_evaluated_on_a_split(agent, capsys, monkeypatch):
     told = json.loads(capsys.readouterr().out)
     assert (told["split"], told["episodes"]) == ("dev", 12)
     assert set(used) == {"dev"}
+    result = json.loads((agent / "result.json").read_text())
+    assert result["dev"]["sampled_return"] == told["sampled_return"]
     assert main(["evaluate", str(agent)]) == 0
     shown = capsys.readouterr().out
     assert set(used) == {"dev", "test"}
