@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import pytest
 from plain_run import PlainConfig, PlainLearner, PlainRecords
 from processes import PATIENCE, wait_for
+from rich.console import Console
 from tiny_task import TinyTask
 
 from ragjax import cli, commands
@@ -242,6 +243,10 @@ def test_a_signal_at_any_moment(moment, number, signalled, ragjax, whole, tmp_pa
         assert not run_dir.exists()
     else:
         assert require_whole(run_dir) == steps
+    # What is written after the moment is not there yet.
+    assert (run_dir / "result.json").exists() == (moment in ("the result", "the report"))
+    late = ("the records", "the facts", "the result", "the report")
+    assert (run_dir / "predictions.jsonl").exists() == (moment in late)
     code, _, err = ragjax(*words)
     assert code == 0, err
     require_same(run_dir, whole)
@@ -392,6 +397,14 @@ def test_a_table_waits_for_the_run_that_it_makes(monkeypatch):
 
 
 # What takes long
+
+
+def test_measuring_ends_between_two_batches():
+    with held_interrupts(), commands.measuring(Console(quiet=True)) as told:
+        told(1, 3)
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            told(2, 3)
 
 
 def test_preparing_data(tmp_path, monkeypatch):
