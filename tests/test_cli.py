@@ -9,12 +9,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax import __version__, commands
-from ragjax.cli import INTERRUPTED, _print_report, main
+from ragjax.cli import INTERRUPTED, _keep_compiled, _print_report, main
 from ragjax.evaluation.metrics import read_predictions, summarise
 from ragjax.learners.questions import QuestionsLearner
 from ragjax.records import ReportTable
@@ -562,6 +563,33 @@ def test_resume_of_nothing(refused, tmp_path):
     message = refused("train", CONFIG, "--run-dir", tmp_path / "run", "--resume")
     assert "holds no run to resume; leave out --resume to start one." in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("JAX_COMPILATION_CACHE_DIR", "mine", False),
+        ("RAGJAX_COMPILATION_CACHE", "off", False),
+        ("RAGJAX_COMPILATION_CACHE", "on", True),
+    ],
+)
+def test_what_is_compiled_is_kept_unless_the_user_says_otherwise(name, value, kept, monkeypatch):
+    told = {}
+    monkeypatch.setattr(jax.config, "update", told.__setitem__)
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv(name, value)
+    _keep_compiled()
+    place = str(Path(os.environ["RAGJAX_DATA_DIR"]) / "compiled")
+    assert told.get("jax_compilation_cache_dir") == (place if kept else None)
+
+
+@pytest.mark.parametrize("words", [["--run-dir={}"], ["--run_dir", "{}"], ["--run_dir={}"]])
+def test_ways_to_write_an_option(words, refused, tmp_path):
+    """With a hyphen or an underscore, its value behind a space or an equals sign."""
+    words = [word.format(tmp_path / "run") for word in words]
+    assert f"{tmp_path / 'run'} holds no run to resume" in refused(
+        "train", CONFIG, *words, "--resume"
+    )
 
 
 def test_resume_with_another_config(refused, copied):

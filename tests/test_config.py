@@ -203,6 +203,7 @@ def test_json_names_every_type(config):
         ({"type": "ragjax.config.Nothing"}, "ragjax.config.Nothing"),
         ({"type": "ragjax.nowhere.Phase"}, "ragjax.nowhere.Phase"),
         ({"type": "Phase"}, "Phase"),
+        ({"type": "ragjax_of_another.Phase"}, "whose module is neither of ragjax nor listed"),
         ({"type": "os.path.join"}, "os.path.join"),
         ({"type": "ragjax.config.to_json", "value": 1}, "no spec"),
         ({"type": ".x.y"}, ".x.y"),

@@ -575,6 +575,26 @@ def test_between_refreshes_nothing_is_embedded(seeds):
     assert np.diff(counts).tolist() == [seeds, 0, seeds, 0, seeds]
 
 
+def test_a_retrievers_health_is_that_of_the_steps_that_count(monkeypatch):
+    """Only the first step of a rollout of three does, where each rollout is one episode."""
+    told = []
+    monkeypatch.setattr(
+        episode_learner, "retrieval_figures", lambda *given: told.append(given) or {}
+    )
+    own = configured(Reinforce(num_envs=2, rollout_length=3), **RETRIEVING).create()
+    [stage] = own.stages
+
+    def collected(state):
+        _, batch, _ = own.collect(state, None, stage=stage, hyper=own.hyper, data=own.data)
+        [(_, _, ids, weight, count, gold)] = told
+        assert weight is batch.weight
+        assert ids is batch.observation.ids
+        assert count == 6
+        assert gold.shape == ids.shape == (6, 3)
+
+    jax.eval_shape(collected, own.state_shapes())
+
+
 def test_a_retrievers_health_is_reported(retrieving):
     _, _, metrics = retrieving
     for row in metrics:
@@ -649,6 +669,28 @@ def measured(own, state, times=60):
     figures = jax.jit(own.figures)
     states = (state.replace(step=jnp.int32(n)) for n in range(times))
     return [{name: float(value) for name, value in figures(s).items()} for s in states]
+
+
+def test_figures_by_hand(monkeypatch):
+    """Means over the episodes played, other figures than returns over those that have them."""
+    own = configured(**RETRIEVING).create()
+    seeing = {
+        "greedy": {"return": jnp.array([5.0, 7.0]), "score": jnp.array([jnp.nan, 2.0])},
+        "sampled": {"return": jnp.array([3.0, 5.0]), "score": jnp.array([8.0, 9.0])},
+    }
+    unseeing = {"greedy": {"return": jnp.zeros(2)}, "sampled": {"return": jnp.array([1.0, 2.0])}}
+
+    def play(state, episodes, *, split, blind=False, data=None):
+        assert (episodes, split) == (3, "dev")
+        return unseeing if blind else seeing
+
+    monkeypatch.setattr(own, "play", play)
+    assert own.figures(own.state_shapes()) == {
+        "eval/greedy_return": 6,
+        "eval/sampled_return": 4,
+        "eval/greedy_score": 2,
+        "eval/retrieval_gain": 4 - 1.5,
+    }
 
 
 @pytest.mark.parametrize("shift", [0, 1])

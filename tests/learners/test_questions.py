@@ -337,6 +337,28 @@ def test_an_objective_over_the_whole_index_searches_none():
     assert not any(map(learner.searches, PHASES))
 
 
+def test_answers_are_drawn_from_as_many_passages_as_the_phase_reads():
+    read = []
+
+    class Drawing(RagSequence):
+        updates = 2
+
+        def sample(self, context, params, key, batch, *, corpus, index):
+            read.append(context.k)
+            return batch, batch.weight
+
+    phases = (Phase(1, batch_size=6, k=2), Phase(1, batch_size=6, k=3))
+    learner = configured(phases=phases, objective=Drawing()).create()
+    assert learner.config.evaluation.k not in (2, 3)
+    for step, stage in enumerate(learner.stages):
+
+        def collect(state, fed, stage=stage):
+            return learner.collect(state, fed, stage=stage, hyper=learner.hyper, data=learner.data)
+
+        jax.eval_shape(collect, learner.state_shapes(), learner.feed(0, step))
+    assert read == [2, 3]
+
+
 def test_a_finished_state_has_an_index_of_its_own_parameters(learner, history):
     """Of those that are evaluated, the moving average; made once, and only if there is none."""
     last = history[0][-1]

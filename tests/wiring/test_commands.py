@@ -56,8 +56,9 @@ def test_a_run_is_where_it_is_told_to_be(run, request):
 )
 def test_else_it_is_where_task_config_and_seed_say(config, place, refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    message = refused("train", config, "--seed", 5, "--resume")
-    assert f"runs/{place}/seed_5 holds no run to resume" in message
+    for words, last in (([], "seed_5"), (["--num-seeds", 3], "seed_5_to_7")):
+        message = refused("train", config, "--seed", 5, *words, "--resume")
+        assert f"runs/{place}/{last} holds no run to resume" in message
 
 
 # --split, --episodes, --output

@@ -176,6 +176,19 @@ def test_what_was_not_retrieved_is_not_observed():
         assert not np.array_equal(seen.observation, also.observation)
 
 
+def test_before_anything_was_retrieved_only_memory_is_observed(functions):
+    """What is answered from memory stands there once; the place of what was retrieved is 0."""
+    env, reset, _ = functions
+    state, shown = reset(env.params, jax.random.PRNGKey(0))
+    stage, memory, now, question = np.split(
+        shown.observation, STAGES + np.cumsum([0, len(FEATURES), len(FEATURES)])
+    )
+    np.testing.assert_array_equal(stage, [1, 0, 0])
+    np.testing.assert_array_equal(memory, env.params.features[state.row, 0])
+    np.testing.assert_array_equal(now, np.zeros(len(FEATURES)))
+    np.testing.assert_array_equal(question, env.params.question[state.row])
+
+
 def test_the_time_limit_truncates_what_never_answers():
     env = prepared(time_limit=3).vectorise(2)
     key = jax.random.PRNGKey(0)
@@ -203,6 +216,7 @@ def test_as_a_gymnasium_environment():
         (FixedPolicy(2, threshold=0.5), [0, 2, 2, 0]),
         (FixedPolicy(2, threshold=0.5, checked="every"), [0, 1, 2, 0]),
         (FixedPolicy(2, threshold=0.35, checked="every"), [0, 1, 1, 0]),
+        (FixedPolicy(2, threshold=0.4, checked="every"), [0, 1, 2, 0]),  # 0.4 is not more than 0.4
         (FixedPolicy(1, threshold=0.25), [0, 1, 0, 0]),
     ],
 )
@@ -279,6 +293,12 @@ def test_an_environment_lists_its_episodes_after_all_wrappers():
         jnp.ones(4, bool),
     )
     assert never["length"].tolist() == [3] * 4
+
+
+def test_the_reader_is_named_as_the_run_it_was_loaded_from():
+    """And not as the spec names it, which may have a place for the seed."""
+    assert AdaptiveRetrieval(reader="to/seed_{seed}").reader_dir(3) == Path("to/seed_3")
+    assert prepared().facts() == {"reader": {"run": "reader", "git_commit": None}}
 
 
 @pytest.mark.parametrize(

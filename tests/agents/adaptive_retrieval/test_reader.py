@@ -9,8 +9,15 @@ import pytest
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval
-from ragjax.agents.adaptive_retrieval.questions import principal_components
-from ragjax.agents.adaptive_retrieval.reader import TrainedReader
+from ragjax.agents.adaptive_retrieval.questions import (
+    FEATURES,
+    make_table,
+    principal_components,
+)
+from ragjax.agents.adaptive_retrieval.reader import (
+    RetrievalTrace,
+    TrainedReader,
+)
 from ragjax.errors import UserError
 from ragjax.evaluation.matching import exact_match
 from ragjax.objectives.likelihood import RagSequence
@@ -139,6 +146,32 @@ def test_answering_needs_no_other_question_read(trained):
         return jax.eval_shape(lambda: env.reset(env.params, jax.random.PRNGKey(0)))
 
     assert start(quick) == start(prepared.on_split("train").vectorise(2))
+
+
+def test_what_is_observed_of_a_question_by_hand():
+    """The five features of each stage, and of the question its length and its components."""
+    trace = RetrievalTrace(
+        ids=np.zeros((2, 3, 2), int),
+        log_prior=np.log([[[0.2, 0.8], [0.7, 0.3], [0.5, 0.5]], [[0.9, 0.1]] * 3]),
+        answer=np.zeros((2, 3, 4), int),
+        log_prob=np.array([[-1.0, -2.0, -50.0], [0.0, -3.0, -4.0]]),
+        similarity=np.array([[0.0, 0.3, -0.2], [0.0, 0.6, 0.1]]),
+        query=np.zeros((2, 5), int),
+        new_name_share=np.array([[0.0, 0.5, 0.0], [0.0, 1.0, 0.0]]),
+        embedding=np.array([[1.0, 2.0], [3.0, -1.0]]),
+        length=np.array([0.25, 0.75]),
+    )
+    basis = np.array([[1.0, 1.0], [0.0, 2.0], [1.0, 0.0]])
+    table = make_table(trace, basis, np.zeros((2, 3)), ["one", "two"])
+    assert FEATURES == ("log_prob", "probability", "prior", "similarity", "new_name_share")
+    expected = [
+        [-0.2, np.exp(-1), 0.8, 0.0, 0.0],
+        [-0.4, np.exp(-2), 0.7, 0.3, 0.5],
+        [-4.0, np.exp(-50), 0.5, -0.2, 0.0],  # no less than -20 / 5
+    ]
+    np.testing.assert_allclose(table.features[0], expected, rtol=1e-6)
+    np.testing.assert_allclose(table.features[1, 1], [-0.6, np.exp(-3), 0.9, 0.6, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(table.question, [[0.25, 3, 4, 1], [0.75, 2, -2, 3]], rtol=1e-6)
 
 
 def test_principal_components_have_unit_deviation_and_a_sign():
