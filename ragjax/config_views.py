@@ -5,7 +5,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ragjax.config import MODULES, differing_fields, load_config, read_json, to_json
+from ragjax.config import (
+    MODULES,
+    config_json,
+    differing_fields,
+    load_config,
+    read_json,
+    to_json,
+)
 from ragjax.files import read_json_object
 from ragjax.overrides import override
 from ragjax.run_dir import CONFIG
@@ -25,8 +32,10 @@ def show_config(place: Path, overrides: Sequence[str] = (), *, as_json: bool = F
       UserError: there is no config there, or an override doesn't fit.
     """
     config = read_json(place / CONFIG) if place.is_dir() else load_config(place)
-    value = to_json(override(config, overrides, f"ragjax config show {place}"))
-    return json.dumps(value, indent=2) if as_json else "\n".join(_tree("", value, 0))
+    changed = override(config, overrides, f"ragjax config show {place}")
+    if as_json:
+        return json.dumps(config_json(changed), indent=2)
+    return "\n".join(_tree("", to_json(changed), 0))
 
 
 def _tree(name: str, value: Any, depth: int) -> Iterator[str]:

@@ -7,7 +7,7 @@ import pytest
 import tiny_config
 
 from ragjax.cli import main
-from ragjax.config import config_json, to_json
+from ragjax.config import config_json
 from ragjax.overrides import leaf_fields
 
 SUPPORT = Path(__file__).parent / "support"
@@ -59,7 +59,7 @@ def test_show_takes_overrides_and_runs(ragjax, run_dir):
     config = json.loads(changed)
     assert (config["seed"], config["phases"][1]["steps"]) == (3, 9)
     plain = json.loads(ragjax("config", "show", CONFIG, "--json"))
-    assert plain == to_json(tiny_config.get_config())
+    assert plain == config_json(tiny_config.get_config())
 
 
 def test_diff_has_a_line_for_every_difference(ragjax, run_dir, tmp_path):

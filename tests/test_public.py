@@ -21,6 +21,12 @@ def test_a_run_is_loaded_and_asked(trained):
     assert told.keys() >= {"answer", "probability", "passages"}
     figures, result = run.evaluate(), json.loads((trained / "result.json").read_text())
     assert figures["em"] == result["em"]
+    for arguments, said in (
+        (("all",), "--split is 'all'"),
+        ((None, 3), "--episodes is of policies"),
+    ):
+        with pytest.raises(UserError, match=said):
+            run.evaluate(*arguments)
     with pytest.raises(UserError, match="is not a directory"):
         ragjax.load_run("nowhere")
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import tiny_config
 from rich.console import Console
-from tiny_task import TinyTask
+from tiny_task import CachedTask, TinyTask
 
 from ragjax import commands, config, files
 from ragjax.config import from_json, read_json, require_rebuilt, to_json, write_config
@@ -328,7 +328,8 @@ def test_a_corpus_that_comes_back_changed(name, tmp_path, monkeypatch):
 
 def test_data_is_prepared_in_a_directory_of_an_odd_name(tmp_path):
     for name in ("d[1]", "a*?{b}", " é#%20"):
-        assert OddTask().load(tmp_path / name) == OddTask().generate()
+        assert CachedTask().load(tmp_path / name) == CachedTask().generate()
+        assert list((tmp_path / name).glob("tiny_cached/passages-*/*/*.array_record*"))
 
 
 # Checkpoints

@@ -393,7 +393,7 @@ def test_two_write_the_same_file(tmp_path, monkeypatch):
 
 
 def test_data_is_prepared_by_two_at_once(tmp_path, monkeypatch):
-    from tiny_task import TinyTask
+    from tiny_task import CachedTask
 
     from ragjax.data import builder
 
@@ -402,11 +402,11 @@ def test_data_is_prepared_by_two_at_once(tmp_path, monkeypatch):
     def meanwhile(self, rows):
         if not begun:
             begun.append(self.table)
-            assert TinyTask().load(tmp_path) == TinyTask().generate()
+            assert CachedTask().load(tmp_path) == CachedTask().generate()
         yield from write(self, rows)
 
     monkeypatch.setattr(builder.TableBuilder, "_generate_examples", meanwhile)
-    assert TinyTask().load(tmp_path) == TinyTask().generate()
+    assert CachedTask().load(tmp_path) == CachedTask().generate()
     assert begun == ["passages"]
     assert not list(tmp_path.rglob("*incomplete*"))
 
@@ -431,7 +431,7 @@ def test_a_run_is_refused_where_another_one_is_under_way(refused, copied):
 
 def test_a_run_that_is_under_way_can_be_used(ragjax, copied):
     with leased([copied]):
-        code, out, _ = ragjax("answer", copied, "Where does Ada live?", "--json")
+        code, out, _ = ragjax("answer", copied, "Where does Ada live?", "--json", "--force")
     assert code == 0
     assert json.loads(out)["answer"]
 

@@ -13,7 +13,7 @@ import pytest
 from plain_run import PlainConfig, PlainLearner, PlainRecords
 from processes import PATIENCE, wait_for
 from rich.console import Console
-from tiny_task import TinyTask
+from tiny_task import CachedTask
 
 from ragjax import cli, commands
 from ragjax.cli import INTERRUPTED
@@ -421,9 +421,9 @@ def test_preparing_data(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(builder.TableBuilder, "_generate_examples", interrupted)
         with held_interrupts(), pytest.raises(KeyboardInterrupt):
-            TinyTask().load(tmp_path)
+            CachedTask().load(tmp_path)
     assert not list(tmp_path.rglob("*incomplete*"))
-    assert TinyTask().load(tmp_path) == TinyTask().generate()
+    assert CachedTask().load(tmp_path) == CachedTask().generate()
 
 
 @pytest.mark.parametrize("polled", [True, False])

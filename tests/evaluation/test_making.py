@@ -26,11 +26,14 @@ def test_a_run_that_was_begun_is_resumed(tmp_path, monkeypatch, begun):
         (run_dir / "config.json").touch()
     called = []
 
-    def fails(command):
-        called.append(command[3:])
-        return subprocess.CompletedProcess(command, 1)
+    class Fails:
+        def __init__(self, command):
+            called.append(command[3:])
 
-    monkeypatch.setattr(subprocess, "run", fails)
+        def wait(self):
+            return 1
+
+    monkeypatch.setattr(subprocess, "Popen", Fails)
     with pytest.raises(UserError, match="ended with exit code 1; mend it and start again"):
         make_missing(table, tmp_path / "runs", Console(quiet=True))
     words = ["train", "configs/tiny/rag.py", "--k", "8", "--seed", "3", "--run-dir", str(run_dir)]

@@ -25,6 +25,7 @@ from ragjax.learners.episodes import (
 )
 from ragjax.models.policy import ActorCritic
 from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
+from ragjax.objectives import algorithm
 from ragjax.objectives.a2c import A2C
 from ragjax.objectives.algorithm import explained_variance
 from ragjax.objectives.ppo import PPO
@@ -412,6 +413,27 @@ def test_evaluation_uses_the_statistics_of_the_run_as_they_are(run, monkeypatch)
         jax.eval_shape(lambda state: run.learner.play(state, 2), state)
 
 
+def test_rewards_are_normalised_by_the_runs_own_discount():
+    """By the deviation of the return so far, which after two steps is γ r_1 + r_2."""
+    fields = {"env": TinyMdp(), "normalise_rewards": True}
+    own = configured(dataclasses.replace(PPO_SPEC, discount=0.5), **fields).create()
+
+    @jax.jit
+    def played(key, discount):
+        env = own.learning_env(own.data, discount)
+        (raw, _), (state, _) = (each.reset(each.params, key) for each in (own.raw_env, env))
+        expected = jnp.zeros(2)
+        for _ in range(2):
+            raw, shown = own.raw_env.step(env.params, key, raw, jnp.zeros(2, jnp.int32))
+            state, _ = env.step(env.params, key, state, jnp.zeros(2, jnp.int32))
+            expected = jnp.where(shown.done, 0.0, 0.5 * expected + shown.reward)
+        return state.returns, expected
+
+    returns, expected = played(jax.random.PRNGKey(0), own.hyper["discount"])
+    np.testing.assert_allclose(returns, expected, rtol=1e-6)
+    assert np.any(expected != 0)
+
+
 def test_episodic_runs_start_anew_each_rollout_and_keep_their_statistics():
     spec = Reinforce(num_envs=3, rollout_length=5)
     own = Run(configured(spec, updates=3, **NORMALISED).create())
@@ -575,12 +597,33 @@ def test_between_refreshes_nothing_is_embedded(seeds):
     assert np.diff(counts).tolist() == [seeds, 0, seeds, 0, seeds]
 
 
+def test_the_actor_finds_the_passages_and_the_learner_values_them():
+    """The actor's parameters are all 0 here, so that to it all passages are alike."""
+
+    class Idle(A2C):
+        def behave(self, params, extra, step):
+            return jax.tree.map(jnp.zeros_like, params), extra
+
+    own = configured(Idle(num_envs=4, rollout_length=2), **RETRIEVING).create()
+    [stage] = own.stages
+
+    @jax.jit
+    def collected(key):
+        state = own.init(key, own.hyper, own.data)
+        _, batch, _ = own.collect(state, None, stage=stage, hyper=own.hyper, data=own.data)
+        return batch, own.policy(own.data).apply(state.params, batch.observation)[1]
+
+    batch, values = collected(jax.random.PRNGKey(0))
+    np.testing.assert_array_equal(batch.observation.ids, np.tile(np.arange(3), (8, 1)))
+    np.testing.assert_allclose(batch.log_probs, np.log(1 / 3), rtol=1e-6)
+    np.testing.assert_allclose(batch.value, values, rtol=1e-5, atol=1e-6)
+    assert np.any(np.abs(values) > 0.01)
+
+
 def test_a_retrievers_health_is_that_of_the_steps_that_count(monkeypatch):
     """Only the first step of a rollout of three does, where each rollout is one episode."""
     told = []
-    monkeypatch.setattr(
-        episode_learner, "retrieval_figures", lambda *given: told.append(given) or {}
-    )
+    monkeypatch.setattr(algorithm, "retrieval_figures", lambda *given: told.append(given) or {})
     own = configured(Reinforce(num_envs=2, rollout_length=3), **RETRIEVING).create()
     [stage] = own.stages
 

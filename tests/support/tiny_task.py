@@ -55,3 +55,11 @@ class TinyTask(Task):
                 "test": ask(range(24, 30), WORDINGS[:2]),
             },
         )
+
+
+@dataclass(frozen=True)
+class CachedTask(TinyTask):
+    """The same, kept on disk once it is generated."""
+
+    name: ClassVar[str] = "tiny_cached"
+    cached: ClassVar[bool] = True

@@ -87,6 +87,15 @@ def test_tensorboard_events(tmp_path):
     assert all(name in content for name in (b"loss", b"recall", b"dev/em"))
 
 
+def test_tensorboard_forgets_what_lies_beyond_the_checkpoint(tmp_path, monkeypatch):
+    """And keeps the row of the checkpoint's own step, as the file does."""
+    tensorboard, asked = pytest.importorskip("tensorboardX"), []
+    monkeypatch.setattr(tensorboard, "SummaryWriter", lambda *_, **given: asked.append(given))
+    for step in (0, 3):
+        MetricLog(tmp_path / "run", step).close()
+    assert asked == [{"purge_step": 1}, {"purge_step": 4}]
+
+
 def test_works_without_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
     write(tmp_path / "run", 0, (1, 2))

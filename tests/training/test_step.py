@@ -315,6 +315,21 @@ def test_updates_beyond_the_divergence_are_left_out(target, made):
     np.testing.assert_allclose(metrics["kl"], np.mean(reported))
 
 
+def test_nothing_is_learned_once_the_divergence_was_too_large():
+    """Though the minibatches that follow are below it."""
+
+    def step(state, part):
+        return state.replace(params=state.params + 1), {"kl": part[0]}
+
+    stage = Stage(1, epochs=1, minibatches=4, target_kl=1.0)
+    batch = jnp.array([0.0, 5.0, 0.5, 0.0])
+    state, metrics = repeated_updates(
+        step, standing(0.0), batch, stage=stage, key=jax.random.PRNGKey(0)
+    )
+    assert state.params == 1
+    assert metrics["updates_made"] == 1 / 4
+
+
 class Collecting(LossLearner):
     """Counts the steps in its index, and lets the loss see the state; no data is fed."""
 

@@ -15,6 +15,7 @@ from wiring import left, result_of, rows_of
 
 from ragjax.cli import main
 from ragjax.errors import UserError
+from ragjax.run_dir import load_run
 
 SUPPORT = Path(__file__).parents[1] / "support"
 CONFIG, POLICY = SUPPORT / "spied_config.py", SUPPORT / "spied_policy_config.py"
@@ -158,6 +159,16 @@ def test_a_policys_run_is_resumed(played, begun):
     run_dir, step = begun(played)
     config = dataclasses.replace(spied_policy_config.get_config(), seed=3)
     resumed(config, run_dir, step, played)
+
+
+def test_a_run_that_was_cut_short_is_loaded_with_an_index_of_its_own(first, begun):
+    """That of its checkpoint is of older parameters."""
+    run_dir, step = begun(first)
+    found, run = left(run_dir), load_run(run_dir)
+    assert found.index.built_at_step < step == run.step
+    assert run.state.index.built_at_step == step
+    made = wiring.embedded(run_dir, found.average)
+    np.testing.assert_allclose(run.state.index.embeddings, made, atol=1e-5)
 
 
 def test_the_option_resumes(first, begun, refused):

@@ -64,6 +64,15 @@ def test_the_rate_falls_to_zero(played):
     np.testing.assert_allclose(marker, falling(STEPS)[-1], rtol=1e-4)
 
 
+def test_the_rate_falls_with_every_update_where_it_counts_updates(tmp_path):
+    """Two rollouts of two epochs in two minibatches are eight."""
+    optimizer = dataclasses.replace(wiring.episodes_optimizer(RATE, anneal=True), counts="updates")
+    config = dataclasses.replace(plain(2, {"epochs": 2, "minibatches": 2}), optimizer=optimizer)
+    wiring.train(config, tmp_path / "run")
+    marker = left(tmp_path / "run").params["policy"]["marker"]
+    np.testing.assert_allclose(marker, falling(8)[-1], rtol=1e-4)
+
+
 def test_the_index_is_embedded_every_third_update(played):
     made_of = falling(STEPS)[[0, 0, 0, 3, 3, 3, 6, 6]]
     np.testing.assert_allclose(column(played, "index_marker"), made_of, rtol=1e-4, atol=1e-7)

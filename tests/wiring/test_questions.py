@@ -10,6 +10,9 @@ import wiring
 from spied import BUILT, FIRST_HALF, NAMES, size_of
 from wiring import column, embedded, left, result_of, rows_of
 
+from ragjax.learners import question_answerer
+from ragjax.run_dir import load_run
+
 RATE, STEPS = 0.1, 8
 QUESTIONS = range(len(NAMES))
 
@@ -76,6 +79,17 @@ def test_a_sample_of_the_development_split_is_measured_while_training(first):
     assert [other["dev/em"] for other in others] == [0, 0]  # the average is below the bar, too
     sample = np.random.default_rng(0).permutation(len(NAMES))[:6]  # whatever the seed
     assert row["dev/em"] == np.mean(sample < FIRST_HALF) == row["dev/retrieval_gain"] == 0.5
+
+
+def test_the_gain_is_that_of_the_questions_asked_twice(second, monkeypatch):
+    """Of a sample some are asked with other passages too, which gives no right answer here."""
+    monkeypatch.setattr(question_answerer, "GAIN_QUESTIONS", 3)
+    run = load_run(second)
+    measured = run.learner.measure(run.state)
+    right = np.random.default_rng(0).permutation(len(NAMES))[:6] < FIRST_HALF
+    assert measured["dev/em"] == np.mean(right)
+    assert measured["dev/retrieval_gain"] == pytest.approx(np.mean(right[:3]))
+    assert np.mean(right[:3]) != np.mean(right)
 
 
 def test_the_test_split_is_measured_at_the_end(first, second, average):

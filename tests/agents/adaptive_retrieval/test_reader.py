@@ -15,12 +15,16 @@ from ragjax.agents.adaptive_retrieval.questions import (
     principal_components,
 )
 from ragjax.agents.adaptive_retrieval.reader import (
+    FIRST,
+    MEMORY,
+    SECOND,
     RetrievalTrace,
     TrainedReader,
 )
 from ragjax.errors import UserError
 from ragjax.evaluation.matching import exact_match
 from ragjax.objectives.likelihood import RagSequence
+from ragjax.ops.distributions import Categorical
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.run_dir import load_run
 from ragjax.tasks.reader_training import REWRITE
@@ -146,6 +150,42 @@ def test_answering_needs_no_other_question_read(trained):
         return jax.eval_shape(lambda: env.reset(env.params, jax.random.PRNGKey(0)))
 
     assert start(quick) == start(prepared.on_split("train").vectorise(2))
+
+
+def always(env, **chances):
+    """What an environment is told by a policy that has these chances of its actions, and no others."""
+    names = ("answer", "retrieve", "again", "read", "abstain")
+    logits = jnp.log(jnp.array([chances.get(name, 0.0) for name in names]))
+    return env.answer(lambda observation: Categorical(logits[None]), TEXTS[0])
+
+
+def test_the_decisions_about_a_question_by_hand(trained, reader):
+    """Before anything was retrieved two actions do as two others, with whose chances theirs are told."""
+    env = AdaptiveRetrieval(reader=str(trained), task=TinyTask(), k=3).prepare(0)
+    trace = reader.read(TEXTS[:1], 3)
+
+    told = always(env, answer=0.1, retrieve=0.2, again=0.3, read=0.25, abstain=0.15)
+    assert told["answer"] is told["probability"] is None
+    first, *others = told["decisions"]
+    assert len(others) == env.time_limit - 1  # and then it is over, without an answer
+    assert first == {
+        "action": "retrieve",
+        "probability": pytest.approx(0.5),
+    } | reader.retrieval(trace, FIRST, TEXTS[0])
+    assert first["query"] == TEXTS[0]
+    assert len(first["passages"]) == 3
+    for decision in others:
+        assert decision == {
+            "action": "retrieve again",
+            "probability": pytest.approx(0.3),
+        } | reader.retrieval(trace, SECOND, TEXTS[0])
+
+    told = always(env, answer=0.1, retrieve=0.2, again=0.2, read=0.35, abstain=0.15)
+    assert told["decisions"] == [
+        {"action": "answer from memory", "probability": pytest.approx(0.45)}
+    ]
+    assert told["answer"] == reader.text(trace.answer[0, MEMORY])
+    assert told["probability"] == pytest.approx(np.exp(trace.log_prob[0, MEMORY]))
 
 
 def test_what_is_observed_of_a_question_by_hand():
