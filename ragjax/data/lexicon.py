@@ -8,15 +8,20 @@ a name is typed in lower case or stands in quotes, is replaced by that form.
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from ragjax.data.tokenizer import Tokenizer
 from ragjax.text import plain, same_word
 
+_COMMON = 100  # so many of the most frequent words tell nothing, whatever they stand behind
 _HYPHENS = "-\u2010\u2011"
 
 
 class Lexicon:
-    """The known words, each with its leading space as `Tokenizer.words` gives them."""
+    """The known words, each with its leading space as `Tokenizer.words` gives them.
+
+    Where an apostrophe parts a word, the whole is a known word, too.
+    """
 
     def __init__(self, words: Sequence[str]):
         """Takes the known words, the most frequent first."""
@@ -35,7 +40,11 @@ class Lexicon:
     @classmethod
     def measure(cls, tokenizer: Tokenizer, texts: Iterable[str]) -> "Lexicon":
         """Collects the words of `texts`."""
-        counts = Counter(word for text in texts for word in tokenizer.words(text))
+        counts: Counter[str] = Counter()
+        for text in texts:
+            words = tokenizer.words(text)
+            counts.update(words)
+            counts.update(word + end for word, end in pairwise(words) if _is_ending(end))
         return cls(
             [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
         )
@@ -58,6 +67,9 @@ class Lexicon:
         kept, left_out, opened = [], [], False
         for number, word in enumerate(tokenizer.words(plain(question))):
             known = self._form(word, opened)
+            rare = self._rank.get(word, _COMMON) >= _COMMON
+            if rare and _is_ending(word) and kept and kept[-1] + word not in self._rank:
+                continue  # the 's of "What's", where only names such as "Saint George's" have one
             # After a quote or a bracket begins a word that elsewhere has a space before it.
             opened = _is_sign(word[-1]) and (number == 0 or word.startswith(" ") or opened)
             if known is not None:
@@ -77,6 +89,11 @@ class Lexicon:
         if not key:
             return None
         return self._forms[spaced or opened].get(key) or self._forms[True].get(key)
+
+
+def _is_ending(word: str) -> bool:
+    """Whether a word is what stands behind an apostrophe, as in What's."""
+    return word[:1] == "'" and word[1:].isalpha()
 
 
 def _is_sign(letter: str) -> bool:

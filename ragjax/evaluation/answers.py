@@ -68,7 +68,8 @@ class Answers(Records):
                 for result in results
             ]
             return [ReportTable(title, ("", "questions", *names), rows)]
-        rows = [("all", first), *first["per_relation"].items()]
+        relations = first["per_relation"]
+        rows = [("all", first), *(relations.items() if len(relations) > 1 else ())]
         return [
             ReportTable(
                 title,

@@ -1,5 +1,6 @@
 """A retriever and a reader that answer questions: what a run needs to be measured and asked."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -238,10 +239,11 @@ class QuestionsAnswerer(Learner):
         return {"question": text} | told | {"notes": notes}
 
     def over(self, state: State, data: QaData) -> tuple["QuestionsAnswerer", State]:
-        """The same parameters over other passages, which are embedded anew."""
-        self.config.check_depths(len(data.passages))
-        text = self.text.over(data.passages)
-        learner = type(self)(self.config, text, DataReport.measure(data, text), data)
+        """The same parameters over other passages, embedded anew; of few, all are retrieved."""
+        text, evaluation = self.text.over(data.passages), self.config.evaluation
+        k = min(evaluation.k, len(data.passages))
+        config = dataclasses.replace(self.config, evaluation=dataclasses.replace(evaluation, k=k))
+        learner = type(self)(config, text, DataReport.measure(data, text), data)
         learner.calibration = self.calibration
         fresh = state.replace(index=IndexState(state.index.embeddings, jnp.full((), -1, jnp.int32)))
         return learner, learner.finish(fresh)

@@ -106,6 +106,28 @@ def test_with_another_apostrophe(read):
     assert read("Côte d\u2019Ivoire") == read("Côte d'Ivoire")
 
 
+def test_what_stands_behind_an_apostrophe():
+    """It belongs to the names that have it, and is no word that a question is asked with."""
+    usual = " ".join(
+        f"{a}{b}"
+        for a in "bcdfghklmn"
+        for b in ("a", "e", "i", "o", "u", "ai", "au", "ei", "eu", "ou")
+    )
+    texts = ["Saint George's is the capital of Grenada", "What is the capital of Grenada?"]
+    texts += [usual] * 3
+    tokenizer = Tokenizer.train(texts, 500)
+    lexicon = Lexicon.measure(tokenizer, texts)
+    for asked, known in (
+        ("What's the capital of Grenada?", "What the capital of Grenada?"),
+        ("Grenada's capital", "Grenada capital"),
+        ("Is Saint George's the capital?", "is Saint George's the capital?"),
+        ("saint george's", "Saint George's"),
+    ):
+        assert lexicon.known_form(tokenizer, asked) == (known, [])
+    often = Lexicon.measure(tokenizer, [*texts, *["the sky's blue"] * 4])
+    assert often.known_form(tokenizer, "What's the capital?") == ("What's the capital?", [])
+
+
 def test_scripts_without_spaces(read, tokenizer):
     """A letter is a word, and an answer comes back as it was written."""
     assert read("中国の首都は北京?") == list("中国の首都は北京")
