@@ -22,7 +22,7 @@ TINY = (
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Passages as a table, and questions with no word of which passage is gold."""
+    """Passages as a table, and questions that say their split."""
     directory = tmp_path_factory.mktemp("files")
     data = TinyTask().generate()
     lines = [f"{p.id}\t{p.text}\t{p.title}" for p in data.passages]

@@ -10,7 +10,7 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ QUESTION_NAMES = {
     "relation": ("relation",),
     "entity": ("entity",),
 }
+COLUMNS = tuple(dict.fromkeys((*PASSAGE_NAMES, *QUESTION_NAMES)))
 
 
 class Row:
@@ -90,26 +91,35 @@ def _text(value: Any, where: str) -> str:
     return str(value)
 
 
-def renamed(names: Mapping[str, tuple[str, ...]], fields: str) -> dict[str, tuple[str, ...]]:
-    """The names of columns, with those of the user in front.
+def parse_fields(fields: str, columns: Collection[str]) -> dict[str, str]:
+    """Reads what the user calls columns: "question=Frage,answers=Antwort".
 
     Args:
-      names: column -> what it may be called.
-      fields: "question=Frage,answers=Antwort": the column, and what the file calls it.
+      fields: each column and its name in the data, with commas between.
+      columns: those that there are.
+
+    Returns:
+      Column -> its name in the data.
 
     Raises:
       UserError: it isn't written so, or names no column.
     """
-    found = dict(names)
+    found = {}
     for part in filter(None, (part.strip() for part in fields.split(","))):
         column, equals, name = (word.strip() for word in part.partition("="))
         require(
-            bool(equals and name),
-            f"fields has {part!r}; write it as column=name, several with commas between.",
+            bool(equals and name) and column in columns,
+            f"task.fields has {part!r}; write it as column=name, with a column of "
+            f"{', '.join(columns)}.",
         )
-        if column in names:
-            found[column] = (name,)
+        found[column] = name
     return found
+
+
+def _renamed(names: Mapping[str, tuple[str, ...]], fields: str) -> dict[str, tuple[str, ...]]:
+    """What the columns `names` may be called, where the user calls some of them otherwise."""
+    given = parse_fields(fields, COLUMNS)
+    return {column: (given[column],) if column in given else names[column] for column in names}
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -216,7 +226,7 @@ def read_passages(path: Path, *, words: int, overlap: int, fields: str = "") -> 
       path: file or folder.
       words: of a passage that is cut from a text.
       overlap: words that a passage and the next have in common.
-      fields: what the file calls its columns, see `renamed`.
+      fields: what the file calls its columns, see `parse_fields`.
 
     Raises:
       UserError: names the file, and the line, that can't be read.
@@ -227,7 +237,7 @@ def read_passages(path: Path, *, words: int, overlap: int, fields: str = "") -> 
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             yield from _cut_text(file, name, words, overlap)
         return
-    names = renamed(PASSAGE_NAMES, fields)
+    names = _renamed(PASSAGE_NAMES, fields)
     for count, (number, values) in enumerate(read_rows(path)):
         row = Row(f"{path}, line {number}", values, names)
         yield Passage(row.text("id", str(count)), row.text("title", ""), row.text("text", ""))
@@ -270,12 +280,12 @@ def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, 
 
     Args:
       path: a file of rows.
-      fields: what the file calls its columns, see `renamed`.
+      fields: what the file calls its columns, see `parse_fields`.
 
     Raises:
       UserError: names the file and the line that can't be read.
     """
-    names = renamed(QUESTION_NAMES, fields)
+    names = _renamed(QUESTION_NAMES, fields)
     for count, (number, values) in enumerate(read_rows(path)):
         row = Row(f"{path}, line {number}", values, names)
         question = Question(

@@ -63,7 +63,7 @@ class QuestionsAnswerer(Learner):
           text: what was made of the task's text.
           report: of the data that it was made of.
           task: the task's data, loaded when it is needed if None.
-          origin: the run's directory that the text was read from, for messages.
+          origin: the run's directory, of a run that is loaded: its calibration is read from there.
         """
         self.config, self.text, self.report, self.origin = config, text, report, origin
         if task is not None:

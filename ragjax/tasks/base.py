@@ -44,6 +44,12 @@ class Task:
         """The files that it reads."""
         return ()
 
+    def _make_absolute(self, *names: str) -> None:
+        """Makes the paths in these fields absolute: a run is used from other directories, too."""
+        for name in names:
+            if value := getattr(self, name):
+                object.__setattr__(self, name, str(pathlib.Path(value).expanduser().absolute()))
+
     def generate(self) -> QaData:
         """Returns the corpus and its questions: pure Python, the same on every call and machine."""
         raise NotImplementedError

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ragjax.data.readers import (
+    COLUMNS,
     OVERLAP,
     PASSAGE_WORDS,
+    parse_fields,
     read_passages,
     read_questions,
     text_files,
@@ -65,11 +67,9 @@ class OwnData(Task):
     overlap: int = OVERLAP
 
     def __post_init__(self):
-        """Checks the fields, and makes paths absolute: a run is used from other directories, too."""
-        for name in ("passages", "questions", "dev", "test"):
-            value = getattr(self, name)
-            if value:
-                object.__setattr__(self, name, str(Path(value).expanduser().absolute()))
+        """Checks the fields, and makes paths absolute."""
+        self._make_absolute("passages", "questions", "dev", "test")
+        parse_fields(self.fields, COLUMNS)
         require(
             bool(self.dev) == bool(self.test),
             "One of task.dev and task.test names a file and the other does not; name both, or neither.",

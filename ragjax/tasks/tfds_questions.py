@@ -6,7 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages, text_files
+from ragjax.data.readers import (
+    OVERLAP,
+    PASSAGE_WORDS,
+    parse_fields,
+    read_passages,
+    text_files,
+)
 from ragjax.data.tfds_source import field, read_examples
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import Task, fraction
@@ -50,10 +56,7 @@ class TfdsQuestions(Task):
 
     def __post_init__(self):
         """Checks the fields, and makes paths absolute."""
-        for name in ("passages", "data_dir"):
-            value = getattr(self, name)
-            if value:
-                object.__setattr__(self, name, str(Path(value).expanduser().absolute()))
+        self._make_absolute("passages", "data_dir")
         require(
             0 < self.dev_share < 1,
             f"task.dev_share is {self.dev_share}; it is a share between 0 and 1.",
@@ -62,16 +65,8 @@ class TfdsQuestions(Task):
 
     def _paths(self) -> dict[str, str]:
         """Column -> where it is in an example."""
-        found = {"question": "question", "answers": "answers"}
-        for part in filter(None, (part.strip() for part in self.fields.split(","))):
-            column, equals, path = (word.strip() for word in part.partition("="))
-            require(
-                bool(equals and path) and column in _COLUMNS,
-                f"task.fields has {part!r}; write it as column=field, with a column of "
-                f"{', '.join(_COLUMNS)}.",
-            )
-            found[column] = path
-        return found
+        usual = {"question": "question", "answers": "answers"}
+        return usual | parse_fields(self.fields, _COLUMNS)
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -90,15 +85,16 @@ class TfdsQuestions(Task):
             bool(self.passages) != ("context" in paths),
             "task.passages names a file or task.fields the context of each question; give one of both.",
         )
-        passages: dict[str, Passage] = {}
+        passages: list[Passage] = []
         if self.passages:
             own = read_passages(Path(self.passages), words=PASSAGE_WORDS, overlap=OVERLAP)
-            passages = {passage.id: passage for passage in own}
+            passages = list(own)
+        contexts: dict[str, Passage] = {}  # each stands beside several questions
         splits: dict[str, list[Question]] = {"train": [], "dev": [], "test": []}
         unanswered = 0
         for split, question, passage in self._read(paths):
             if passage is not None:
-                passages.setdefault(passage.id, passage)
+                contexts.setdefault(passage.id, passage)
             if question.answers:
                 splits[split].append(question)
             else:
@@ -109,7 +105,7 @@ class TfdsQuestions(Task):
         if unanswered:
             notes.append(f"{unanswered} questions have no answer and are left out")
         return QaData(
-            tuple(passages.values()),
+            (*passages, *contexts.values()),
             {split: tuple(rows) for split, rows in splits.items()},
             tuple(notes),
         )

@@ -150,4 +150,4 @@ def test_bm25_reads_them_too():
 
 def test_text_with_spaces_stays_as_it_is():
     for text in (*TEXTS[:3], "", "x", "a  b", "$5 – é"):
-        assert plain(text) == text == with_word_breaks(text)[: len(text)] or "北" in text
+        assert plain(text) == with_word_breaks(text) == text

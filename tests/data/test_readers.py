@@ -153,8 +153,9 @@ def test_missing_columns_and_files(tmp_path):
     path = write(tmp_path / "q.jsonl", jsonl([{"frage": "Wer?", "antwort": "Ada"}]))
     with pytest.raises(UserError, match=r"has no 'question' \(it has frage, antwort\)"):
         questions(path)
-    with pytest.raises(UserError, match=r"fields has 'question'; write it as column=name"):
-        questions(path, fields="question")
+    for wrong in ("question", "qestion=frage"):
+        with pytest.raises(UserError, match=f"fields has '{wrong}'; write it as column=name"):
+            questions(path, fields=wrong)
     with pytest.raises(UserError, match="does not exist"):
         passages(tmp_path / "nothing.jsonl")
     (tmp_path / "empty").mkdir()

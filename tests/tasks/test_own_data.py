@@ -162,6 +162,7 @@ def test_rows_are_checked_before_anything_else(tmp_path, passages, questions, me
         ({"dev_share": 0.0}, "task.dev_share is 0.0; it is a share"),
         ({"dev_share": 0.5, "test_share": 0.5}, "leave nothing to train on"),
         ({"passage_words": 0}, "task.passage_words is 0"),
+        ({"fields": "tittle=Titel"}, "task.fields has 'tittle=Titel'; write it as column=name"),
         ({"overlap": 100}, "task.overlap is 100; it must be less than task.passage_words 100"),
     ],
 )

@@ -1,5 +1,7 @@
 """Any dataset of TFDS by its name and a mapping of fields, over a small builder made here."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -100,6 +102,10 @@ def test_passages_of_ones_own(data_dir, tmp_path):
     assert [len(data.splits[split]) for split in ("train", "dev", "test")] == [39, 5, 5]
     assert data.splits["test"][0].id == "validation[50%:]/0"
     assert data.splits["test"][0].positives == ()
+    (tmp_path / "twice.jsonl").write_text('{"id": "a", "text": "x"}\n' * 2)
+    twice = dataclasses.replace(task, passages=str(tmp_path / "twice.jsonl"))
+    with pytest.raises(UserError, match="passage 'a' occurs twice"):
+        twice.load()
     before = task.fingerprint()
     (tmp_path / "p.jsonl").write_text('{"id": "a", "text": "Strasse"}\n')
     assert task.fingerprint() != before
@@ -112,7 +118,7 @@ def test_passages_of_ones_own(data_dir, tmp_path):
         ({"test_split": "held_out"}, "TFDS can't give the split 'held_out' of 'mini_questions'"),
         ({"fields": "context=answers/start"}, "where a text is wanted; name another"),
         ({"fields": "answers=answers/words,context=context"}, "has no field 'answers/words'"),
-        ({"fields": "answer=answers/text"}, "write it as column=field, with a column of question"),
+        ({"fields": "answer=answers/text"}, "write it as column=name, with a column of question"),
         ({"fields": "answers=answers/text"}, "give one of both"),
         ({"dataset": ""}, r"task\.dataset is empty"),
     ],
