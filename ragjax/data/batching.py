@@ -19,12 +19,10 @@ class EncodedQuestions:
     Attributes:
       questions: M questions as text.
       arrays: a `RagBatch` of all M rows.
-      cut: how many questions or answers were longer than their arrays.
     """
 
     questions: tuple[Question, ...]
     arrays: RagBatch
-    cut: int
 
     def rows(self, index: np.ndarray, size: int | None = None) -> RagBatch:
         """Picks rows, filled up to `size` rows of weight 0."""
@@ -116,11 +114,11 @@ def encode_questions(
             len(question.answers) > 0,
             f"Question {question.id!r} has no answer; give it at least one.",
         )
-    asked, cut_questions = tokenizer.encode_batch(
+    asked, _ = tokenizer.encode_batch(
         [corpus.lexicon.known_form(tokenizer, question.question)[0] for question in questions],
         spec.question_length,
     )
-    target, accepted, cut_answers = _encode_answers(tokenizer, spec.answer_length, questions)
+    target, accepted = _encode_answers(tokenizer, spec.answer_length, questions)
     rows = {passage.id: row for row, passage in enumerate(corpus.passages)}
     width = max(len(question.positives) for question in questions)
     positives = np.full((len(questions), max(width, 1)), -1, np.int32)
@@ -139,14 +137,14 @@ def encode_questions(
         retrieved=retrieved,
         weight=np.ones(len(questions), np.float32),
     )
-    return EncodedQuestions(tuple(questions), arrays, cut_questions + cut_answers)
+    return EncodedQuestions(tuple(questions), arrays)
 
 
 def _encode_answers(
     tokenizer: Tokenizer, length: int, questions: Sequence[Question]
-) -> tuple[np.ndarray, np.ndarray, int]:
-    """[M,T] first answers, [M,Y,T] those of all that end within T, and how many first ones do not."""
-    target, cut = tokenizer.encode_batch(
+) -> tuple[np.ndarray, np.ndarray]:
+    """[M,T] first answers, and [M,Y,T] those of all that end within T."""
+    target, _ = tokenizer.encode_batch(
         [question.answers[0] for question in questions], length, end=True
     )
     accepted = [
@@ -159,7 +157,7 @@ def _encode_answers(
     if counts.any():
         whole = [answer for answers in accepted for answer in answers]
         tokens[given], _ = tokenizer.encode_batch(whole, length, end=True)
-    return target, tokens, cut
+    return target, tokens
 
 
 def stream_rows(seed: int, position: int, size: int, count: int) -> np.ndarray:

@@ -1,0 +1,93 @@
+"""What is said of a run's data: counts by hand, and rows that are others than they were."""
+
+import dataclasses
+import json
+
+import pytest
+from tiny_task import TinyTask
+
+from ragjax.data.prepared import PreparedText
+from ragjax.data.report import DataReport
+from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.errors import UserError
+
+SPEC = TokenizerSpec(vocab_size=400, question_length=10, passage_length=11, answer_length=3)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """With a test question without gold, of two words that nobody knows."""
+    data = TinyTask().generate()
+    first, *others = data.splits["test"]
+    odd = dataclasses.replace(first, question="Where exactly does zzyzx live?", positives=())
+    return dataclasses.replace(
+        data, splits=data.splits | {"test": (odd, *others)}, notes=("a note",)
+    )
+
+
+@pytest.fixture(scope="module")
+def text(data):
+    return PreparedText.make(SPEC, data)
+
+
+@pytest.fixture(scope="module")
+def report(data, text):
+    return DataReport.measure(data, text)
+
+
+def test_cut_questions_and_answers_are_counted(data, text, report):
+    """Of every split, questions as they are read; an answer needs room for its end."""
+    encode = text.tokenizer.encode
+    for split, questions in data.splits.items():
+        asked = [len(encode(text.known_words(question.question)[0])) for question in questions]
+        told = [len(encode(question.answers[0])) for question in questions]
+        assert report.splits[split].cut_questions == sum(length > 10 for length in asked)
+        assert report.splits[split].cut_answers == sum(length > 2 for length in told) > 0
+        assert report.splits[split].questions == len(questions)
+    assert report.splits["train"].cut_questions > 0
+    assert report.cut_passages == text.corpus.cut > 0
+
+
+def test_unknown_words_and_missing_gold_are_counted(report):
+    found = {split: (of.unknown_words, of.with_gold) for split, of in report.splits.items()}
+    assert found == {"train": (0, 60), "dev": (0, 12), "test": (2, 11)}
+
+
+def test_all_of_it_is_said(report):
+    told = "\n".join(report.sentences())
+    assert told.startswith("a note\n30 passages; questions: 60 train, 12 dev, 12 test")
+    assert "2 words of test questions are in no passage and no training question" in told
+    assert "1 of 12 test questions have no gold passage" in told
+    assert f"{report.splits['dev'].cut_answers} of 12 dev answers do not fit into" in told
+
+
+def test_it_is_the_same_again(report, tmp_path):
+    report.save(tmp_path)
+    assert DataReport.load(tmp_path) == report
+    value = json.loads((tmp_path / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps(value | {"splits": {"train": {}}}))
+    with pytest.raises(UserError, match=r"data\.json is malformed"):
+        DataReport.load(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["id", "question", "answers", "positives", "relation", "entity"])
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_any_change_of_a_question_is_noticed(data, report, tmp_path, split, field):
+    report.require_same(data, tmp_path, "tiny")
+    *others, last = data.splits[split]
+    new = ("p0", "x") if field in ("answers", "positives") else getattr(last, field) + "x"
+    changed = (*others, dataclasses.replace(last, **{field: new}))
+    edited = dataclasses.replace(data, splits=data.splits | {split: changed})
+    with pytest.raises(UserError, match=f"Task tiny makes other {split} questions now than"):
+        report.require_same(edited, tmp_path, "tiny")
+
+
+@pytest.mark.parametrize("field", ["id", "title", "text"])
+def test_any_change_of_a_passage_is_noticed(data, report, tmp_path, field):
+    report.require_passages(data.passages, tmp_path)
+    first, *others = data.passages
+    passages = (dataclasses.replace(first, **{field: getattr(first, field) + "x"}), *others)
+    with pytest.raises(UserError, match="are not those that it began with"):
+        report.require_passages(passages, tmp_path)
+    with pytest.raises(UserError, match="Task tiny makes other passages now than"):
+        report.require_same(dataclasses.replace(data, passages=passages), tmp_path, "tiny")
