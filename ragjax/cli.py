@@ -162,6 +162,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # The reader of our output has gone; what Python flushes at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except RuntimeError as error:
+        # By its name: JAX is imported by whatever raised it, and takes a second.
+        if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        asked = str(error).partition("RESOURCE_EXHAUSTED:")[2].strip().splitlines()[0].rstrip(".")
+        print(
+            f"ragjax: The device's memory is too small ({asked}); lower the batch size, k or the "
+            "model's width, or the number of environments or seeds.",
+            file=sys.stderr,
+        )
     except OSError as error:
         where = f"{error.filename} " if error.filename else ""
         print(

@@ -16,6 +16,7 @@ from ragjax.config import Config, require_rebuilt, write_config
 from ragjax.files import write_json
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
+from ragjax.origin import changes_since, provenance, read_origin, write_origin
 from ragjax.run_dir import (
     CHECKPOINTS,
     CONFIG,
@@ -25,7 +26,6 @@ from ragjax.run_dir import (
     load_run,
     parameter_counts,
     peak_memory_mb,
-    provenance,
     read_rows,
 )
 from ragjax.training.checkpoint import Checkpoints
@@ -108,9 +108,11 @@ def _train(
         for own, directory in [(config, run_dir), *runs] if several else runs:
             directory.mkdir(parents=True, exist_ok=True)
             learner.save(directory)
+            write_origin(directory, own, learner.origins(own.seed))
             # Last, since it marks the directory as a run.
             write_config(directory / CONFIG, own)
-    for note in learner.notes():
+    changes = changes_since(run_dir, config) if resume else []
+    for note in [*changes, *learner.notes()]:
         console.print(note, markup=False)
 
     # Training
@@ -163,7 +165,9 @@ def _train(
                 "peak_memory_mb": peak_memory_mb(),
             }
             | learner.facts(states[place], read_rows(directory / METRICS), own.seed)
+            | read_origin(directory)["runs"]
             | provenance()
+            | ({"changes": changes} if changes else {})
         )
         stop_if_interrupted()  # Ctrl-C may also have ended the git that tells the commit
         check_lease()
@@ -228,6 +232,8 @@ def open_run(run_dir: Path, console: Console) -> Run:
     """Loads a run and says which checkpoints were passed over."""
     run = load_run(run_dir)
     report_damaged(run.damaged, run.step, console)
+    for change in run.changes:
+        console.print(change, markup=False)
     return run
 
 

@@ -34,3 +34,16 @@ class Records:
     def report(results: Sequence[Mapping[str, Any]]) -> list[ReportTable]:
         """Summaries of one or several seeds as tables to print."""
         raise NotImplementedError
+
+
+def commit_text(result: Mapping[str, Any], length: int | None = None) -> str:
+    """A result's git commit in words, and whether the package differed from it.
+
+    Args:
+      result: what holds `origin.provenance`.
+      length: characters of the commit; None for all.
+    """
+    commit = result.get("git_commit")
+    if not commit:
+        return "none recorded"
+    return commit[:length] + " with uncommitted changes" * bool(result.get("uncommitted"))

@@ -55,7 +55,7 @@ def plot(options: Any, _: list[str], console: Console) -> int:
 
 def _plot_experiment(options: Any, console: Console) -> int:
     from ragjax.evaluation import plots
-    from ragjax.run_dir import provenance
+    from ragjax.origin import provenance
 
     require(len(options.what) == 1, "An experiment's file is drawn by itself; name it alone.")
     require(not options.figures, "--figures is for runs; leave it out to draw an experiment.")

@@ -1,12 +1,9 @@
 """A run's directory: its files, what may start or continue there, and the one way to load a run."""
 
-import contextlib
 import json
 import resource
-import subprocess
 import sys
 from dataclasses import dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +13,13 @@ from ragjax.config import Config, config_json, differing_fields, read_json
 from ragjax.data.checks import checked, in_plain_text
 from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages
 from ragjax.errors import UserError, require
+from ragjax.origin import changes_since
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
 from ragjax.training.program import state_shapes
 from ragjax.types import QaData
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
-PACKAGES = (
-    *("jax", "jaxlib", "flax", "optax", "rlax", "numpy", "tokenizers", "orbax-checkpoint", "bm25s"),
-    "gymnasium",
-)
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,7 @@ class Run:
       state: its newest whole checkpoint, finished: an index is of the state's own parameters.
       step: of that checkpoint.
       damaged: steps of newer checkpoints that were damaged and passed over.
+      changes: what of the code and the packages is not what the run began with, a sentence each.
     """
 
     config: Config
@@ -45,6 +40,7 @@ class Run:
     state: State
     step: int
     damaged: list[int]
+    changes: list[str]
 
     def answer(self, question: str, *, force: bool = False) -> dict[str, Any]:
         """Answers one question, or says why not; see `training.learner.Learner.answer`.
@@ -96,7 +92,8 @@ def load_run(run_dir: Path | str) -> Run:
     step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(
         state_shapes(learner, config.seeds)
     )
-    return Run(config, learner, learner.finish(state), step, damaged)
+    changes = changes_since(run_dir, config)
+    return Run(config, learner, learner.finish(state), step, damaged, changes)
 
 
 def parameter_counts(params: Any) -> dict[str, int]:
@@ -110,29 +107,6 @@ def peak_memory_mb() -> int:
     """Largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
     return round(peak / (1_000_000 if sys.platform == "darwin" else 1_000))
-
-
-def made_from(run_dir: Path) -> dict[str, Any]:
-    """Names a run that another is built on, for the other's result: its directory and git commit."""
-    try:
-        commit = json.loads((run_dir / RESULT).read_text()).get("git_commit")
-    except (OSError, ValueError):  # gone since a run that has been resumed
-        commit = None
-    return {"run": str(run_dir), "git_commit": commit}
-
-
-def provenance() -> dict[str, Any]:
-    """Package versions, and the git commit where the code lies in a checkout."""
-    versions = {}
-    for package in ("ragjax", *PACKAGES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        commit = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
-        commit = None
-    return {"versions": versions, "git_commit": commit}
 
 
 def is_run(run_dir: Path) -> bool:

@@ -4,12 +4,14 @@ import dataclasses
 import errno
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_task import PEOPLE, TinyTask
@@ -35,6 +37,7 @@ def test_files_of_a_run(trained):
     found = {path.name for path in trained.iterdir()}
     asked = {"config.json", "metrics.jsonl", "result.json", "predictions.jsonl", "checkpoints"}
     own = {"tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz", "data.json"}
+    own |= {"origin.json"}
     assert found - {"tensorboard"} == asked | own
     assert Checkpoints(trained / "checkpoints").steps() == [8, 11]
 
@@ -62,7 +65,8 @@ def test_every_figure_follows_from_the_predictions(trained):
         assert result[name] == value, name
     known = {"split", "steps", "seed", "train_seconds", "train_cpu_seconds", "total_seconds"}
     known |= {"resumed_at", "parameters", "dev", "data", "calibration", "selective"}
-    known |= {"index_built_at_step", "peak_memory_mb", "versions", "git_commit", "drawn_em"}
+    known |= {"index_built_at_step", "peak_memory_mb", "versions", "drawn_em"}
+    known |= {"git_commit", "uncommitted", "code"}
     rows = read_predictions(trained / "predictions.jsonl")
     drawn = [row["probability"] for row in rows if row["em"]]
     assert result["drawn_em"] == pytest.approx(sum(drawn) / len(rows))
@@ -718,6 +722,12 @@ def test_corrupt_predictions_are_not_recorded(refused, experiment, trained, copi
     with pytest.raises(UserError, match=r"predictions\.jsonl"):
         record_run(run_dir, tmp_path / "recorded")
     assert not (tmp_path / "recorded").exists()
+
+
+def test_a_device_without_enough_memory_is_said(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr(commands, "train", lambda *_, **__: jnp.zeros(10**15, jnp.int8))
+    message = refused("train", CONFIG, "--run-dir", tmp_path / "run")
+    assert re.search(r"memory is too small \(.*1000000000000000.*\); lower the batch size", message)
 
 
 @pytest.mark.parametrize("below", ["file", "file/run", "file/deeper/run"])

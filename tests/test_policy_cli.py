@@ -61,7 +61,8 @@ def snapshot(directory):
 # Training
 
 
-FILES = {"config.json", "metrics.jsonl", "result.json", "episodes.jsonl", "checkpoints"}
+FILES = {"config.json", "origin.json", "metrics.jsonl", "result.json", "episodes.jsonl"}
+FILES |= {"checkpoints"}
 
 
 def test_files_of_a_run(trained):
@@ -75,7 +76,7 @@ def test_result(trained):
     facts = {"environment", "steps", "env_steps", "seed", "curve", "parameters", "episodes"}
     facts |= {"train_seconds", "train_cpu_seconds", "total_seconds", "resumed_at", "peak_memory_mb"}
     facts.add("dev")
-    assert result.keys() == figures | facts | {"versions", "git_commit"}
+    assert result.keys() == figures | facts | {"versions", "git_commit", "uncommitted", "code"}
     assert result["environment"] == "cartpole"
     assert result["steps"] == STEPS
     assert result["seed"] == result["resumed_at"] == 0
@@ -157,7 +158,7 @@ def test_a_finished_run_is_resumed_as_it_is(ragjax, trained):
 
 def test_seeds_side_by_side_leave_a_run_each(ragjax, two_seeds):
     assert {path.name for path in two_seeds.iterdir()} == {
-        *("config.json", "checkpoints", "seed_0", "seed_1"),
+        *("config.json", "origin.json", "checkpoints", "seed_0", "seed_1"),
     }
     for seed in (0, 1):
         own = two_seeds / f"seed_{seed}"

@@ -52,7 +52,7 @@ from ragjax.files import write_json
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig, EpisodesLearner
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
-from ragjax.run_dir import provenance
+from ragjax.origin import provenance
 from ragjax.training.learner import State
 from ragjax.training.optimizer import Adam
 from ragjax.training.step import make_step

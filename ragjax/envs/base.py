@@ -89,8 +89,8 @@ class Environment:
         """
         return self
 
-    def facts(self) -> dict[str, Any]:
-        """What `result.json` says of it beyond the config, called on what `prepare` returned."""
+    def origins(self) -> dict[str, Any]:
+        """The runs that it is built on, see `Learner.origins`; called on what `prepare` returned."""
         return {}
 
     def answer(self, act: Callable[[Array], Any], text: str) -> dict[str, Any] | None:

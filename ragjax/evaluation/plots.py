@@ -39,6 +39,7 @@ from ragjax.errors import UserError, require
 from ragjax.evaluation.runs import Run
 from ragjax.evaluation.statistics import interquartile_interval
 from ragjax.files import load_function, read_json_object, write_atomically
+from ragjax.records import commit_text
 
 FIGURES = "figures.json"
 DIGITS = 5  # significant digits of recorded numbers
@@ -231,7 +232,7 @@ def read_figures(results: Path) -> dict[str, Any]:
 
 def recorded_by(numbers: Mapping[str, Any], command: str) -> str:
     """Returns the sentence that says where recorded numbers are from."""
-    return f"Recorded at git commit {numbers['git_commit'] or 'none recorded'} by `{command}`."
+    return f"Recorded at git commit {commit_text(numbers)} by `{command}`."
 
 
 def measure(experiment: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from ragjax.evaluation.statistics import (
     interquartile_interval,
 )
 from ragjax.evaluation.tables import Column, MarkdownTable, Row, Table
+from ragjax.records import commit_text
 
 MISSING = "\N{EN DASH}"
 
@@ -199,9 +200,7 @@ def _provenance(table: Table, line: Line) -> dict[str, str]:
     directory = table.directory(line.row).relative_to(table.results.parent.parent).as_posix()
     seeds = [str(run.seed) for run in line.runs]
     braced = f"{{{','.join(seeds)}}}" if len(seeds) > 1 else "".join(seeds)
-    commits = dict.fromkeys(
-        run.commit[:_COMMIT] if run.commit else "none recorded" for run in line.runs
-    )
+    commits = dict.fromkeys(commit_text(run.result, _COMMIT) for run in line.runs)
     return {
         "config": " ".join((line.row.config, *line.row.overrides)),
         "runs": f"{directory}/seed_{braced}" if seeds else "",

@@ -47,11 +47,6 @@ class Run:
     result: Mapping[str, Any]
     outcomes: Outcomes | Episodes
 
-    @property
-    def commit(self) -> str | None:
-        """The git commit that the run was made with, where there was one."""
-        return self.result.get("git_commit")
-
     def figure(self, name: str, relation: str | None = None) -> np.ndarray | None:
         """Returns the outcomes of a figure, or [1] the value that `result.json` gives the run.
 

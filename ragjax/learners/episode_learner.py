@@ -375,9 +375,12 @@ class EpisodesLearner(Learner):
             )
         return answered
 
+    def origins(self, seed: int) -> dict[str, Any]:
+        """The runs that the environment is built on."""
+        return self.env.origins()
+
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-        """Steps of the environments, the learning curve, and what the environment says of itself."""
-        del state, seed  # several seeds share one environment
+        """Steps of the environments, and the learning curve."""
         size = self.config.algorithm.batch_size
         measured = [row for row in rows if "eval/greedy_return" in row]
         curve = {
@@ -385,7 +388,7 @@ class EpisodesLearner(Learner):
             "greedy": [row["eval/greedy_return"] for row in measured],
             "sampled": [row["eval/sampled_return"] for row in measured],
         }
-        return {"env_steps": self.config.steps * size, "curve": curve} | self.env.facts()
+        return {"env_steps": self.config.steps * size, "curve": curve}
 
     def first_batch(self) -> list[str]:
         """What the first environment shows after its reset."""

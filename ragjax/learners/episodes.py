@@ -11,6 +11,7 @@ from ragjax.evaluation.episodes import Episodes
 from ragjax.learners.episode_learner import EpisodesLearner
 from ragjax.models.policy import ActorCritic, Policy
 from ragjax.objectives.algorithm import Algorithm
+from ragjax.origin import require_same_runs
 from ragjax.training.optimizer import Adam, Optimizer
 
 
@@ -111,6 +112,11 @@ class EpisodesConfig(Config):
         return EpisodesLearner(self)
 
     def load(self, run_dir: Path) -> EpisodesLearner:
-        """The same: nothing of the environment is kept in the run's directory."""
-        del run_dir
-        return EpisodesLearner(self)
+        """Prepares the environment again, of the same runs; nothing else of it is kept.
+
+        Raises:
+          UserError: a run that it is built on holds other parameters now.
+        """
+        learner = EpisodesLearner(self)
+        require_same_runs(run_dir, learner.origins(self.seed))
+        return learner

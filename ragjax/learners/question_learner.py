@@ -13,8 +13,9 @@ from ragjax.data.stream import QuestionStream
 from ragjax.errors import require
 from ragjax.learners.question_answerer import QuestionsAnswerer
 from ragjax.learners.start import require_start
+from ragjax.origin import made_from
 from ragjax.retrieval.corpus import IndexState
-from ragjax.run_dir import load_run, made_from
+from ragjax.run_dir import load_run
 from ragjax.training.learner import Stage, State, step_keys, traced_scalars
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import Loss, Params, RagBatch
@@ -181,15 +182,22 @@ class QuestionsLearner(QuestionsAnswerer):
 
     # The run's directory and its result
 
+    def origins(self, seed: int) -> dict[str, Any]:
+        """The run that this one starts from."""
+        if not self.config.start:
+            return {}
+        directory = self.config.start_dir(seed)
+        begun = load_run(directory).state
+        return {"start": made_from(directory, evaluation_params(begun.params, begun.opt_state))}
+
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-        """When the index was built, the run that this one started from, and the rewards drawn."""
+        """When the index was built, the data, what was calibrated, and the rewards drawn."""
+        del seed
         found: dict[str, Any] = {
             "index_built_at_step": int(state.index.built_at_step),
             "data": self.report.to_json(),
             "calibration": self.calibration and self.calibration.to_json(),
         }
-        if self.config.start:
-            found["start"] = made_from(self.config.start_dir(seed))
         drawn = [row for row in rows if "reward" in row]
         if drawn:
             found["curve"] = {name: [row[name] for row in drawn] for name in ("step", "reward")}

@@ -278,6 +278,15 @@ class Learner:
         """Writes what a run's directory needs beside config and checkpoints to be loaded again."""
         del run_dir
 
+    def origins(self, seed: int) -> dict[str, Any]:
+        """The runs that this one is built on: what each is to it, and what `made_from` says of it.
+
+        Args:
+          seed: of the run, one of several that may run side by side.
+        """
+        del seed
+        return {}
+
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """What result.json says beside figures, time and provenance.
 

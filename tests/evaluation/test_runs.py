@@ -32,7 +32,7 @@ def test_a_recorded_run_keeps_the_outcomes_and_nothing_large(tmp_path, record, r
     again = metrics.summarise_outcomes(loaded.outcomes)
     assert again.pop("posterior_mass") == pytest.approx(summary.pop("posterior_mass"), abs=1e-6)
     assert again == summary
-    assert loaded.commit == "c0ffee"
+    assert loaded.result["git_commit"] == "c0ffee"
 
 
 def test_recording_twice_gives_equal_bytes_and_needs_permission(tmp_path, record):

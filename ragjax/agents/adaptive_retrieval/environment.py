@@ -27,7 +27,7 @@ from ragjax.agents.adaptive_retrieval.questions import (
 from ragjax.agents.adaptive_retrieval.reader import STAGES, TrainedReader
 from ragjax.envs.base import Environment, EpisodeList
 from ragjax.errors import UserError, require
-from ragjax.run_dir import made_from
+from ragjax.origin import made_from
 from ragjax.tasks.agent_questions import AgentQuestions
 from ragjax.tasks.base import SPLITS, Task
 from ragjax.types import Env
@@ -149,9 +149,9 @@ class PreparedAdaptiveRetrieval(Environment):
         """An environment of the same shapes, for which no question is read."""
         return dataclasses.replace(self, split=None)
 
-    def facts(self) -> dict[str, Any]:
-        """The reader's run and its commit."""
-        return {"reader": made_from(self.reader_dir)}
+    def origins(self) -> dict[str, Any]:
+        """The reader's run."""
+        return {"reader": made_from(self.reader_dir, self.questions.reader.params)}
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

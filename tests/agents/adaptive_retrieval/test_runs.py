@@ -54,7 +54,8 @@ def agent(trained, tmp_path_factory):
 def test_an_agent_s_run_reports_by_kind(agent, trained):
     result = json.loads((agent / "result.json").read_text())
     made = json.loads((trained / "result.json").read_text())["git_commit"]
-    assert result["reader"] == {"run": str(trained), "git_commit": made}
+    assert result["reader"].keys() == {"run", "git_commit", "digest"}
+    assert (result["reader"]["run"], result["reader"]["git_commit"]) == (str(trained), made)
     for mode in ("greedy", "sampled"):
         for kind in ("home", "town"):
             assert 0 <= result[f"{mode}_retrievals_{kind}"] <= 6
@@ -126,6 +127,21 @@ def test_an_agent_is_evaluated_on_a_split(agent, capsys, monkeypatch):
     assert set(used) == {"dev", "test"}
     assert "of 12 episodes of test questions" in " ".join(shown.split())
     assert "retrievals_home" in shown
+
+
+@pytest.mark.parametrize("command", ["evaluate", "answer", "resume"])
+def test_a_reader_that_was_trained_anew_is_noticed(agent, trained, tmp_path, refused, command):
+    """Another run in the reader's place would give other figures under the agent's name."""
+    run_dir = Path(shutil.copytree(agent, tmp_path / "run"))
+    content = json.loads((run_dir / "origin.json").read_text())
+    content["runs"]["reader"]["digest"] = "0" * 16  # of the reader that was there before
+    (run_dir / "origin.json").write_text(json.dumps(content))
+    words = {
+        "evaluate": ["evaluate", run_dir],
+        "answer": ["answer", run_dir, TEXT],
+        "resume": ["train", agent.parent / "agent.py", "--run-dir", run_dir, "--resume"],
+    }[command]
+    assert f"{trained} holds other parameters now" in refused(*words)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+"""Where a run comes from: the code and the versions that made it, and the runs that it is built on."""
+
+import contextlib
+import hashlib
+import subprocess
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ragjax.config import MODULES, config_json
+from ragjax.errors import require
+from ragjax.files import read_json_object, write_json
+from ragjax.records import commit_text
+
+ORIGIN = "origin.json"
+PACKAGE_DIR = Path(__file__).parent
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "optax", "rlax", "numpy", "tokenizers", "orbax-checkpoint", "bm25s"),
+    "gymnasium",
+)
+
+
+def provenance() -> dict[str, Any]:
+    """Package versions, a digest of this package's code, and its git commit where it is a checkout.
+
+    Returns:
+      {"versions", "code", "git_commit" (None outside a checkout), "uncommitted" (whether files of the
+      package differ from that commit; None outside a checkout)}.
+    """
+    versions = {}
+    for package in ("ragjax", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    commit, uncommitted = _checkout()
+    code = code_digest(PACKAGE_DIR)
+    return {"versions": versions, "code": code, "git_commit": commit, "uncommitted": uncommitted}
+
+
+def code_digest(directory: Path) -> str:
+    """A hash of the names and contents of a directory's Python files."""
+    digest = hashlib.sha256()
+    for file in sorted(directory.rglob("*.py")):
+        content = hashlib.sha256(file.read_bytes()).hexdigest()
+        digest.update(f"{file.relative_to(directory).as_posix()} {content}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _checkout() -> tuple[str | None, bool | None]:
+    """The commit that the package's files are checked out from, and whether they were changed since.
+
+    A package that merely lies within a repository, as an installed one does in an environment in a
+    project's directory, is not of that repository's commits.
+    """
+
+    def git(*words: str) -> str | None:
+        command = ["git", "-C", str(PACKAGE_DIR), *words]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):  # no git, not a checkout, or not in it
+            return None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None:
+        return None, None
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain", "--", ".")
+    return (commit.strip(), bool(status)) if commit else (None, None)
+
+
+def made_from(run_dir: Path, params: Any) -> dict[str, Any]:
+    """Names a run that another one is built on.
+
+    Args:
+      run_dir: its directory.
+      params: its parameters.
+
+    Returns:
+      {"run": the directory, "git_commit": of its code, "digest": a hash of its parameters}.
+    """
+    commit = read_origin(run_dir).get("git_commit") if (run_dir / ORIGIN).exists() else None
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(params):
+        digest.update(np.asarray(leaf).tobytes())
+    return {"run": str(run_dir), "git_commit": commit, "digest": digest.hexdigest()[:16]}
+
+
+def write_origin(run_dir: Path, config: Any, runs: Mapping[str, Any]) -> None:
+    """Writes origin.json as a run begins.
+
+    Args:
+      run_dir: the run.
+      config: its config.
+      runs: what `made_from` says of each run that it is built on, by what that is to it.
+    """
+    write_json(
+        run_dir / ORIGIN, provenance() | {"modules": _module_digests(config), "runs": dict(runs)}
+    )
+
+
+def read_origin(run_dir: Path) -> dict[str, Any]:
+    """What `write_origin` wrote.
+
+    Raises:
+      UserError: it is missing or malformed.
+    """
+    origin = read_json_object(run_dir / ORIGIN, "train the run again.")
+    for name in ("versions", "modules", "runs"):
+        require(
+            isinstance(origin.get(name), dict),
+            f"{run_dir / ORIGIN} has no {name!r}; train the run again.",
+        )
+    return origin
+
+
+def require_same_runs(run_dir: Path, runs: Mapping[str, Any]) -> None:
+    """Checks that the runs a run is built on are still those that it began with.
+
+    Args:
+      run_dir: the run.
+      runs: what `made_from` says of them now.
+
+    Raises:
+      UserError: one holds other parameters.
+    """
+    began = read_origin(run_dir)["runs"] if runs else {}
+    for name, now in runs.items():
+        then = began.get(name, {})
+        require(
+            now["digest"] == then.get("digest"),
+            f"{run_dir} was made with the {name} of {then.get('run')}, but {now['run']} holds other "
+            "parameters now; bring that run back, or train this one again into a new --run-dir.",
+        )
+
+
+def changes_since(run_dir: Path, config: Any) -> list[str]:
+    """What of the code and the packages is not what a run began with, a sentence each.
+
+    Args:
+      run_dir: the run.
+      config: its config.
+
+    Raises:
+      UserError: what it began with can't be read.
+    """
+    began, now = read_origin(run_dir), provenance()
+    told = []
+    if began.get("code") != now["code"]:
+        told.append(
+            f"the code of ragjax has changed since {run_dir} began: git commit "
+            f"{commit_text(began, 12)}, now {commit_text(now, 12)}"
+        )
+    modules = _module_digests(config)
+    told += [
+        f"module {name} has changed since {run_dir} began"
+        for name, digest in began["modules"].items()
+        if modules.get(name) != digest
+    ]
+    versions = [
+        f"{package} {version or 'was not installed'} (now {now['versions'].get(package, 'missing')})"
+        for package, version in began["versions"].items()
+        if now["versions"].get(package) != version
+    ]
+    if versions:
+        told.append(f"{run_dir} began with other versions: {', '.join(versions)}")
+    return told
+
+
+def _module_digests(config: Any) -> dict[str, str | None]:
+    """A hash of each file that the config's own classes come from, by their modules' names."""
+    files = {name: Path(file) for name, file in config_json(config)[MODULES].items()}
+    return {
+        name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
+        for name, file in files.items()
+    }
