@@ -62,9 +62,14 @@ def get_table() -> Table:
             Row("learned (PPO)", "configs/adaptive_retrieval/ppo.py"),
         ),
         columns=(
-            Column("reward", "sampled_return", scale=1, digits=3, statistic="iqm"),
+            Column("reward", "sampled_return", scale=1, digits=3, statistic="mean"),
             Column(
-                "minus learned", "sampled_return", scale=1, digits=3, statistic="iqm", against="ppo"
+                "minus learned",
+                "sampled_return",
+                scale=1,
+                digits=3,
+                statistic="mean",
+                against="ppo",
             ),
             *(
                 Column(
@@ -72,7 +77,7 @@ def get_table() -> Table:
                     f"sampled_{metric}_{kind}",
                     scale=scale,
                     digits=digits,
-                    statistic="iqm",
+                    statistic="mean",
                 )
                 for name, metric, scale, digits in (
                     ("retrievals", "retrievals", 1, 2),

@@ -38,7 +38,7 @@ class Train:
     """
 
     config: Positional[Path]
-    """The config file, e.g. configs/world_facts/rag_sequence.py."""
+    """A config file, or the name of one that came with the package: world_facts/rag_sequence."""
     run_dir: Path | None = None
     """Where the run's files go; runs/<task or environment>/<config>/seed_<seed> if not given."""
     resume: bool = False
@@ -118,11 +118,11 @@ class Report:
 
 
 @dataclass(frozen=True)
-class ConfigList:
-    """List the configs with the first line of their docstring."""
+class Configs:
+    """List the configs that came with the package, by name, with the first line of their docstring."""
 
-    directory: Positional[Path] = Path("configs")
-    """Where they are."""
+    directory: Positional[Path | None] = None
+    """Another directory of configs to list instead."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class ConfigShow:
     """Print all fields of a config: ragjax config show CONFIG|RUN [--field.sub value ...]."""
 
     config: Positional[Path]
-    """A config file, or the directory of a run."""
+    """A config file or name, or the directory of a run."""
     json: bool = False
     """As JSON, which a run's config.json holds."""
 
@@ -140,7 +140,7 @@ class ConfigDiff:
     """Print the fields in which two configs differ, with both values."""
 
     first: Positional[Path]
-    """A config file, or the directory of a run."""
+    """A config file or name, or the directory of a run."""
     second: Positional[Path]
     """Another."""
 
@@ -190,7 +190,7 @@ def _dispatch(arguments: list[str], console: Console) -> int:
         "table": (Table, result_commands.table),
         "plot": (Plot, result_commands.plot),
         "report": (Report, result_commands.report),
-        "config list": (ConfigList, result_commands.config_list),
+        "configs": (Configs, result_commands.configs),
         "config show": (ConfigShow, result_commands.config_show),
         "config diff": (ConfigDiff, result_commands.config_diff),
     }
@@ -204,7 +204,7 @@ def _dispatch(arguments: list[str], console: Console) -> int:
         group = " ".join(words[:1]) if words[:1] == ["config"] else ""
         print(f"usage: ragjax {group or 'COMMAND'} ...; each command has --help\n")
         for name, (kind, _) in commands.items():
-            if name.startswith(group):
+            if not group or name.startswith(f"{group} "):
                 print(f"  {name:<12} {(kind.__doc__ or '').splitlines()[0]}")
         return 2 if words in ([], ["config"]) else 0
     name, rest = " ".join(words), arguments[len(words) :]

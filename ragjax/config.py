@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 from ragjax.errors import UserError, require
 from ragjax.files import find_modules_in, load_function, load_module, write_json
 from ragjax.records import Records
+from ragjax.shipped import find_config
 from ragjax.training.learner import Learner
 from ragjax.training.optimizer import Adam, Optimizer
 
@@ -367,12 +368,12 @@ def _rebuilt(value: Any, path: Path | str) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Runs a config file's `get_config` and returns its `Config`.
+    """Runs a config file's `get_config` and returns its `Config`; see `shipped.find_config`.
 
     Raises:
       UserError: the file is missing, fails, or has no `get_config`.
     """
-    config = load_function(path, "get_config", "config")()
+    config = load_function(find_config(path), "get_config", "config")()
     require(
         isinstance(config, Config),
         f"get_config() of {path} returned a {type(config).__name__}; it must return a Config.",

@@ -76,7 +76,8 @@ def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
     """
     require(
         path.is_file() and path.suffix == ".py",
-        f"{path} is not a Python file; name one in {what}s/.",
+        f"{path} is not a Python file; name one in {what}s/"
+        f"{' or one that `ragjax configs` lists' * (what == 'config')}.",
     )
     module = load_module(path, f"ragjax_{what}_{path.stem}")
     function = vars(module).get(name)

@@ -41,9 +41,13 @@ def provenance() -> dict[str, Any]:
 
 
 def code_digest(directory: Path) -> str:
-    """A hash of the names and contents of a directory's Python files."""
+    """A hash of the names and contents of a directory's Python files, but for configs.
+
+    What a config says stands in each run's config.json.
+    """
     digest = hashlib.sha256()
-    for file in sorted(directory.rglob("*.py")):
+    files = directory.rglob("*.py")
+    for file in sorted(file for file in files if not file.is_relative_to(directory / "configs")):
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(directory).as_posix()} {content}\n".encode())
     return digest.hexdigest()[:16]

@@ -82,17 +82,19 @@ def report(options: Any, _: list[str], console: Console) -> int:
     return 0
 
 
-def config_list(options: Any, _: list[str], console: Console) -> int:
-    """Prints the path and the first line of the docstring of each config."""
+def configs(options: Any, _: list[str], console: Console) -> int:
+    """Prints the name and the first line of the docstring of each config."""
     from ragjax.evaluation.report import config_summaries
+    from ragjax.shipped import SHIPPED, config_name
 
     del console
+    directory = options.directory or SHIPPED
     require(
-        options.directory.is_dir(),
-        f"{options.directory} is not a directory; name the one that holds the configs.",
+        directory.is_dir(),
+        f"{directory} is not a directory; name the one that holds the configs.",
     )
-    for path, summary in config_summaries(options.directory).items():
-        print(f"{path}  {summary}")
+    for path, summary in config_summaries(directory).items():
+        print(f"{config_name(path)}  {summary}")
     return 0
 
 

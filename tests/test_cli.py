@@ -279,7 +279,7 @@ def test_an_answer_that_is_not_sure_is_not_given(ragjax, trained):
 
 
 def test_configs(ragjax):
-    code, out, err = ragjax("config", "list", Path(__file__).parents[1] / "configs")
+    code, out, err = ragjax("configs", Path(__file__).parents[1] / "configs")
     assert (code, err) == (0, "")
     assert "rag_sequence.py  RAG-Sequence on world_facts" in out
     assert len(out.splitlines()) == len(list((Path(__file__).parents[1] / "configs").rglob("*.py")))
@@ -295,7 +295,7 @@ def test_configs_of_all_sorts(ragjax, refused, tmp_path):
         ("e.txt", "no"),
     ):
         (tmp_path / name).write_text(text)
-    code, out, err = ragjax("config", "list", tmp_path)
+    code, out, err = ragjax("configs", tmp_path)
     assert (code, err) == (0, "")
     texts = {
         line.split("  ")[0].rpartition("/")[2]: line.split("  ")[1] for line in out.splitlines()
@@ -304,7 +304,7 @@ def test_configs_of_all_sorts(ragjax, refused, tmp_path):
     assert texts["b.py"] == texts["d.py"] == "(no docstring)"
     assert "c.py is not a Python file (invalid syntax" in texts["c.py"]
     assert texts.keys() == {"a.py", "b.py", "c.py", "d.py"}
-    assert "is not a directory" in refused("config", "list", tmp_path / "nowhere")
+    assert "is not a directory" in refused("configs", tmp_path / "nowhere")
 
 
 EXPERIMENT = """
@@ -406,8 +406,8 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 # Help
 
 COMMANDS = (
-    *("train", "evaluate", "answer", "table", "plot", "report"),
-    *("config list", "config show", "config diff"),
+    *("train", "evaluate", "answer", "table", "plot", "report", "configs"),
+    *("config show", "config diff"),
 )
 
 
@@ -420,7 +420,7 @@ def test_help(ragjax):
     code, configs, err = ragjax("config", "--help")
     assert (code, err) == (0, "")
     assert [line.split()[:2] for line in configs.splitlines()[2:]] == [
-        ["config", name] for name in ("list", "show", "diff")
+        ["config", name] for name in ("show", "diff")
     ]
     assert ragjax("config") == (2, configs, "")
 
@@ -481,7 +481,11 @@ def test_bad_fields_leave_no_trace(words, said, refused, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("missing.py", None, "missing.py is not a Python file; name one in configs/."),
+        (
+            "missing.py",
+            None,
+            "missing.py is not a Python file; name one in configs/ or one that `ragjax configs` lists.",
+        ),
         ("empty.py", "", "empty.py has no get_config(); "),
         (
             "raising.py",

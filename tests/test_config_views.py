@@ -83,7 +83,10 @@ def test_diff_has_a_line_for_every_difference(ragjax, run_dir, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["show", "nowhere.py"], "nowhere.py is not a Python file; name one in configs/."),
+        (
+            ["show", "nowhere.py"],
+            "nowhere.py is not a Python file; name one in configs/ or one that `ragjax configs` lists.",
+        ),
         (["show", "empty"], "empty/config.json can't be read as a config"),
         (
             ["show", CONFIG, "--sed", "3"],
