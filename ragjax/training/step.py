@@ -23,9 +23,9 @@ def summed_gradients(
 ) -> tuple[Params, Loss]:
     """Gradient of Loss.sum and the `Loss` itself, both summed over micro-batches.
 
-    The batch's rows are dealt to `accumulate` micro-batches of equal size. All share the step's key,
-    so that the sums are those of the undivided batch, but for what depends on its shape: in-batch
-    negatives, which are then those of the micro-batch, and the draws of `augmentation.corrupt_words`.
+    The batch's rows are dealt to `accumulate` micro-batches of equal size. Each has a key of its own, so
+    that no two of them draw the same answers, names or words. The sums are those of the undivided batch
+    but for these draws, and for in-batch negatives, which are then those of the micro-batch.
 
     Args:
       loss: (params, key, batch) -> Loss.
@@ -38,25 +38,26 @@ def summed_gradients(
       The gradient, not yet divided by the denominator, and the summed loss.
     """
 
-    def objective(params, micro):
+    def objective(params, key, micro):
         result = loss(params, key, micro)
         return result.sum, result
 
     gradient = jax.grad(objective, has_aux=True)
     if accumulate == 1:
-        return gradient(params, batch)
+        return gradient(params, key, batch)
     micro_batches = jax.tree.map(
         lambda leaf: leaf.reshape(accumulate, leaf.shape[0] // accumulate, *leaf.shape[1:]), batch
     )
 
     def add(total, micro):
-        return jax.tree.map(jnp.add, total, gradient(params, micro)), None
+        return jax.tree.map(jnp.add, total, gradient(params, *micro)), None
 
-    first = jax.tree.map(lambda leaf: leaf[0], micro_batches)
+    own = jax.random.split(key, accumulate), micro_batches
+    first = jax.tree.map(lambda leaf: leaf[0], own)
     zeros = jax.tree.map(
-        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, params, first)
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, params, *first)
     )
-    total, _ = jax.lax.scan(add, zeros, micro_batches)
+    total, _ = jax.lax.scan(add, zeros, own)
     return total
 
 

@@ -153,6 +153,14 @@ LINEAR = {
 }
 
 
+def expected_noise(key, accumulate, rows=slice(None)):
+    """The weighted mean of `linear_loss`'s noise in an update, each micro-batch having drawn its own."""
+    keys = [key] if accumulate == 1 else jax.random.split(key, accumulate)
+    noise = [float(jax.random.normal(each, ())) for each in keys]
+    assert len(set(noise)) == accumulate
+    return np.average(noise, weights=LINEAR["weight"][rows].reshape(accumulate, -1).sum(1))
+
+
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_a_step_by_hand(accumulate):
     step = compiled(linear_loss, optax.sgd(0.25), accumulate=accumulate)
@@ -166,7 +174,7 @@ def test_a_step_by_hand(accumulate):
             np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
             np.testing.assert_allclose(metrics["half"], loss / 4, rtol=1e-6)
             np.testing.assert_allclose(metrics["grad_norm"], 26 / 3, rtol=1e-6)
-        noise = jax.random.normal(jax.random.fold_in(run_key, number), ())
+        noise = expected_noise(jax.random.fold_in(run_key, number), accumulate)
         np.testing.assert_allclose(metrics["noise"], noise, rtol=1e-5)
     assert np.array_equal(state.key, run_key)
     assert state.step == 2
@@ -255,9 +263,10 @@ def test_several_updates_by_hand(fields, parts):
     np.testing.assert_allclose(metrics["grad_norm"], np.mean(norms), rtol=1e-5)
     assert metrics["updates_made"] == 1
     assert state.step == 1
-    # All have the step's key.
-    noise = jax.random.normal(jax.random.fold_in(jax.random.PRNGKey(3), 0), ())
-    np.testing.assert_allclose(metrics["noise"], noise, rtol=1e-5)
+    # All updates have the step's key, and the micro-batches of one keys of their own.
+    key = jax.random.fold_in(jax.random.PRNGKey(3), 0)
+    noise = [expected_noise(key, fields.get("accumulate", 1), rows) for rows in parts]
+    np.testing.assert_allclose(metrics["noise"], np.mean(noise), rtol=1e-5)
 
 
 def standing(value):
