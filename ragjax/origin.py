@@ -25,19 +25,24 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Package versions, a digest of this package's code, and its git commit where it is a checkout.
+    """Package versions, the devices, a digest of this package's code, and its commit in a checkout.
 
     Returns:
-      {"versions", "code", "git_commit" (None outside a checkout), "uncommitted" (whether files of the
-      package differ from that commit; None outside a checkout)}.
+      {"versions", "devices", "code", "git_commit" (None outside a checkout), "uncommitted" (whether
+      files of the package differ from that commit; None outside a checkout)}.
     """
     versions = {}
     for package in ("ragjax", *PACKAGES):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
     commit, uncommitted = _checkout()
-    code = code_digest(PACKAGE_DIR)
-    return {"versions": versions, "code": code, "git_commit": commit, "uncommitted": uncommitted}
+    return {
+        "versions": versions,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "code": code_digest(PACKAGE_DIR),
+        "git_commit": commit,
+        "uncommitted": uncommitted,
+    }
 
 
 def code_digest(directory: Path) -> str:

@@ -66,7 +66,7 @@ def test_every_figure_follows_from_the_predictions(trained):
     known = {"split", "steps", "seed", "train_seconds", "train_cpu_seconds", "total_seconds"}
     known |= {"resumed_at", "parameters", "dev", "data", "calibration", "selective"}
     known |= {"index_built_at_step", "peak_memory_mb", "versions", "drawn_em"}
-    known |= {"git_commit", "uncommitted", "code"}
+    known |= {"git_commit", "uncommitted", "code", "devices"}
     rows = read_predictions(trained / "predictions.jsonl")
     drawn = [row["probability"] for row in rows if row["em"]]
     assert result["drawn_em"] == pytest.approx(sum(drawn) / len(rows))

@@ -76,7 +76,13 @@ def test_result(trained):
     facts = {"environment", "steps", "env_steps", "seed", "curve", "parameters", "episodes"}
     facts |= {"train_seconds", "train_cpu_seconds", "total_seconds", "resumed_at", "peak_memory_mb"}
     facts.add("dev")
-    assert result.keys() == figures | facts | {"versions", "git_commit", "uncommitted", "code"}
+    assert result.keys() == figures | facts | {
+        "versions",
+        "git_commit",
+        "uncommitted",
+        "code",
+        "devices",
+    }
     assert result["environment"] == "cartpole"
     assert result["steps"] == STEPS
     assert result["seed"] == result["resumed_at"] == 0

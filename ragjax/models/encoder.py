@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.errors import require
 from ragjax.models.layers import ACTIVATIONS, EncoderLayer, Perceptron, sinusoidal_positions
+from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.types import PAD_ID
 
 
@@ -68,7 +69,7 @@ class BagModule(nn.Module):
         same = tokens[..., :, None] == tokens[..., None, :]
         repeats = jnp.sum(same, axis=-1, dtype=jnp.float32)
         weights = jnp.where(tokens != PAD_ID, weights / repeats, 0.0)
-        return unit_length(jnp.einsum("...n,...nd->...d", weights, unit_length(table)[tokens]))
+        return weighted_mean(weights, unit_length(table)[tokens])
 
 
 class TransformerModule(nn.Module):
@@ -98,7 +99,12 @@ class TransformerModule(nn.Module):
         for _ in range(self.layers):
             x = EncoderLayer(self.width, self.heads, self.dtype)(x, mask)
         weights = jnp.where(mask, idf + 0.05, 0.0)
-        return unit_length(jnp.einsum("...n,...nd->...d", weights, x.astype(jnp.float32)))
+        return weighted_mean(weights, x.astype(jnp.float32))
+
+
+def weighted_mean(weights: Float[Array, "... n"], x: Float[Array, "... n d"]) -> Array:
+    """Σ_n w_n x_n at unit length."""
+    return unit_length(jnp.einsum("...n,...nd->...d", weights, x, precision=FULL_PRECISION))
 
 
 class PerceptronModule(nn.Module):

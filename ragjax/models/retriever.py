@@ -11,6 +11,7 @@ from jax.typing import DTypeLike
 from ragjax.errors import require
 from ragjax.models.encoder import BagEncoder, Encoder
 from ragjax.ops.masking import masked_log_softmax
+from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.retrieval.base import Index, RetrieverSpec, or_empty
 from ragjax.retrieval.corpus import embed_in_chunks, gather_passages
 from ragjax.retrieval.exact import Exact
@@ -172,7 +173,9 @@ class Dense(RetrieverSpec):
 
         def log_prior(params, query, corpus, topk, rename=None):
             passages = embed(params, gather_passages(corpus, topk.ids), rename)
-            scores = scale(params) * jnp.einsum("...d,...kd->...k", query, passages)
+            scores = scale(params) * jnp.einsum(
+                "...d,...kd->...k", query, passages, precision=FULL_PRECISION
+            )
             return masked_log_softmax(scores, topk.valid)
 
         return Retriever(

@@ -14,7 +14,7 @@ from ragjax.objectives.base import Context, Documents, Objective
 from ragjax.ops.augmentation import corrupt_words, random_renaming
 from ragjax.ops.marginal import log_posterior, rag_sequence, rag_token, sequence_logprobs
 from ragjax.ops.retrieval_figures import retrieval_figures
-from ragjax.ops.scoring import log_prior_in_batch, log_prior_index
+from ragjax.ops.scoring import FULL_PRECISION, log_prior_in_batch, log_prior_index
 from ragjax.retrieval.base import best, prior_of_scores, require_depth
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK
@@ -263,7 +263,8 @@ def retrieve(
             topk = given or retriever.search(index, query, k)
             scores = retriever.scores(index, query)
         else:
-            scores = query @ retriever.embed(params, corpus, rename).T
+            embedded = retriever.embed(params, corpus, rename)
+            scores = jnp.matmul(query, embedded.T, precision=FULL_PRECISION)
             topk = given or best(scores, k)
         return topk, log_prior_index(scale * scores, topk.ids, topk.valid)
     if frozen_index:
@@ -273,7 +274,7 @@ def retrieve(
     topk = given or retriever.search(index, retriever.query(params, batch.question), k)
     if objective.documents == "in_batch":
         passages = retriever.embed(params, gather_passages(corpus, topk.ids), rename)
-        scores = scale * jnp.einsum("bd,ckd->bck", query, passages)
+        scores = scale * jnp.einsum("bd,ckd->bck", query, passages, precision=FULL_PRECISION)
         return topk, log_prior_in_batch(scores, topk.ids, topk.valid)
     return topk, retriever.log_prior(params, query, corpus, topk, rename)
 

@@ -19,6 +19,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.ops.masking import masked_log_softmax, masked_logsumexp
 
+# Of scores. Left to themselves, GPUs and TPUs round the factors of a float32 product to 10 or 7 bits,
+# which is more than the distance of neighbours in a ranking.
+FULL_PRECISION = jax.lax.Precision.HIGHEST
+
 
 def log_prior_retrieved(
     scores: Float[Array, "B K"], valid: Bool[Array, "B K"]

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.retrieval.base import Index, best
 from ragjax.types import TopK
 
@@ -24,4 +26,4 @@ class Exact(Index):
         self, index: Float[Array, "N D"], query: Float[Array, "*batch D"]
     ) -> Float[Array, "*batch N"]:
         """See `Index.scores`."""
-        return query @ index.T
+        return jnp.matmul(query, index.T, precision=FULL_PRECISION)

@@ -246,7 +246,7 @@ def test_plot_measures_draws_and_draws_again(experiment, tmp_path, capsys):
     assert capsys.readouterr().out == f"{results / 'slope.png'}\n"
     recorded = json.loads((results / "figures.json").read_text())
     assert recorded["y"] == [0.0, 0.66667]
-    assert recorded.keys() == {"x", "y", "versions", "git_commit", "uncommitted", "code"}
+    assert recorded.keys() == {"x", "y", "versions", "git_commit", "uncommitted", "code", "devices"}
 
     assert main(["plot", str(experiment), "--output", str(tmp_path / "elsewhere")]) == 0
     elsewhere = tmp_path / "elsewhere" / "slope.png"

@@ -147,6 +147,20 @@ def brute(towers, corpus, arm_batch):
     return run
 
 
+@pytest.mark.parametrize("documents", ["retrieved", "in_batch", "index"])
+def test_no_score_is_rounded_by_an_accelerator(towers, corpus, arm_batch, documents):
+    """Every product on the way to p(d|x) asks for full precision, which a CPU has anyway."""
+
+    def prior(params, embeddings, batch):
+        context, arrays = context_of(towers, Dense()), {"corpus": corpus, "index": embeddings}
+        return retrieve(RagSequence(documents=documents), context, params, batch, **arrays)[1]
+
+    program = str(jax.make_jaxpr(prior)(towers.params, STALE, arm_batch("dense_index")))
+    products = program.count("dot_general")
+    assert products >= 3  # the embeddings of questions and of passages, and their scores
+    assert program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
+
+
 @pytest.mark.parametrize("arm", ARMS)
 def test_loss_and_metrics_by_brute_force(run_arm, brute, batch, arm):
     loss, _ = run_arm(arm)
