@@ -11,6 +11,7 @@ from typing import Any
 
 # Compilation dominates these tests: unoptimised code halves it, old-style fusions halve it again.
 FLAGS = ["--xla_force_host_platform_device_count=2", "--xla_backend_optimization_level=0"]
+FLAGS.append("--xla_cpu_parallel_codegen_split_count=1")  # of many small programs each is one part
 if version("jaxlib").startswith("0.10."):  # later versions do not start with a flag they dropped
     FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(FLAGS))
