@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import jax
 from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
-from ragjax.config import Config, require_rebuilt, write_config
+from ragjax.config import Config, config_json, read_json, require_rebuilt, write_config
 from ragjax.files import write_json
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
@@ -88,18 +88,21 @@ def _train(
       console: see `train`.
       check_lease: raises once another process has taken a directory over.
     """
-    started, cpu = time.perf_counter(), time.process_time()
-    several = len(runs) > 1
-    checkpoints = Checkpoints(run_dir / CHECKPOINTS, may_write=check_lease)
+    several, spent = len(runs) > 1, Stopwatch()
+    keeping = {"may_write": check_lease, "spent": spent.read}
+    checkpoints = Checkpoints(run_dir / CHECKPOINTS, **keeping)
     stop_if_interrupted()
 
     # The state to begin with
+    if resume:
+        _lengthen([(config, run_dir), *runs])
     learner = config.load(run_dir) if resume else config.create()
     stop_if_interrupted()
     program = training_program(learner, config.seeds, config)
     with learner.guard():
         if resume and checkpoints.steps():
             begun, state = _continued(learner, config, checkpoints, console)
+            spent.add(checkpoints.spent(begun))
         else:
             begun, state = 0, starting_state(learner, config.seeds)
     stop_if_interrupted()
@@ -128,12 +131,12 @@ def _train(
     for place, (_, directory) in enumerate(runs):
         if place not in failed:
             stop_if_interrupted()
-            own = Checkpoints(directory / CHECKPOINTS, may_write=check_lease)
+            own = Checkpoints(directory / CHECKPOINTS, **keeping)
             finished = learner.finish(states[place])
             if finished is not states[place] or own.steps()[-1:] != [config.steps]:
                 own.save(config.steps, finished)
             states[place] = finished
-    trained, cpu = time.perf_counter() - started, time.process_time() - cpu
+    trained, measured_from = spent.read(), time.perf_counter()
 
     # Measuring
     results = []
@@ -147,7 +150,7 @@ def _train(
         stop_if_interrupted()
         check_lease()
         records.write(directory / records.FILE)
-        total = time.perf_counter() - started
+        total = trained["train_seconds"] + time.perf_counter() - measured_from
         with measuring(console) as told:
             development = learner.development(states[place], progress=told)
         result = (
@@ -157,8 +160,7 @@ def _train(
                 "dev": development,
                 "steps": config.steps,
                 "seed": own.seed,
-                "train_seconds": round(trained, 2),
-                "train_cpu_seconds": round(cpu, 2),
+                **trained,
                 "total_seconds": round(total, 2),
                 "resumed_at": begun,
                 "parameters": parameter_counts(states[place].params),
@@ -176,6 +178,35 @@ def _train(
     if failed:
         raise NonFiniteLossError(" ".join(failed.values()))
     return results
+
+
+class Stopwatch:
+    """Seconds that training took, those before a run was continued included."""
+
+    def __init__(self):
+        """Starts."""
+        self._wall, self._cpu = time.perf_counter(), time.process_time()
+
+    def add(self, before: Mapping[str, float]) -> None:
+        """Adds what was read before."""
+        self._wall -= before.get("train_seconds", 0.0)
+        self._cpu -= before.get("train_cpu_seconds", 0.0)
+
+    def read(self) -> dict[str, float]:
+        """Seconds of wall time and of the processes' own."""
+        wall, cpu = time.perf_counter() - self._wall, time.process_time() - self._cpu
+        return {"train_seconds": round(wall, 2), "train_cpu_seconds": round(cpu, 2)}
+
+
+def _lengthen(places: Sequence[tuple[Config, Path]]) -> None:
+    """Gives each run the config that it continues with, where that is a longer one.
+
+    Its result is of the shorter run, and is removed.
+    """
+    for config, directory in places:
+        if config_json(read_json(directory / CONFIG)) != config_json(config):
+            (directory / RESULT).unlink(missing_ok=True)
+            write_config(directory / CONFIG, config)
 
 
 def seed_runs(config: Config, run_dir: Path) -> list[tuple[Config, Path]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
+from ragjax.config_differences import first_difference
 from ragjax.errors import UserError, require
 from ragjax.files import find_modules_in, load_function, load_module, write_json
 from ragjax.records import Records
@@ -63,6 +64,10 @@ class Config:
     @property
     def steps(self) -> int:
         """Steps of the whole run."""
+        raise NotImplementedError
+
+    def lengthened_to(self, other: "Config") -> "Config":
+        """This config with as many steps as `other` has, where those are more."""
         raise NotImplementedError
 
     @property
@@ -286,26 +291,8 @@ def _require_found(value: Any, where: str) -> None:
         _require_found(getattr(value, item.name), f"{where}.{item.name}")
 
 
-def _difference(one: Any, other: Any, where: str = "") -> str | None:
-    """Dotted name of the first field in which two values differ, a list being as good as a tuple."""
-    if dataclasses.is_dataclass(one) and type(one) is type(other):
-        parts = [(item.name, getattr(one, item.name)) for item in dataclasses.fields(one)]
-        pairs = [(name, part, getattr(other, name)) for name, part in parts]
-    elif isinstance(one, tuple | list) and isinstance(other, tuple | list):
-        if len(one) != len(other):
-            return where
-        pairs = [(str(place), *pair) for place, pair in enumerate(zip(one, other, strict=True))]
-    else:
-        alike = isinstance(one, float) and isinstance(other, float)
-        alike = alike or type(one) is type(other)
-        both_nan = one != one and other != other
-        return None if alike and (one == other or both_nan) else where
-    found = (_difference(part, like, f"{where}.{name}") for name, part, like in pairs)
-    return next((name for name in found if name is not None), None)
-
-
 def _require_same(config: Config, found: Config) -> None:
-    name = _difference(config, found)
+    name = first_difference(config, found)
     require(
         name is None,
         f"{(name or '').strip('.') or 'A part'} of the config is not the same once it was written as "
@@ -379,22 +366,3 @@ def load_config(path: Path) -> Config:
         f"get_config() of {path} returned a {type(config).__name__}; it must return a Config.",
     )
     return config
-
-
-def differing_fields(left: Any, right: Any, prefix: str = "") -> list[str]:
-    """Dotted names of the fields in which two configs, as JSON values, differ."""
-    if isinstance(left, dict) and isinstance(right, dict):
-        names = list(left) + [name for name in right if name not in left]
-        return [
-            found
-            for name in names
-            for found in differing_fields(left.get(name), right.get(name), f"{prefix}{name}.")
-        ]
-    if isinstance(left, list) and isinstance(right, list) and len(left) == len(right):
-        pairs = enumerate(zip(left, right, strict=True))
-        return [
-            found
-            for number, (one, other) in pairs
-            for found in differing_fields(one, other, f"{prefix}{number}.")
-        ]
-    return [] if left == right else [prefix.rstrip(".")]

@@ -8,11 +8,11 @@ from typing import Any
 from ragjax.config import (
     MODULES,
     config_json,
-    differing_fields,
     load_config,
     read_json,
     to_json,
 )
+from ragjax.config_differences import differing_fields
 from ragjax.files import read_json_object
 from ragjax.overrides import override
 from ragjax.run_dir import CONFIG

@@ -9,7 +9,8 @@ from typing import Any
 
 import jax
 
-from ragjax.config import Config, config_json, differing_fields, read_json
+from ragjax.config import Config, config_json, read_json
+from ragjax.config_differences import differing_fields
 from ragjax.data.checks import checked, in_plain_text
 from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages
 from ragjax.errors import UserError, require
@@ -117,6 +118,8 @@ def is_run(run_dir: Path) -> bool:
 def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
     """Checks that a run may start or continue in `run_dir`.
 
+    It may also continue beyond the end that it had, if no rate depends on where that is.
+
     Raises:
       UserError: it holds a run and `resume` is off, holds none and it is on, or was made by another
         config.
@@ -129,12 +132,16 @@ def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
         require(
             is_run(run_dir), f"{run_dir} holds no run to resume; leave out --resume to start one."
         )
-        theirs = config_json(read_json(run_dir / CONFIG))
-        differing = differing_fields(theirs, config_json(config))
+        begun = read_json(run_dir / CONFIG)
+        longer = config_json(begun.lengthened_to(config)) == config_json(config)
+        if longer and not config.optimizer.depends_on_length:
+            return
+        differing = differing_fields(config_json(begun), config_json(config))
+        how = "; a run is lengthened only where optimizer.schedule is constant" * longer
         require(
             not differing,
             f"{run_dir} was made by another config; it differs in {', '.join(differing)}; give the "
-            "same values or another --run-dir.",
+            f"same values or another --run-dir{how}.",
         )
 
 

@@ -16,12 +16,12 @@ import ragjax
 from ragjax.config import (
     Config,
     config_json,
-    differing_fields,
     from_json,
     load_config,
     read_json,
     to_json,
 )
+from ragjax.config_differences import differing_fields
 from ragjax.envs.cartpole import CartPole
 from ragjax.errors import UserError
 from ragjax.learners.episodes import EpisodesConfig
@@ -268,6 +268,7 @@ def test_read_json_refuses_bytes(tmp_path):
         ({"log_every": 0}, "log_every is 0; "),
         ({"checkpoint_every": 0}, "checkpoint_every is 0; "),
         ({"optimizer": Adam(accumulate=4)}, r"phases\.0\.batch_size is 6, .*accumulate 4"),
+        ({"optimizer": Adam(warmup_steps=12)}, "warmup_steps is 12, more than the 11 updates"),
         (
             {"retriever": BM25()},
             "The objective's documents is 'index', but a fixed retriever .* choose retrieved",

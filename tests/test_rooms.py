@@ -20,7 +20,7 @@ ROOMS = (
     *("errors", "types", "text", "files", "shipped", "interrupts", "lease", "records"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
-    *("config", "origin", "run_dir", "learners", "agents"),
+    *("config_differences", "config", "origin", "run_dir", "learners", "agents"),
     *("commands", "overrides", "config_views", "result_commands", "cli", "__main__"),
 )
 

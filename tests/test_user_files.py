@@ -38,6 +38,7 @@ from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.tasks.base import SPLITS, Task
+from ragjax.training.optimizer import Adam
 from ragjax.types import QaData
 
 
@@ -59,6 +60,7 @@ def get_config():
         retriever=Dense(encoder=BagEncoder(width=8)),
         reader=TransformerReader(width=8, heads=1, encoder_layers=1, decoder_layers=1),
         objective=RagSequence(documents="index"),
+        optimizer=Adam(warmup_steps=0),
         phases=(Phase(steps=2, batch_size=4, k=2),),
         evaluation=Evaluation(k=2, batch_size=4, every=0),
     )

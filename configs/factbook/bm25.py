@@ -12,6 +12,7 @@ from ragjax.config import Config, load_config
 from ragjax.learners.questions import Phase
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
+from ragjax.training.optimizer import Adam
 
 
 def get_config() -> Config:
@@ -19,5 +20,6 @@ def get_config() -> Config:
         load_config(Path(__file__).with_name("rag_sequence.py")),
         retriever=BM25(initial_scale=1.0),
         objective=RagSequence(documents="retrieved"),
+        optimizer=Adam(warmup_steps=0),
         phases=(Phase(steps=1, batch_size=32, k=1),),
     )

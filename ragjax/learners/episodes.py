@@ -1,6 +1,6 @@
 """Learning from episodes: the config of a policy, its algorithm and its environment."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -91,11 +91,20 @@ class EpisodesConfig(Config):
             f"optimizer.accumulate is {self.optimizer.accumulate}, but a policy's batches are divided "
             "by algorithm.minibatches; leave it at 1.",
         )
+        if self.policy.learns:
+            updates = self.algorithm.epochs * self.algorithm.minibatches
+            self.optimizer.check(self.steps, self.steps * updates)
 
     @property
     def steps(self) -> int:
         """Rollouts of the whole run; none for a policy that learns nothing."""
         return self.env_steps // self.algorithm.batch_size if self.policy.learns else 0
+
+    def lengthened_to(self, other: Config) -> Config:
+        """See `Config.lengthened_to`."""
+        if not isinstance(other, EpisodesConfig):
+            return self
+        return replace(self, env_steps=max(self.env_steps, other.env_steps))
 
     @property
     def evaluate_every(self) -> int:

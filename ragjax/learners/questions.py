@@ -1,6 +1,6 @@
 """Learning from questions: the config of retriever and reader, by the marginal over passages."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -107,11 +107,19 @@ class QuestionsConfig(Config):
             self.compute in ("float32", "bfloat16"),
             f"compute is {self.compute!r}; choose float32 or bfloat16.",
         )
+        self.optimizer.check(self.steps, self.steps * self.objective.updates)
 
     @property
     def steps(self) -> int:
         """Steps of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    def lengthened_to(self, other: Config) -> Config:
+        """See `Config.lengthened_to`: the last phase goes on."""
+        if not isinstance(other, QuestionsConfig) or len(other.phases) != len(self.phases):
+            return self
+        steps = max(self.phases[-1].steps, other.phases[-1].steps)
+        return replace(self, phases=(*self.phases[:-1], replace(self.phases[-1], steps=steps)))
 
     @property
     def evaluate_every(self) -> int:

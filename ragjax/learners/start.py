@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from ragjax.config import differing_fields, read_json, to_json
+from ragjax.config import read_json, to_json
+from ragjax.config_differences import differing_fields
 from ragjax.errors import UserError, require
 from ragjax.run_dir import CONFIG, RESULT
 

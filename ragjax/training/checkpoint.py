@@ -93,7 +93,11 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: Path, keep: int = 2, may_write: Callable[[], None] = lambda: None
+        self,
+        directory: Path,
+        keep: int = 2,
+        may_write: Callable[[], None] = lambda: None,
+        spent: Callable[[], dict[str, float]] = dict,
     ):
         """Names the directory; nothing is written yet.
 
@@ -101,10 +105,11 @@ class Checkpoints:
           directory: see above.
           keep: see above.
           may_write: called before anything is written; raises if this process may no longer.
+          spent: seconds that training took so far, which a checkpoint keeps for who continues from it.
         """
         self.directory = directory.absolute()
         self.keep = keep
-        self._may_write = may_write
+        self._may_write, self._spent = may_write, spent
         self._read_back = False
 
     def steps(self) -> list[int]:
@@ -131,7 +136,8 @@ class Checkpoints:
             partial.mkdir(parents=True)
             with _plain(partial) as plain:
                 _orbax().save(str(plain / STATE), state)
-            manifest = {"files": _digests(partial), "leaves": _leaves(state)}
+            files, leaves = _digests(partial), _leaves(state)
+            manifest = {"files": files, "leaves": leaves, "spent": self._spent()}
             (partial / MANIFEST).write_text(json.dumps(manifest))
             if not self._read_back:
                 self._require_readable(step, partial, state)
@@ -192,6 +198,10 @@ class Checkpoints:
             return manifest if manifest["files"] == _digests(path) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+
+    def spent(self, step: int) -> dict[str, float]:
+        """What `spent` said when a checkpoint was written; nothing if that isn't known."""
+        return (self._manifest(step) or {}).get("spent", {})
 
     def is_whole(self, step: int) -> bool:
         """Whether every file of the checkpoint is there with the content that was written."""

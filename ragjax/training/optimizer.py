@@ -102,6 +102,19 @@ class Optimizer:
         """The numbers that are traced, such as peak rates."""
         raise NotImplementedError
 
+    @property
+    def depends_on_length(self) -> bool:
+        """Whether rates depend on how long the run will be, so that it can't be lengthened."""
+        return True
+
+    def check(self, steps: int, updates: int) -> None:
+        """Checks that the schedule fits a run of so many steps and updates.
+
+        Raises:
+          UserError: it doesn't.
+        """
+        del steps, updates
+
     def build(
         self, groups: Sequence[str], steps: int, updates: int | None = None
     ) -> optax.GradientTransformationExtraArgs:
@@ -244,6 +257,20 @@ class Adam(Optimizer):
             return jnp.asarray(decay(count))
         warmup = optax.linear_schedule(0.0, peak, self.warmup_steps)
         return jnp.asarray(optax.join_schedules([warmup, decay], [self.warmup_steps])(count))
+
+    @property
+    def depends_on_length(self) -> bool:
+        """See `Optimizer.depends_on_length`: a constant rate does not."""
+        return self.schedule != "constant"
+
+    def check(self, steps: int, updates: int) -> None:
+        """See `Optimizer.check`: the warm-up has to end within the run."""
+        total = steps if self.counts == "steps" else updates
+        require(
+            self.warmup_steps <= total,
+            f"optimizer.warmup_steps is {self.warmup_steps}, more than the {total} {self.counts} of the "
+            "run, which would never reach its learning rate; choose fewer, or train longer.",
+        )
 
     def build(
         self, groups: Sequence[str], steps: int, updates: int | None = None

@@ -788,6 +788,13 @@ def test_a_history_is_not_normalised():
         configured(env=TinyMdp(history=True), normalise_observations=True)
 
 
+def test_a_warm_up_ends_within_the_updates_of_a_policy_s_run():
+    """2 rollouts of 16 steps, from each of which 4 updates are made."""
+    configured(updates=2, optimizer=Adam.for_policies(counts="updates", warmup_steps=8))
+    with pytest.raises(UserError, match=r"warmup_steps is 9, more than the 8 updates"):
+        configured(updates=2, optimizer=Adam.for_policies(counts="updates", warmup_steps=9))
+
+
 def test_a_rollout_is_not_accumulated():
     """It is divided into minibatches instead."""
     with pytest.raises(UserError, match=r"optimizer\.accumulate is 2, .* algorithm\.minibatches"):

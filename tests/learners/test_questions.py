@@ -376,7 +376,7 @@ def test_a_finished_state_has_an_index_of_its_own_parameters(learner, history):
 
 def test_a_phase_is_a_stage():
     """Each with the updates that its objective makes of a batch, and its micro-batches."""
-    learner = configured(optimizer=Adam(accumulate=2)).create()
+    learner = configured(optimizer=Adam(accumulate=2, warmup_steps=2)).create()
     assert learner.stages == tuple(
         Stage(phase.steps, accumulate=2, phase=phase) for phase in PHASES
     )

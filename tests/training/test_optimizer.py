@@ -235,6 +235,17 @@ def test_bad_fields_are_named(fields, message):
         Adam(**fields)
 
 
+@pytest.mark.parametrize(("counts", "total"), [("updates", 12), ("steps", 4)])
+def test_a_warm_up_ends_within_the_run(counts, total):
+    spec = Adam(counts=counts, warmup_steps=total)
+    spec.check(steps=4, updates=12)
+    longer = dataclasses.replace(spec, warmup_steps=total + 1)
+    with pytest.raises(
+        UserError, match=rf"warmup_steps is {total + 1}, more than the {total} {counts}"
+    ):
+        longer.check(steps=4, updates=12)
+
+
 # Rates are traced
 
 RATES = np.array([0.1, 0.03, 0.0, 0.2, 0.01], np.float32)

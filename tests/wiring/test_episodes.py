@@ -156,6 +156,7 @@ def test_one_seeds_nan_stops_it_alone(well, tmp_path):
             assert sorted(path.name for path in own.iterdir() if path.is_file()) == [
                 "config.json",
                 "metrics.jsonl",
+                "origin.json",
             ]
             assert not list(own.rglob("checkpoints/*"))
         else:

@@ -1,0 +1,107 @@
+"""Runs that go on beyond the end that they had."""
+
+import json
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from wiring import left, result_of, rows_of
+
+from ragjax.cli import main
+
+SUPPORT = Path(__file__).parents[1] / "support"
+TEXT, POLICY = SUPPORT / "spied_config.py", SUPPORT / "tiny_policy_config.py"
+BATCH = 64  # environment steps of a rollout of tiny_policy_config.py
+
+
+@pytest.fixture(scope="module")
+def play(tmp_path_factory):
+    """(steps, more words) -> the directory of a policy's run with a constant rate."""
+
+    def run(steps, *words, run_dir=None):
+        run_dir = run_dir or tmp_path_factory.mktemp("played") / "run"
+        words = [*words, "--optimizer.schedule", "constant", "--env_steps", steps * BATCH]
+        assert main(["train", str(POLICY), "--run-dir", str(run_dir), *map(str, words)]) == 0
+        return run_dir
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def short(play):
+    return play(4)
+
+
+def test_a_lengthened_run_is_as_long_a_run(play, short, tmp_path):
+    run_dir = Path(shutil.copytree(short, tmp_path / "run"))
+    play(8, "--resume", run_dir=run_dir)
+    whole = play(8)
+    state, other = left(run_dir), left(whole)
+    assert state.step == other.step == 8
+    jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
+    losses = [
+        [row["loss"] for row in rows_of(d / "metrics.jsonl") if "loss" in row]
+        for d in (run_dir, whole)
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 8
+    result = result_of(run_dir)
+    assert (result["steps"], result["resumed_at"]) == (8, 4)
+    assert result["sampled_return"] == result_of(whole)["sampled_return"]
+    assert json.loads((run_dir / "config.json").read_text())["env_steps"] == 8 * BATCH
+
+
+def test_the_time_before_is_added(play, short, tmp_path):
+    """What a checkpoint says that it took, counts for the run that continues from it."""
+    run_dir = Path(shutil.copytree(short, tmp_path / "run"))
+    manifest = run_dir / "checkpoints" / "4" / "manifest.json"
+    content = json.loads(manifest.read_text())
+    before = result_of(short)
+    assert 0 < content["spent"]["train_seconds"] <= before["train_seconds"]
+    content["spent"] = {"train_seconds": 5000.0, "train_cpu_seconds": 7000.0}
+    manifest.write_text(json.dumps(content))
+    play(4, "--resume", run_dir=run_dir)
+    result = result_of(run_dir)
+    assert 5000 < result["train_seconds"] < result["total_seconds"] < 5600
+    assert 7000 < result["train_cpu_seconds"] < 7600
+
+
+def test_the_last_phase_of_a_text_s_run_goes_on(first, tmp_path):
+    run_dir = Path(shutil.copytree(first, tmp_path / "run"))
+    words = ["--seed", "3", "--run-dir", str(run_dir), "--resume", "--phases.1.steps", "7"]
+    assert main(["train", str(TEXT), *words]) == 0
+    result = result_of(run_dir)
+    assert (result["steps"], result["resumed_at"]) == (10, 8)
+    rows = [row for row in rows_of(run_dir / "metrics.jsonl") if "loss" in row]
+    assert [row["step"] for row in rows] == list(range(1, 11))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--env_steps", 3 * BATCH], "differs in env_steps; give the same values"),
+        (["--env_steps", 8 * BATCH, "--seed", 1], "differs in seed, env_steps; give the same"),
+    ],
+)
+def test_a_run_is_neither_shortened_nor_changed(short, refused, words, message):
+    before = (short / "config.json").read_bytes()
+    said = refused(
+        *("train", POLICY, "--run-dir", short, "--resume", "--optimizer.schedule", "constant"),
+        *words,
+    )
+    assert message in said
+    assert "lengthened" not in said
+    assert (short / "config.json").read_bytes() == before
+    assert (short / "result.json").exists()
+
+
+def test_a_schedule_that_knows_the_end_is_not_lengthened(short, refused, tmp_path):
+    run_dir = Path(shutil.copytree(short, tmp_path / "run"))
+    config = json.loads((run_dir / "config.json").read_text())
+    config["optimizer"]["schedule"] = "linear"
+    (run_dir / "config.json").write_text(json.dumps(config))
+    words = ["train", POLICY, "--run-dir", run_dir, "--resume", "--env_steps", 8 * BATCH]
+    assert "a run is lengthened only where optimizer.schedule is constant" in refused(*words)
+    assert (run_dir / "result.json").exists()
