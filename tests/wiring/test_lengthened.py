@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from wiring import left, result_of, rows_of
+from wiring import column, left, result_of, rows_of
 
 from ragjax.cli import main
 
@@ -41,12 +41,9 @@ def test_a_lengthened_run_is_as_long_a_run(play, short, tmp_path):
     state, other = left(run_dir), left(whole)
     assert state.step == other.step == 8
     jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
-    losses = [
-        [row["loss"] for row in rows_of(d / "metrics.jsonl") if "loss" in row]
-        for d in (run_dir, whole)
-    ]
-    assert losses[0] == losses[1]
-    assert len(losses[0]) == 8
+    losses = column(run_dir, "loss")
+    assert losses == column(whole, "loss")
+    assert len(losses) == 8
     result = result_of(run_dir)
     assert (result["steps"], result["resumed_at"]) == (8, 4)
     assert result["sampled_return"] == result_of(whole)["sampled_return"]
