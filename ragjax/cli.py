@@ -42,8 +42,8 @@ class Train:
     run_dir: Path | None = None
     """Where the run's files go; runs/<task or environment>/<config>/seed_<seed> if not given."""
     resume: bool = False
-    """Continue the run in --run-dir from its newest whole checkpoint; with more steps, beyond its end, where
-    optimizer.schedule is constant."""
+    """Continue the run in --run-dir from its newest whole checkpoint; with more steps, beyond its
+    end (where optimizer.schedule is constant)."""
     check: bool = False
     """Print parameters, shapes, memory and the first batch instead, and train nothing."""
 
