@@ -92,7 +92,8 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
     def advance(state: State, step: int):
         fed = [learner.feed(seed, step) for seed in seeds]
         given = jax.tree.map(lambda *leaves: np.stack(leaves), *fed) if several else fed[0]
-        return compiled(stage_at(learner, step))(state, given, hyper, data)
+        state, metrics = compiled(stage_at(learner, step))(state, given, hyper, data)
+        return state, metrics | learner.counts(step + 1)
 
     def measure(state: State, step: int) -> dict[str, Any]:
         del step
