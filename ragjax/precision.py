@@ -2,11 +2,15 @@
 
 import functools
 from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
-def single_precision[**P, R](function: Callable[P, R]) -> Callable[P, R]:
+
+def single_precision(function: Callable[P, R]) -> Callable[P, R]:
     """The function with JAX's 64-bit types switched off while it runs."""
 
     @functools.wraps(function)

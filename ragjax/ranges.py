@@ -46,7 +46,7 @@ def require_ranges(spec: Any, where: str = "") -> None:
                 whole = isinstance(value, Integral) and not isinstance(value, bool)
                 require(whole, f"{name} is {value!r}; give a whole number.")
                 require(
-                    -limit <= value < limit,
+                    -limit <= int(value) < limit,
                     f"{name} is {value}, which is out of range; give a whole number below {limit}.",
                 )
 

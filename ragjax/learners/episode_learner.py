@@ -138,7 +138,7 @@ class EpisodesLearner(Learner):
 
     def collect(
         self, state: State, fed: Any, *, stage: Stage, hyper: dict[str, Array], data: Any
-    ) -> tuple[State, PolicyBatch, dict[str, Array]]:
+    ) -> tuple[State, PolicyBatch, dict[str, Any]]:
         """Makes a rollout, and advantages and value targets of it.
 
         Returns:

@@ -148,7 +148,7 @@ class Learner:
 
     def collect(
         self, state: State, fed: Any, *, stage: Stage, hyper: dict[str, Array], data: Any
-    ) -> tuple[State, Any, dict[str, Array]]:
+    ) -> tuple[State, Any, dict[str, Any]]:
         """Makes the batch of a step.
 
         Args:

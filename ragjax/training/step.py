@@ -14,7 +14,7 @@ from ragjax.training.learner import Learner, Stage, State, step_keys
 from ragjax.types import Figure, Loss, Params
 
 LossFunction = Callable[[Params, Array, Any], Loss]  # (params, key, batch)
-Metrics = dict[str, Array | Figure]
+Metrics = dict[str, Any]  # name -> [] number or `Figure`
 Step = Callable[..., tuple[State, Metrics]]
 
 
