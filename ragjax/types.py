@@ -161,10 +161,14 @@ class Figure:
             return values
         return cls(values, np.ones(np.shape(values), bool))
 
+    def __getitem__(self, place: Any) -> "Figure":
+        """Those in one place, or in several."""
+        return Figure(self.value[place], self.known[place])
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The values as NumPy's, NaN where there is nothing."""
         del copy
-        return np.where(self.known, self.value, np.nan).astype(dtype or float)
+        return np.asarray(np.where(self.known, self.value, np.nan), dtype)
 
     def __float__(self) -> float:
         """The only value, NaN if it is about nothing."""

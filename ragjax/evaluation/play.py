@@ -78,6 +78,6 @@ def play_policy(
 
     played = play_episodes(env, act, key, limit, greedy, inputs=retrieve)
     return {
-        "greedy": jax.tree.map(lambda values: values[:count], played),
-        "sampled": jax.tree.map(lambda values: values[count:], played),
+        "greedy": {name: values[:count] for name, values in played.items()},
+        "sampled": {name: values[count:] for name, values in played.items()},
     }

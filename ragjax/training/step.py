@@ -138,7 +138,7 @@ def repeated_updates(
         part = batch if rows is None else jax.tree.map(lambda leaf: leaf[rows], batch)
         new, metrics = step(state, part)
         if stage.target_kl:
-            kl = metrics["kl"]  # of nothing in a part without weight
+            kl = Figure.of(metrics["kl"])  # of nothing in a part without weight
             going &= ~(kl.known & (kl.value > stage.target_kl))
             new = jax.tree.map(lambda new, old: jnp.where(going, new, old), new, state)
         return (new, going), metrics | {"updates_made": going}
