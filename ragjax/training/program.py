@@ -140,7 +140,7 @@ def stage_feeds(learner: Learner, seed: int) -> list[Any]:
 
 def train(
     learner: Learner, key: Array, fed: list[Any], hyper: dict[str, Array], data: Any
-) -> tuple[State, list[dict[str, Array]]]:
+) -> tuple[State, list[dict[str, Any]]]:
     """A whole run as one pure function, to be jitted and vmapped over keys, feeds and hyperparameters.
 
     Args:
