@@ -45,8 +45,9 @@ def require_ranges(spec: Any, where: str = "") -> None:
             elif int in kinds and float not in kinds and type(value) not in kinds - {int}:
                 whole = isinstance(value, Integral) and not isinstance(value, bool)
                 require(whole, f"{name} is {value!r}; give a whole number.")
+                number: Any = value
                 require(
-                    -limit <= int(value) < limit,
+                    -limit <= int(number) < limit,
                     f"{name} is {value}, which is out of range; give a whole number below {limit}.",
                 )
 

@@ -17,6 +17,7 @@ from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.play import play_policy, policy_inputs
 from ragjax.objectives.algorithm import explained_variance, retriever_figures
 from ragjax.ops.masking import known_mean
+from ragjax.ranges import BELOW
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, Stage, State, step_keys, traced_scalars
 from ragjax.training.rollout import episode_means, rollout, start, start_episodes
@@ -225,7 +226,7 @@ class EpisodesLearner(Learner):
         split: str = "test",
         blind: bool = False,
         data: Any = None,
-    ) -> dict[str, dict[str, Array]]:
+    ) -> dict[str, dict[str, Any]]:
         """Plays whole episodes, see `evaluation.play.play_policy`.
 
         Args:
@@ -277,7 +278,7 @@ class EpisodesLearner(Learner):
         inputs = policy_inputs(state, policy)
         return lambda observation: policy.apply(state.params, inputs(None, observation))[0]
 
-    def figures(self, state: State, data: Any = None) -> dict[str, Array]:
+    def figures(self, state: State, data: Any = None) -> dict[str, Any]:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
 
         Also `eval/greedy_<name>` of what else the environment reports, and of a policy that retrieves
@@ -336,6 +337,7 @@ class EpisodesLearner(Learner):
         if listed is None and episodes is None:
             episodes = self.config.evaluation.episodes
         require(episodes is None or episodes >= 1, f"--episodes is {episodes}; play at least 1.")
+        require(episodes is None or episodes < BELOW, f"--episodes is {episodes}; play fewer.")
         env, _ = self.evaluation_env(episodes, split)
         if (episodes, split) not in self._plays:  # compiled once for all states
             play = partial(self.play, episodes=episodes, split=split)

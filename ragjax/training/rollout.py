@@ -144,7 +144,7 @@ def play_episodes(
     greedy: Array,
     *,
     inputs: Callable[[Array, Array], Any] = lambda key, observation: observation,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Plays one whole episode in each of E environments.
 
     Args:
