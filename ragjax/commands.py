@@ -17,6 +17,7 @@ from ragjax.files import write_json
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
 from ragjax.origin import changes_since, provenance, read_origin, write_origin
+from ragjax.precision import single_precision
 from ragjax.run_dir import (
     CHECKPOINTS,
     CONFIG,
@@ -35,6 +36,7 @@ from ragjax.training.loop import NonFiniteLossError, fit
 from ragjax.training.program import starting_state, state_shapes, training_program
 
 
+@single_precision
 def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> list[dict[str, Any]]:
     """Trains, measures the result, and writes the run's files.
 
@@ -268,6 +270,7 @@ def open_run(run_dir: Path, console: Console) -> Run:
     return run
 
 
+@single_precision
 def evaluate(
     run_dir: Path,
     *,
@@ -299,6 +302,7 @@ def evaluate(
     return facts | {"seed": run.config.seed, "step": run.step} | records.summary(), type(records)
 
 
+@single_precision
 def check(config: Config, console: Console) -> None:
     """Prints what a run would be: parameters, shapes, memory and its first batch; trains nothing."""
     require_rebuilt(config)

@@ -15,11 +15,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Union, get_args, get_origin
 
 from ragjax.config_differences import first_difference
 from ragjax.errors import UserError, require
 from ragjax.files import find_modules_in, load_function, load_module, write_json
+from ragjax.ranges import SEED, hints_of, require_ranges
 from ragjax.records import Records
 from ragjax.shipped import find_config
 from ragjax.training.learner import Learner
@@ -45,17 +46,22 @@ class Config:
 
     records: ClassVar[type[Records]]
 
-    seed: int = 0
+    seed: int = field(default=0, metadata=SEED)
     num_seeds: int = 1
     optimizer: Optimizer = field(default_factory=Adam)
     log_every: int = 10
     checkpoint_every: int = 100
 
     def __post_init__(self):
-        """Checks the fields."""
+        """Checks the fields, and the range of every integer below them."""
+        require_ranges(self)
         require(self.seed >= 0, f"seed is {self.seed}; it must not be negative.")
         require(
             self.num_seeds >= 1, f"num_seeds is {self.num_seeds}; at least one seed has to run."
+        )
+        last = self.seed + self.num_seeds - 1
+        require(
+            last < 2**32, f"num_seeds is {self.num_seeds}, up to seed {last}; stay below {2**32}."
         )
         for name in ("log_every", "checkpoint_every"):
             value = getattr(self, name)
@@ -208,13 +214,6 @@ def _item_hint(hint: Any, place: int) -> Any:
     return parts[place] if place < len(parts) else None
 
 
-def _hints_of(kind: type) -> dict[str, Any]:
-    try:
-        return get_type_hints(kind)
-    except Exception:  # it names what is imported for type checkers only, or something worse
-        return {}
-
-
 def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None) -> Any:
     """Inverse of `to_json`; lists become tuples.
 
@@ -244,7 +243,7 @@ def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None
     try:
         kind = _class_named(name, modules.get(module, ""))
         require(dataclasses.is_dataclass(kind), f"{name} is no spec.")
-        hints = _hints_of(kind)
+        hints = hints_of(kind)
         fields = {
             field: from_json(item, modules, hints.get(field))
             for field, item in value.items()

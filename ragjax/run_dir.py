@@ -15,6 +15,7 @@ from ragjax.data.checks import checked, in_plain_text
 from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages
 from ragjax.errors import UserError, require
 from ragjax.origin import changes_since
+from ragjax.precision import single_precision
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
 from ragjax.training.program import state_shapes
@@ -43,6 +44,7 @@ class Run:
     damaged: list[int]
     changes: list[str]
 
+    @single_precision
     def answer(self, question: str, *, force: bool = False) -> dict[str, Any]:
         """Answers one question, or says why not; see `training.learner.Learner.answer`.
 
@@ -55,6 +57,7 @@ class Run:
         """
         return self.learner.answer(self.state, question, force=force)
 
+    @single_precision
     def over(self, passages: Path | str) -> "Run":
         """The same parameters over other passages.
 
@@ -69,12 +72,14 @@ class Run:
         learner, state = self.learner.over(self.state, in_plain_text(data))
         return replace(self, learner=learner, state=state)
 
+    @single_precision
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> dict[str, Any]:
         """The figures of a split, or of episodes; see `training.learner.Learner.evaluate`."""
         records, facts = self.learner.evaluate(self.state, split, episodes=episodes)
         return facts | records.summary()
 
 
+@single_precision
 def load_run(run_dir: Path | str) -> Run:
     """Loads the run in a directory, of whatever learner.
 

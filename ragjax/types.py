@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import chex
+import numpy as np
 from flax import struct
 from jaxtyping import Array
 
@@ -139,6 +140,42 @@ class Vocabulary:
 
 
 @struct.dataclass
+class Figure:
+    """Numbers of which some may be about nothing, such as the mean of no episodes.
+
+    A mask says which, and not a NaN, which would look like a computation that went wrong. On the host
+    `np.asarray` and `float` give NaN there.
+
+    Attributes:
+      value: [...] 0 where there is nothing.
+      known: [...] whether there is something.
+    """
+
+    value: Leaf
+    known: Leaf
+
+    @classmethod
+    def of(cls, values: Any) -> "Figure":
+        """Of numbers that are all about something; a `Figure` as it is."""
+        if isinstance(values, Figure):
+            return values
+        return cls(values, np.ones(np.shape(values), bool))
+
+    def __getitem__(self, place: Any) -> "Figure":
+        """Those in one place, or in several."""
+        return Figure(self.value[place], self.known[place])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The values as NumPy's, NaN where there is nothing."""
+        del copy
+        return np.asarray(np.where(self.known, self.value, np.nan), dtype)
+
+    def __float__(self) -> float:
+        """The only value, NaN if it is about nothing."""
+        return float(np.asarray(self))
+
+
+@struct.dataclass
 class Loss:
     """An unreduced loss: divide once, after all micro-batches and devices are summed.
 
@@ -167,7 +204,8 @@ class Timestep:
       terminated: [] bool.
       truncated: [] bool.
       final_observation: [O...] the observation that the step led to, also where a reset replaced it.
-      metrics: name -> [] what wrappers report, such as the return of an episode that has just ended.
+      metrics: name -> [] what wrappers report, such as the return of an episode that has just ended;
+        a `Figure` where it is about some episodes only.
     """
 
     observation: Leaf

@@ -2,17 +2,15 @@
 
 import ast
 import dataclasses
-import importlib
 import inspect
 import json
-import pkgutil
 import typing
 from pathlib import Path
 
 import pytest
 import tiny_config
+from specs import build, config_specs
 
-import ragjax
 from ragjax.config import (
     Config,
     config_json,
@@ -22,12 +20,9 @@ from ragjax.config import (
     to_json,
 )
 from ragjax.config_differences import differing_fields
-from ragjax.envs.cartpole import CartPole
 from ragjax.errors import UserError
-from ragjax.learners.episodes import EpisodesConfig
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
-from ragjax.objectives.a2c import A2C
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 from ragjax.tasks.base import Task
@@ -38,58 +33,8 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 
 
-def is_abstract(kind):
-    """Whether a class leaves a method to its subclasses."""
-    methods = [getattr(member, "fget", member) for member in vars(kind).values()]
-    functions = [method for method in methods if inspect.isfunction(method)]
-    return any(
-        "raise NotImplementedError" in inspect.getsource(function)
-        for function in functions
-        if not function.__name__.startswith("__")
-    )
-
-
-def specs():
-    """Every class whose instances can stand in a config: found by walking, not by a list."""
-    for module in pkgutil.walk_packages(ragjax.__path__, "ragjax."):
-        importlib.import_module(module.name)
-
-    def below(kind):
-        return {kind}.union(*(below(child) for child in kind.__subclasses__()))
-
-    def parts(hint):
-        if dataclasses.is_dataclass(hint):
-            return {hint}
-        return set().union(*(parts(part) for part in typing.get_args(hint)))
-
-    found, todo = set(), {QuestionsConfig, EpisodesConfig}
-    while todo:
-        kind = todo.pop()
-        if not kind.__dataclass_params__.eq:
-            continue  # compared by identity: a spec that was prepared, which no config holds
-        found.add(kind)
-        hints = typing.get_type_hints(kind)
-        for hint in (hints[field.name] for field in dataclasses.fields(kind)):
-            todo |= {one for part in parts(hint) for one in below(part)} - found
-    # Bases are no specs of their own, and other tests may define tasks.
-    bases = {kind for kind in found if is_abstract(kind)}
-    return sorted(
-        (kind for kind in found - bases if kind.__module__.startswith("ragjax.")),
-        key=lambda kind: kind.__qualname__,
-    )
-
-
-SPECS = specs()
-REQUIRED = {
-    QuestionsConfig: {"task": tiny_config.TinyTask()},
-    EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
-    Phase: {"steps": 3},
-}
+SPECS = config_specs()
 MODULES = {"tiny_task": ""}  # beside ours
-
-
-def build(kind, **fields):
-    return kind(**(REQUIRED.get(kind, {}) | fields))
 
 
 @pytest.fixture

@@ -150,9 +150,10 @@ def train(
         new, metrics = step(state, None, hyper, learner.data)
         before, after = (jnp.sum(each.carry.env_state.length) for each in (state, new))
         # Steps of the episodes that ended, those from before the rollout included, by their mean.
-        ended = jnp.asarray(size + before - after, jnp.float32) / metrics["episode_length"]
-        count = jnp.where(jnp.isnan(ended), 0.0, jnp.round(ended))
-        return new, (metrics["episode_return"], count)
+        length = metrics["episode_length"]
+        ended = jnp.asarray(size + before - after, jnp.float32) / jnp.maximum(length.value, 1.0)
+        count = jnp.where(length.known, jnp.round(ended), 0.0)
+        return new, (metrics["episode_return"].value, count)
 
     first = learner.init(key, hyper, learner.data)
     return jax.lax.scan(update, first, length=learner.config.steps)

@@ -6,7 +6,7 @@ same serve as well, and an encoder of enough width can learn by heart which thes
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.errors import require
+from ragjax.ranges import SEED
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
 
@@ -68,7 +69,7 @@ class Lookup(Environment):
     key_width: int = 16
     steps: int = 1
     noise: float = 0.0
-    passage_seed: int = 0
+    passage_seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self):
         """Checks the fields."""

@@ -6,7 +6,7 @@ observation stands for, and to act on it, what the words for directions mean.
 """
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import jax
@@ -17,6 +17,7 @@ from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.errors import require
+from ragjax.ranges import SEED
 from ragjax.types import PAD_ID, UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
 
 ADJECTIVES = ("amber", "black", "crooked", "dusty", "empty", "faded", "golden", "hollow")
@@ -62,7 +63,7 @@ class TextLookup(Environment):
     adjectives: int = 6
     nouns: int = 6
     actions: int = 4
-    passage_seed: int = 0
+    passage_seed: int = field(default=0, metadata=SEED)
 
     def __post_init__(self):
         """Checks the fields."""

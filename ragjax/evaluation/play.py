@@ -42,7 +42,7 @@ def policy_inputs(state: State, policy: PolicyModel) -> Callable[[Array | None, 
 
 def play_policy(
     state: State, spec: Policy, env: Env, *, count: int, limit: int, blind: bool = False
-) -> dict[str, dict[str, Array]]:
+) -> dict[str, dict[str, Any]]:
     """Plays whole episodes in fresh environments.
 
     Args:

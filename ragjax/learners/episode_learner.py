@@ -11,24 +11,16 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.envs.base import Environment, EpisodeList
-from ragjax.envs.wrappers import (
-    bind_env,
-    env_data,
-    normalise_observations,
-    normalise_rewards,
-)
+from ragjax.envs.wrappers import bind_env, env_data, normalise_observations, normalise_rewards
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.play import play_policy, policy_inputs
 from ragjax.objectives.algorithm import explained_variance, retriever_figures
+from ragjax.ops.masking import known_mean
+from ragjax.ranges import BELOW
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, Stage, State, step_keys, traced_scalars
-from ragjax.training.rollout import (
-    episode_means,
-    rollout,
-    start,
-    start_episodes,
-)
+from ragjax.training.rollout import episode_means, rollout, start, start_episodes
 from ragjax.types import Env, Loss, Params, PolicyBatch, PolicyModel
 
 DEVELOPMENT = 2**32 - 3  # what is chosen by is played with fold_in(run key, this) as the run's key
@@ -147,14 +139,14 @@ class EpisodesLearner(Learner):
 
     def collect(
         self, state: State, fed: Any, *, stage: Stage, hyper: dict[str, Array], data: Any
-    ) -> tuple[State, PolicyBatch, dict[str, Array]]:
+    ) -> tuple[State, PolicyBatch, dict[str, Any]]:
         """Makes a rollout, and advantages and value targets of it.
 
         Returns:
           The state, the steps in no order, and metrics: `episode_return`, `episode_length` and what else
-          the environment reports of the episodes that ended (NaN if none did); `step_reward`, the mean
-          of what is learned from, normalised if that is on; `explained_variance` of the value targets;
-          `env_steps`, made so far; and those of `objectives.algorithm.retriever_figures`.
+          the environment reports of the episodes that ended, if any did; `step_reward`, the mean of
+          what is learned from, normalised if that is on; `explained_variance` of the value targets; and
+          those of `objectives.algorithm.retriever_figures`.
         """
         del fed, stage
         algorithm, policy, keys = self.config.algorithm, self.policy(data), step_keys(state)
@@ -189,7 +181,6 @@ class EpisodesLearner(Learner):
         metrics = {
             "step_reward": jnp.mean(steps.reward, where=steps.weight > 0),
             "explained_variance": explained_variance(batch),
-            "env_steps": (state.step + 1) * algorithm.batch_size,
         }
         metrics |= episode_means(steps)
         metrics |= retriever_figures(policy, state.params, batch, steps, data)
@@ -221,6 +212,10 @@ class EpisodesLearner(Learner):
         state = state.replace(carry=jax.tree.map(jnp.copy, carry))
         return state, ["its environments lived outside JAX: their episodes start anew"]
 
+    def counts(self, steps: int) -> dict[str, int]:
+        """`env_steps`, which the device's integers may be too short for."""
+        return {"env_steps": steps * self.config.algorithm.batch_size}
+
     # Measuring
 
     def play(
@@ -231,7 +226,7 @@ class EpisodesLearner(Learner):
         split: str = "test",
         blind: bool = False,
         data: Any = None,
-    ) -> dict[str, dict[str, Array]]:
+    ) -> dict[str, dict[str, Any]]:
         """Plays whole episodes, see `evaluation.play.play_policy`.
 
         Args:
@@ -283,7 +278,7 @@ class EpisodesLearner(Learner):
         inputs = policy_inputs(state, policy)
         return lambda observation: policy.apply(state.params, inputs(None, observation))[0]
 
-    def figures(self, state: State, data: Any = None) -> dict[str, Array]:
+    def figures(self, state: State, data: Any = None) -> dict[str, Any]:
         """Mean returns while training: `eval/greedy_return` and `eval/sampled_return`.
 
         Also `eval/greedy_<name>` of what else the environment reports, and of a policy that retrieves
@@ -292,9 +287,11 @@ class EpisodesLearner(Learner):
         """
         during = self.config.evaluation.during
         played = self.play(state, during, split="dev", data=data)
-        found = {f"eval/{mode}_return": of["return"].mean() for mode, of in played.items()}
+        found: dict[str, Any] = {
+            f"eval/{mode}_return": of["return"].mean() for mode, of in played.items()
+        }
         found |= {
-            f"eval/greedy_{name}": jnp.nanmean(values)
+            f"eval/greedy_{name}": known_mean(values)
             for name, values in played["greedy"].items()
             if name not in ("return", "length")
         }
@@ -340,6 +337,7 @@ class EpisodesLearner(Learner):
         if listed is None and episodes is None:
             episodes = self.config.evaluation.episodes
         require(episodes is None or episodes >= 1, f"--episodes is {episodes}; play at least 1.")
+        require(episodes is None or episodes < BELOW, f"--episodes is {episodes}; play fewer.")
         env, _ = self.evaluation_env(episodes, split)
         if (episodes, split) not in self._plays:  # compiled once for all states
             play = partial(self.play, episodes=episodes, split=split)

@@ -12,6 +12,7 @@ from ragjax.learners.episode_learner import EpisodesLearner
 from ragjax.models.policy import ActorCritic, Policy
 from ragjax.objectives.algorithm import Algorithm
 from ragjax.origin import require_same_runs
+from ragjax.ranges import HOST, require_few_updates
 from ragjax.training.optimizer import Adam, Optimizer
 
 
@@ -58,7 +59,7 @@ class EpisodesConfig(Config):
     algorithm: Algorithm
     policy: Policy = field(default_factory=ActorCritic)
     optimizer: Optimizer = field(default_factory=Adam.for_policies)
-    env_steps: int = 500_000
+    env_steps: int = field(default=500_000, metadata=HOST)
     normalise_observations: bool = False
     normalise_rewards: bool = False
     evaluation: EpisodeEvaluation = field(default_factory=EpisodeEvaluation)
@@ -81,6 +82,9 @@ class EpisodesConfig(Config):
             f"env_steps is {self.env_steps}, less than the {self.algorithm.batch_size} steps of one "
             "rollout (algorithm.num_envs x algorithm.rollout_length); raise it.",
         )
+        algorithm = self.algorithm
+        updates = self.steps * algorithm.epochs * algorithm.minibatches
+        require_few_updates(f"env_steps is {self.env_steps}", updates)
         require(
             not (self.normalise_observations and self.env.history),
             "normalise_observations is on together with env.history, but it would rescale the marks and "

@@ -18,6 +18,7 @@ from ragjax.models.reader import Reader, TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Objective
 from ragjax.objectives.likelihood import RagSequence
+from ragjax.ranges import require_few_updates
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.tasks.base import SPLITS, Task
 from ragjax.training.optimizer import Adam, Optimizer
@@ -88,6 +89,8 @@ class QuestionsConfig(Config):
                 f"phases.{number}.batch_size is {phase.batch_size}, which optimizer.accumulate "
                 f"{self.optimizer.accumulate} does not divide; choose a multiple of it.",
             )
+        updates = self.steps * self.objective.updates
+        require_few_updates(f"phases has {self.steps} steps", updates)
         require(
             self.retriever.learned or self.objective.normalised_over == "retrieved",
             f"The objective's documents is {self.objective.normalised_over!r}, but a fixed retriever "

@@ -84,6 +84,10 @@ class RetrievalPolicy(Policy):
             value = getattr(self, name)
             require(value >= 1, f"policy.{name} is {value}; it must be at least 1.")
         require(
+            all(width >= 1 for width in self.hidden),
+            f"policy.hidden is {self.hidden}; every width must be at least 1.",
+        )
+        require(
             self.temperature > 0,
             f"policy.temperature is {self.temperature}; it must be positive.",
         )

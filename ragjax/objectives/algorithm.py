@@ -15,6 +15,7 @@ from jaxtyping import Array
 from ragjax.errors import require
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.retrieval_figures import retrieval_figures
+from ragjax.ranges import BELOW
 from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Retrieved, Rollout, Timestep
 
 Hyper = dict[str, Array]  # name -> [] traced scalar
@@ -55,6 +56,11 @@ class Algorithm:
         require(
             self.target_kl >= 0,
             f"algorithm.target_kl is {self.target_kl}; it must not be negative.",
+        )
+        require(
+            self.batch_size < BELOW,
+            f"algorithm.num_envs is {self.num_envs} and algorithm.rollout_length {self.rollout_length}; "
+            f"make a rollout of less than {BELOW} steps.",
         )
         require(
             self.batch_size % self.minibatches == 0,

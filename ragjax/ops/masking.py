@@ -1,8 +1,12 @@
 """Masked reductions whose gradients stay finite where everything is masked."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from ragjax.types import Figure
 
 NEG_INF = -jnp.inf
 
@@ -48,3 +52,20 @@ def masked_log_softmax(
     total = masked_logsumexp(logits, mask, axis)
     total = jnp.expand_dims(jnp.where(jnp.isneginf(total), 0.0, total), axis)
     return jnp.where(mask, jnp.where(mask, logits, 0.0) - total, NEG_INF)
+
+
+def known_mean(values: Any, where: Any = True) -> Figure:
+    """The mean of what is known and counts.
+
+    Args:
+      values: [...] numbers, or a `Figure` of them.
+      where: [...] bool, which of them count.
+
+    Returns:
+      [] the mean; nothing if nothing counts.
+    """
+    figure = Figure.of(values)
+    counted = figure.known & where
+    total = jnp.sum(jnp.where(counted, figure.value, 0), dtype=jnp.float32)
+    count = jnp.sum(counted, dtype=jnp.float32)
+    return Figure(total / jnp.maximum(count, 1.0), count > 0)

@@ -50,7 +50,7 @@ class Factbook(base.Task):
         """Validates the fields."""
         require(
             self.passage_words >= 40,
-            f"passage_words is {self.passage_words}; it must be at least 40, to hold a sentence",
+            f"task.passage_words is {self.passage_words}; it must be at least 40, to hold a sentence.",
         )
 
     def generate(self) -> QaData:

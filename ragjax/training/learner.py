@@ -141,9 +141,14 @@ class Learner:
         del seed, step
         return None
 
+    def counts(self, steps: int) -> dict[str, int]:
+        """What the host counts, to be logged with the metrics of the last of `steps` steps."""
+        del steps
+        return {}
+
     def collect(
         self, state: State, fed: Any, *, stage: Stage, hyper: dict[str, Array], data: Any
-    ) -> tuple[State, Any, dict[str, Array]]:
+    ) -> tuple[State, Any, dict[str, Any]]:
         """Makes the batch of a step.
 
         Args:

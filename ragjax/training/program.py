@@ -92,7 +92,8 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
     def advance(state: State, step: int):
         fed = [learner.feed(seed, step) for seed in seeds]
         given = jax.tree.map(lambda *leaves: np.stack(leaves), *fed) if several else fed[0]
-        return compiled(stage_at(learner, step))(state, given, hyper, data)
+        state, metrics = compiled(stage_at(learner, step))(state, given, hyper, data)
+        return state, metrics | learner.counts(step + 1)
 
     def measure(state: State, step: int) -> dict[str, Any]:
         del step
@@ -139,7 +140,7 @@ def stage_feeds(learner: Learner, seed: int) -> list[Any]:
 
 def train(
     learner: Learner, key: Array, fed: list[Any], hyper: dict[str, Array], data: Any
-) -> tuple[State, list[dict[str, Array]]]:
+) -> tuple[State, list[dict[str, Any]]]:
     """A whole run as one pure function, to be jitted and vmapped over keys, feeds and hyperparameters.
 
     Args:

@@ -10,7 +10,8 @@ from flax import struct
 from jaxtyping import Array
 
 from ragjax.envs.wrappers import NormalisedObservations, NormalisedRewards, normalised
-from ragjax.types import Env, Leaf, Rollout, Timestep
+from ragjax.ops.masking import known_mean
+from ragjax.types import Env, Figure, Leaf, Rollout, Timestep
 
 PREFIX = "episode_"  # of metrics that tell of an episode so far: at its end they are its own
 
@@ -143,7 +144,7 @@ def play_episodes(
     greedy: Array,
     *,
     inputs: Callable[[Array, Array], Any] = lambda key, observation: observation,
-) -> dict[str, Array]:
+) -> dict[str, Any]:
     """Plays one whole episode in each of E environments.
 
     Args:
@@ -173,13 +174,12 @@ def play_episodes(
         action = distribution.executed(choice)
         state, timestep = env.step(env.params, env_key, carry.env_state, action)
         first = timestep.done & (figures["length"] == 0)
-        figures = {
-            name: jnp.where(first, timestep.metrics[PREFIX + name], value)
-            for name, value in figures.items()
-        }
+        now = {name: timestep.metrics[PREFIX + name] for name in names}
+        figures = jax.tree.map(lambda new, old: jnp.where(first, new, old), now, figures)
         return figures, RolloutCarry(state, timestep), step + 1
 
-    figures = {name: jnp.zeros_like(carry.timestep.metrics[PREFIX + name]) for name in names}
+    figures = {name: carry.timestep.metrics[PREFIX + name] for name in names}
+    figures = jax.tree.map(jnp.zeros_like, figures)
     return jax.lax.while_loop(unfinished, advance, (figures, carry, 0))[0]
 
 
@@ -188,18 +188,12 @@ def episode_metrics(metrics: Mapping[str, Array]) -> list[str]:
     return [name.removeprefix(PREFIX) for name in metrics if name.startswith(PREFIX)]
 
 
-def episode_means(rollout: Rollout) -> dict[str, Array]:
-    """Means over the episodes that ended within a rollout and count; NaN if there are none.
+def episode_means(rollout: Rollout) -> dict[str, Figure]:
+    """Means over the episodes that ended within a rollout and count; nothing if there are none.
 
     Returns:
-      Each metric of an episode. What an environment reports of some episodes only is NaN in the others,
-      which its mean leaves out; return and length are of all.
+      Each metric of an episode, over those that it is about.
     """
     ended = (rollout.terminated | rollout.truncated) & (rollout.weight > 0)
-    found = {}
-    for name in episode_metrics(rollout.metrics):
-        values = rollout.metrics[PREFIX + name]
-        counted = ended if name in ("return", "length") else ended & ~jnp.isnan(values)
-        total = jnp.sum(jnp.where(counted, values, 0), dtype=jnp.float32)
-        found[PREFIX + name] = total / jnp.sum(counted, dtype=jnp.float32)
-    return found
+    names = [PREFIX + name for name in episode_metrics(rollout.metrics)]
+    return {name: known_mean(rollout.metrics[name], ended) for name in names}

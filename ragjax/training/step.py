@@ -11,10 +11,10 @@ from jaxtyping import Array
 
 from ragjax.ops.augmentation import random_order
 from ragjax.training.learner import Learner, Stage, State, step_keys
-from ragjax.types import Loss, Params
+from ragjax.types import Figure, Loss, Params
 
 LossFunction = Callable[[Params, Array, Any], Loss]  # (params, key, batch)
-Metrics = dict[str, Array]
+Metrics = dict[str, Any]  # name -> [] number or `Figure`
 Step = Callable[..., tuple[State, Metrics]]
 
 
@@ -84,7 +84,7 @@ def update(
 
     Returns:
       The new state, and scalars: `loss`, `grad_norm` and the metrics of the loss, each sum divided once
-      by its denominator; a metric of nothing, whose denominator is 0, is NaN.
+      by its denominator; a metric is a `Figure`, of nothing where its denominator is 0.
     """
     gradient, total = summed_gradients(loss, state.params, key, batch, accumulate)
     denom = jnp.maximum(total.denom, 1e-9)
@@ -95,7 +95,7 @@ def update(
         )
     params = optax.apply_updates(state.params, updates)
     metrics = {
-        name: jnp.where(n > 0, value / jnp.maximum(n, 1e-9), jnp.nan)
+        name: Figure(jnp.where(n > 0, value / jnp.maximum(n, 1e-9), 0.0), n > 0)
         for name, (value, n) in total.metrics.items()
     }
     metrics |= {"loss": total.sum / denom, "grad_norm": optax.tree.norm(gradient)}
@@ -138,12 +138,19 @@ def repeated_updates(
         part = batch if rows is None else jax.tree.map(lambda leaf: leaf[rows], batch)
         new, metrics = step(state, part)
         if stage.target_kl:
-            going &= ~(metrics["kl"] > stage.target_kl)  # NaN of a part without weight
+            kl = Figure.of(metrics["kl"])  # of nothing in a part without weight
+            going &= ~(kl.known & (kl.value > stage.target_kl))
             new = jax.tree.map(lambda new, old: jnp.where(going, new, old), new, state)
         return (new, going), metrics | {"updates_made": going}
 
     (state, _), metrics = jax.lax.scan(learn, (state, jnp.asarray(True)), rows, length=count)
-    return state, {name: jnp.mean(values) for name, values in metrics.items()}
+
+    def mean(values):
+        if isinstance(values, Figure):
+            return Figure(jnp.mean(values.value), jnp.all(values.known))
+        return jnp.mean(values)
+
+    return state, {name: mean(values) for name, values in metrics.items()}
 
 
 def make_step(learner: Learner, stage: Stage) -> Step:

@@ -30,7 +30,9 @@ def copied(trained, tmp_path):
 @pytest.fixture(scope="module")
 def processes():
     """(arguments, program, **environment) -> a `ragjax` process."""
-    shared = os.environ | {"PYTHONPATH": str(CONFIG.parent)}
+    # The package of this checkout, whichever one is installed.
+    paths = CONFIG.parent, CONFIG.parents[2]
+    shared = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))}
     started = []
 
     def start(arguments, program=("-m", "ragjax"), **environment):

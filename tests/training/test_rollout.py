@@ -23,7 +23,7 @@ from ragjax.training.rollout import (
     start,
     start_episodes,
 )
-from ragjax.types import Env, Rollout
+from ragjax.types import Env, Figure, Rollout
 
 E, T = 4, 12
 LOGITS = np.random.default_rng(0).normal(size=(STATES + 1, 2)).astype(np.float32)
@@ -320,15 +320,17 @@ def test_the_mean_of_the_episodes_that_ended_and_count():
         metrics={
             "episode_return": np.array([[100, 3], [5, 100], [100, 100]], np.float32),
             "episode_length": np.array([[9, 1], [2, 9], [9, 9]], np.int32),
-            "episode_retrievals": np.array([[9, np.nan], [2, 9], [9, 9]], np.float32),
+            "episode_retrievals": Figure(
+                np.array([[9, 0], [2, 9], [9, 9]], np.float32), np.arange(6).reshape(3, 2) != 1
+            ),
             "gold": np.zeros((3, 2), np.int32),
         },
     )
     steps = jax.tree.map(jnp.asarray, steps)
-    means = episode_means(steps)
+    means = {name: np.asarray(mean) for name, mean in episode_means(steps).items()}
     assert means["episode_return"] == 4.0
     assert means["episode_length"] == 1.5
     assert means["episode_retrievals"] == 2.0  # of the one episode that it is about
     assert set(means) == {"episode_return", "episode_length", "episode_retrievals"}
     none = dataclasses.replace(steps, weight=jnp.zeros((3, 2)))
-    assert np.isnan(episode_means(none)["episode_return"])
+    assert episode_means(none)["episode_return"] == Figure(0.0, False)

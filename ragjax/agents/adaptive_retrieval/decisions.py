@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 from ragjax.agents.adaptive_retrieval.questions import QuestionTable
 from ragjax.agents.adaptive_retrieval.reader import FIRST, MEMORY, SECOND, STAGES
 from ragjax.envs.base import timestep
-from ragjax.types import Env, Leaf, PRNGKey, Timestep
+from ragjax.types import Env, Figure, Leaf, PRNGKey, Timestep
 
 ANSWER, RETRIEVE, REFORMULATE, READ, ABSTAIN = range(5)
 ACTIONS = ("answer from memory", "retrieve", "retrieve again", "read and answer", "abstain")
@@ -61,7 +61,7 @@ def decision_process(
             "reward": state.total,
         }
         metrics = {
-            f"episode_{name}_{kind}": jnp.where(own[number], value, jnp.nan)
+            f"episode_{name}_{kind}": Figure(jnp.where(own[number], value, 0.0), own[number])
             for name, value in so_far.items()
             for number, kind in enumerate(kinds)
         }

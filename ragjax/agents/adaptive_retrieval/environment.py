@@ -47,7 +47,7 @@ class AdaptiveRetrieval(Environment):
     is observed.
 
     The metrics `episode_retrievals_<kind>`, `episode_score_<kind>` and `episode_reward_<kind>` are those
-    of the episode so far, NaN if its question is of another kind.
+    of the episode so far, a `Figure` of nothing if its question is of another kind.
 
     Attributes:
       reader: directory of the reader's finished run, with "{seed}" in the place of the seed.

@@ -1,0 +1,94 @@
+"""The ranges of a config's integers: one check for every seed, count and step that it holds."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from numbers import Integral
+from typing import Any, get_args, get_type_hints
+
+from ragjax.errors import require
+
+BELOW = (
+    2**31
+)  # what a step or a size on the device has to stay below, unless its field says otherwise
+_KEY = "ragjax.below"
+
+
+def below(limit: int) -> Mapping[str, int]:
+    """The `metadata` of a field whose integers may be as large as `limit` - 1."""
+    return {_KEY: limit}
+
+
+SEED = below(2**32)  # seeds n and n + 2^32 would give one random key
+HOST = below(2**63)  # counts that never reach the device
+
+
+def require_ranges(spec: Any, where: str = "") -> None:
+    """Checks the integers of a spec and of the specs that it holds, whoever wrote these.
+
+    A field that takes an integer holds one, not a truth value or a fraction, and of a size that the
+    device can count to. How small it may be is for its own class to say.
+
+    Args:
+      spec: a dataclass.
+      where: its dotted name with a dot after it, for messages.
+
+    Raises:
+      UserError: names the field.
+    """
+    hints = hints_of(type(spec))
+    for item in dataclasses.fields(spec):
+        kinds = set(_leaves_of(hints.get(item.name)))
+        limit = item.metadata.get(_KEY, BELOW)
+        for name, value in _parts(getattr(spec, item.name), f"{where}{item.name}"):
+            if dataclasses.is_dataclass(value) and not isinstance(value, type):
+                require_ranges(value, f"{name}.")
+            elif int in kinds and float not in kinds and type(value) not in kinds - {int}:
+                whole = isinstance(value, Integral) and not isinstance(value, bool)
+                require(whole, f"{name} is {value!r}; give a whole number.")
+                number: Any = value
+                require(
+                    -limit <= int(number) < limit,
+                    f"{name} is {value}, which is out of range; give a whole number below {limit}.",
+                )
+
+
+def require_few_updates(name: str, updates: int) -> None:
+    """Checks the number of a run's updates, which the optimiser counts on the device.
+
+    Args:
+      name: of the field that says how long a run is, with its value.
+      updates: that it comes to.
+
+    Raises:
+      UserError: they are too many.
+    """
+    require(
+        updates < BELOW,
+        f"{name}, which comes to {updates} updates of the parameters; make less than {BELOW}.",
+    )
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The type hints of a class; none where they name what can't be found."""
+    try:
+        return get_type_hints(kind)
+    except Exception:  # they name what is imported for type checkers only, or something worse
+        return {}
+
+
+def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """A value with its name; of a tuple or list every item, by its place."""
+    if isinstance(value, tuple | list):
+        for place, item in enumerate(value):
+            yield from _parts(item, f"{name}.{place}")
+    else:
+        yield name, value
+
+
+def _leaves_of(hint: Any) -> Iterator[Any]:
+    """The classes that a type hint is made of."""
+    parts = get_args(hint)
+    for part in parts:
+        yield from _leaves_of(part)
+    if not parts:
+        yield hint
