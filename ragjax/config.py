@@ -18,7 +18,7 @@ from types import MappingProxyType, ModuleType
 from typing import Any, ClassVar, Union, get_args, get_origin, get_type_hints
 
 from ragjax.errors import UserError, require
-from ragjax.files import find_modules_in, load_function, load_module, write_json
+from ragjax.files import find_modules_in, load_function, load_module, parse_json, write_json
 from ragjax.records import Records
 from ragjax.shipped import find_config
 from ragjax.training.learner import Learner
@@ -347,7 +347,7 @@ def read_json(path: Path) -> Config:
       UserError: the file is missing or malformed.
     """
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} can't be read as a config ({error}); name the directory of a run."

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ragjax"
 
 # A room imports from itself and from the rooms before it.
 ROOMS = (
-    *("errors", "types", "text", "files", "shipped", "interrupts", "lease", "records"),
+    *("errors", "types", "text", "files", "printing", "shipped", "interrupts", "lease", "records"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config", "origin", "run_dir", "learners", "agents"),
