@@ -5,6 +5,7 @@ import io
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -327,7 +328,17 @@ def _keep_compiled() -> None:
         or "JAX_COMPILATION_CACHE_DIR" in os.environ
     ):
         return
-    jax.config.update("jax_compilation_cache_dir", str(data_dir() / "compiled"))
+    directory = data_dir() / "compiled"
+    shown = warnings.showwarning
+
+    def show(message: Any, *facts: Any, **options: Any) -> None:
+        # JAX compiles anew what it can't read, but leaves the file there.
+        if "compilation cache entry" not in str(message):
+            return shown(message, *facts, **options)
+        return write_text(f"{message}; delete {directory}, and it is made anew", sys.stderr)
+
+    warnings.showwarning = show
+    jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
