@@ -11,7 +11,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -65,7 +65,7 @@ class PlainConsole(Console):
         return super().render_str(visible(text, self.encoding), **options)
 
 
-def write_text(text: str, file: TextIO | None = None) -> None:
+def write_text(text: str, file: Any = None) -> None:
     """Prints a text of one or several lines to standard output, or to another stream, at once."""
     file = file or sys.stdout
     print(visible(text, _encoding(file)), file=file, flush=True)
