@@ -2,17 +2,16 @@
 
 import contextlib
 import io
-import json
 import os
 import shlex
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table as RichTable
 from tyro.conf import Positional, arg
 
@@ -23,6 +22,14 @@ from ragjax.interrupts import (
     interrupted_twice,
     raised_interrupts,
     stop_if_interrupted,
+)
+from ragjax.printing import (
+    PlainConsole,
+    escape_unknown,
+    write_error,
+    write_json,
+    write_line,
+    write_text,
 )
 
 INTERRUPTED = 130  # as shells report a process that was ended by Ctrl-C
@@ -149,15 +156,13 @@ class ConfigDiff:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names of files may hold what no encoding knows
-        sys.stdout.reconfigure(errors="backslashreplace")
-    console = Console(stderr=True, highlight=False)
+    escape_unknown()
+    console = PlainConsole(stderr=True)
     try:
         with held_interrupts():
             return _dispatch(arguments, console)
     except UserError as error:
-        # One line, whatever the messages of other packages that it quotes look like.
-        print("ragjax:", *(line.strip() for line in str(error).splitlines()), file=sys.stderr)
+        write_error(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -168,23 +173,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
             raise
         asked = str(error).partition("RESOURCE_EXHAUSTED:")[2].strip().splitlines()[0].rstrip(".")
-        print(
-            f"ragjax: The device's memory is too small ({asked}); lower the batch size, k or the "
-            "model's width, or the number of environments or seeds.",
-            file=sys.stderr,
+        write_error(
+            f"The device's memory is too small ({asked}); lower the batch size, k or the model's width, "
+            "or the number of environments or seeds."
         )
     except OSError as error:
         where = f"{error.filename} " if error.filename else ""
-        print(
-            f"ragjax: {where}can't be used ({error.strerror or error}); free space there, check its "
-            "permissions, or name another place.",
-            file=sys.stderr,
+        write_error(
+            f"{where}can't be used ({error.strerror or error}); free space there, check its "
+            "permissions, or name another place."
         )
     return 2
 
 
-def _dispatch(arguments: list[str], console: Console) -> int:
-    commands: dict[str, tuple[type, Callable[[Any, list[str], Console], int]]] = {
+def _dispatch(arguments: list[str], console: PlainConsole) -> int:
+    commands: dict[str, tuple[type, Callable[[Any, list[str], PlainConsole], int]]] = {
         "train": (Train, _train),
         "evaluate": (Evaluate, _evaluate),
         "answer": (Answer, _answer),
@@ -261,7 +264,7 @@ def _parse_with_overrides(kind: Any, arguments: list[str], prog: str) -> tuple[A
     return _parse(kind, own, prog), overrides
 
 
-def _train(options: Train, overrides: list[str], console: Console) -> int:
+def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
     """Trains, where a signal ends everything in one way, from the imports on to the result."""
     words, run_dir = ["ragjax", "train", str(options.config), *overrides], options.run_dir
     before = False if run_dir is None else _holds_run(run_dir)
@@ -282,7 +285,7 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
                     not given,
                     f"{name} is given, but --check trains nothing; leave one of them out.",
                 )
-            commands.check(config, Console(highlight=False))
+            commands.check(config, PlainConsole())
             return 0
         if run_dir is None:
             run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
@@ -290,7 +293,7 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
         results = commands.train(config, run_dir, resume=options.resume, console=console)
         _print_report(config.records.report(results))
         first = results[0]
-        print(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
+        write_line(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
         stop_if_interrupted()
     except (KeyboardInterrupt, Exception) as error:
         # The exception of a second signal may have become another one, in a callback of JAX.
@@ -301,7 +304,7 @@ def _train(options: Train, overrides: list[str], console: Console) -> int:
             # A run that was there already is continued only by who asked for it.
             goes_on = run_dir is not None and _holds_run(run_dir) and (options.resume or not before)
             words += ["--resume"] if goes_on else []
-            print(f"stopped; continue with: {shlex.join(words)}", file=sys.stderr)
+            write_text(f"stopped; continue with: {shlex.join(words)}", sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -326,11 +329,21 @@ def _keep_compiled() -> None:
         or "JAX_COMPILATION_CACHE_DIR" in os.environ
     ):
         return
-    jax.config.update("jax_compilation_cache_dir", str(data_dir() / "compiled"))
+    directory = data_dir() / "compiled"
+    shown = warnings.showwarning
+
+    def show(message: Any, *facts: Any, **options: Any) -> None:
+        # JAX compiles anew what it can't read, but leaves the file there.
+        if "compilation cache entry" not in str(message):
+            return shown(message, *facts, **options)
+        return write_text(f"{message}; delete {directory}, and it is made anew", sys.stderr)
+
+    warnings.showwarning = show
+    jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
+def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:
     from ragjax import commands
 
     _keep_compiled()
@@ -342,7 +355,7 @@ def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
         console=console,
     )
     if options.json:
-        print(json.dumps(figures, indent=2))
+        write_json(figures, indent=2)
     else:
         _print_report(records.report([figures]))
     return 0
@@ -350,7 +363,7 @@ def _evaluate(options: Evaluate, _: list[str], console: Console) -> int:
 
 def _print_report(tables: Sequence[Any]) -> None:
     """Prints tables; where one is wider than the screen it is narrowed, and no word is cut short."""
-    console = Console(highlight=False)
+    console = PlainConsole()
     for table in tables:
         shown = RichTable(*table.columns, title=table.title or None)
         for place, column in enumerate(shown.columns):
@@ -363,7 +376,7 @@ def _print_report(tables: Sequence[Any]) -> None:
         console.print(shown)
 
 
-def _answer(options: Answer, overrides: list[str], console: Console) -> int:
+def _answer(options: Answer, overrides: list[str], console: PlainConsole) -> int:
     _keep_compiled()
     return result_commands.answer(options, overrides, console)
 

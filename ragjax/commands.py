@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +63,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
     places = [(config, run_dir), *runs] if len(runs) > 1 else runs
     for own, _ in places:
         require_rebuilt(own)
-    say = partial(console.print, markup=False)
+    say = console.print
     with leased([directory for _, directory in places], say) as check_lease:
         # Once more, since another process may have worked there until just now.
         for own, directory in [(config, run_dir)] if resume else places:
@@ -118,7 +117,7 @@ def _train(
             write_config(directory / CONFIG, own)
     changes = changes_since(run_dir, config) if resume else []
     for note in [*changes, *learner.notes()]:
-        console.print(note, markup=False)
+        console.print(note)
 
     # Training
     directories = [directory for _, directory in runs]
@@ -230,7 +229,7 @@ def _continued(
     console.print(f"continuing at step {begun} of {config.steps}")
     state, lost = learner.resume(state)
     for sentence in lost:
-        console.print(sentence, markup=False)
+        console.print(sentence)
     return begun, state
 
 
@@ -266,7 +265,7 @@ def open_run(run_dir: Path, console: Console) -> Run:
     run = load_run(run_dir)
     report_damaged(run.damaged, run.step, console)
     for change in run.changes:
-        console.print(change, markup=False)
+        console.print(change)
     return run
 
 
@@ -314,7 +313,7 @@ def check(config: Config, console: Console) -> None:
 
     for path, leaf in jax.tree_util.tree_flatten_with_path(shapes.params)[0]:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        console.print(f"{name}  {leaf.dtype}{list(leaf.shape)}", highlight=False)
+        console.print(f"{name}  {leaf.dtype}{list(leaf.shape)}")
     counts = parameter_counts(shapes.params)
     total = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     console.print(f"parameters: {sum(counts.values()):,} ({total})")
@@ -324,9 +323,9 @@ def check(config: Config, console: Console) -> None:
         "come on top"
     )
     for number, stage in enumerate(learner.stages):
-        console.print(f"stage {number}: {stage}", highlight=False)
+        console.print(f"stage {number}: {stage}")
     console.print("first batch:")
     for line in learner.first_batch():
-        console.print(f"  {line}", highlight=False, markup=False)
+        console.print(f"  {line}")
     for note in learner.notes():
-        console.print(note, markup=False)
+        console.print(note)

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Union, get_args, get_origin
 
 from ragjax.config_differences import first_difference
 from ragjax.errors import UserError, require
-from ragjax.files import find_modules_in, load_function, load_module, write_json
+from ragjax.files import find_modules_in, load_function, load_module, parse_json, write_json
 from ragjax.ranges import SEED, hints_of, require_ranges
 from ragjax.records import Records
 from ragjax.shipped import find_config
@@ -333,7 +333,7 @@ def read_json(path: Path) -> Config:
       UserError: the file is missing or malformed.
     """
     try:
-        value = json.loads(path.read_text())
+        value = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{path} can't be read as a config ({error}); name the directory of a run."

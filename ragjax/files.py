@@ -43,6 +43,14 @@ def write_json(path: Path, value: Any) -> None:
     write_atomically(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
+def parse_json(text: str | bytes, **options: Any) -> Any:
+    """As `json.loads`; what is nested too deeply to be read is a ValueError, too."""
+    try:
+        return json.loads(text, **options)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
     """Reads a JSON object.
 
@@ -54,7 +62,7 @@ def read_json_object(path: Path, remedy: str) -> dict[str, Any]:
       UserError: the file is missing, or holds something else.
     """
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path} can't be read ({error.strerror}); {remedy}") from error
     except ValueError as error:

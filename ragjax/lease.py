@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ragjax.errors import UserError, require
+from ragjax.files import parse_json
 
 LEASE = 60.0  # seconds without a sign of life after which another machine's process counts as dead
 BEAT = 5.0  # seconds between two signs of life
@@ -182,7 +183,7 @@ def _read(path: Path) -> _Lock | None:
     deadline, owner = time.monotonic() + _WRITING, None
     while owner is None:
         try:
-            owner = Owner(**json.loads(path.read_bytes()))
+            owner = Owner(**parse_json(path.read_bytes()))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError):

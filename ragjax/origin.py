@@ -120,6 +120,16 @@ def read_origin(run_dir: Path) -> dict[str, Any]:
             isinstance(origin.get(name), dict),
             f"{run_dir / ORIGIN} has no {name!r}; train the run again.",
         )
+    commit = origin.get("git_commit")
+    require(
+        commit is None or isinstance(commit, str),
+        f"{run_dir / ORIGIN} has {commit!r} for 'git_commit'; train the run again.",
+    )
+    for name, run in origin["runs"].items():
+        require(
+            isinstance(run, dict),
+            f"{run_dir / ORIGIN} has {run!r} for the run {name!r}; train the run again.",
+        )
     return origin
 
 

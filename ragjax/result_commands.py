@@ -4,21 +4,26 @@ Each takes its parsed options, the overrides of a config, and the console of pro
 exit code.
 """
 
-import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table as RichTable
 
 from ragjax.errors import UserError, require
+from ragjax.printing import (
+    PlainConsole,
+    typed_lines,
+    write_error,
+    write_json,
+    write_line,
+    write_text,
+)
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
 
-def table(options: Any, _: list[str], console: Console) -> int:
+def table(options: Any, _: list[str], console: PlainConsole) -> int:
     """Prints the table of an experiment, after making its missing runs if asked to."""
     from ragjax.evaluation.making import make_missing
     from ragjax.evaluation.rendering import render
@@ -31,11 +36,11 @@ def table(options: Any, _: list[str], console: Console) -> int:
     declared = load_table(options.experiment)
     if options.run:
         make_missing(declared, options.runs or Path("runs"), console)
-    print(render(declared, options.format), end="")
+    write_text(render(declared, options.format).removesuffix("\n"))
     return 0
 
 
-def plot(options: Any, _: list[str], console: Console) -> int:
+def plot(options: Any, _: list[str], console: PlainConsole) -> int:
     """Draws the curves of runs, or the plots of an experiment."""
     require(bool(options.what), "There is nothing to draw; name runs or an experiment's file.")
     if any(path.suffix == ".py" for path in options.what):
@@ -49,11 +54,11 @@ def plot(options: Any, _: list[str], console: Console) -> int:
         output.suffix == ".png", f"--output is {output}; give the curves of runs a name in .png."
     )
     draw_panels(run_plots(options.what, options.figures), output)
-    print(output)
+    write_line(str(output))
     return 0
 
 
-def _plot_experiment(options: Any, console: Console) -> int:
+def _plot_experiment(options: Any, console: PlainConsole) -> int:
     from ragjax.evaluation import plots
     from ragjax.origin import provenance
 
@@ -68,21 +73,21 @@ def _plot_experiment(options: Any, console: Console) -> int:
     for declared in plots.load_plots(experiment):
         path = (options.output or results) / f"{declared.name}.png"
         plots.draw(declared, path)
-        print(path)
+        write_line(str(path))
     return 0
 
 
-def report(options: Any, _: list[str], console: Console) -> int:
+def report(options: Any, _: list[str], console: PlainConsole) -> int:
     """Writes the generated pages anew and prints those that changed."""
     from ragjax.evaluation.report import write_pages
 
     del console
     for path in write_pages(options.directory):
-        print(path)
+        write_line(str(path))
     return 0
 
 
-def configs(options: Any, _: list[str], console: Console) -> int:
+def configs(options: Any, _: list[str], console: PlainConsole) -> int:
     """Prints the name and the first line of the docstring of each config."""
     from ragjax.evaluation.report import config_summaries
     from ragjax.shipped import SHIPPED, config_name
@@ -94,29 +99,29 @@ def configs(options: Any, _: list[str], console: Console) -> int:
         f"{directory} is not a directory; name the one that holds the configs.",
     )
     for path, summary in config_summaries(directory).items():
-        print(f"{config_name(path)}  {summary}")
+        write_line(f"{config_name(path)}  {summary}")
     return 0
 
 
-def config_show(options: Any, overrides: list[str], console: Console) -> int:
+def config_show(options: Any, overrides: list[str], console: PlainConsole) -> int:
     """Prints all fields of a config or of a run's, after overrides."""
     from ragjax.config_views import show_config
 
     del console
-    print(show_config(options.config, overrides, as_json=options.json))
+    write_text(show_config(options.config, overrides, as_json=options.json))
     return 0
 
 
-def config_diff(options: Any, _: list[str], console: Console) -> int:
+def config_diff(options: Any, _: list[str], console: PlainConsole) -> int:
     """Prints the fields in which two configs differ."""
     from ragjax.config_views import diff_configs
 
     del console
-    print(diff_configs(options.first, options.second))
+    write_text(diff_configs(options.first, options.second))
     return 0
 
 
-def answer(options: Any, _: list[str], console: Console) -> int:
+def answer(options: Any, _: list[str], console: PlainConsole) -> int:
     """Answers a question or, without one, those of standard input one after another."""
     require(
         options.question is None or bool(options.question.strip()),
@@ -130,25 +135,21 @@ def answer(options: Any, _: list[str], console: Console) -> int:
     if options.question is not None:
         _print_answer(run.answer(options.question, force=options.force), options.json)
         return 0
-    while True:
-        try:
-            question = input("question> " if sys.stdin.isatty() else "")
-        except (EOFError, KeyboardInterrupt):
-            return 0
+    for question in typed_lines("question> "):
         if question.strip():
             try:
                 _print_answer(run.answer(question, force=options.force), options.json)
             except UserError as error:  # the next question may be a better one
                 if options.json:
-                    refused = {"question": question, "answer": None, "error": str(error)}
-                    print(json.dumps(refused, ensure_ascii=False), flush=True)
+                    write_json({"question": question, "answer": None, "error": str(error)})
                 else:
-                    print(f"ragjax: {error}", file=sys.stderr)
+                    write_error(error)
+    return 0
 
 
 def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        print(json.dumps(answer, ensure_ascii=False), flush=True)
+        write_json(answer)
         return
     sure = f"confidence {answer['confidence']:.3f}" if "confidence" in answer else ""
     if answer["answer"] is None:
@@ -156,18 +157,18 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
         least = f"at least {answer['threshold']:.3f} is asked" if sure else ""
         if sure and answer["threshold"] > 1:
             least = "on development questions more answers were wrong than right, at any confidence"
-        print(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
+        write_line(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
         if sure:
-            print("  note: --force shows the guess")
+            write_line("  note: --force shows the guess")
     else:
-        print(
+        write_line(
             f"{answer['answer']}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})"
         )
     for note in answer["notes"]:
-        print(f"  note: {note}")
+        write_line(f"  note: {note}")
     for decision in answer.get("decisions", ()):
         query = f": {decision['query']}" if "query" in decision else ""
-        print(f"{decision['probability']:.3f}  {decision['action']}{query}")
+        write_line(f"{decision['probability']:.3f}  {decision['action']}{query}")
         if "passages" in decision:
             _print_passages(decision["passages"], ("prior",))
     if "passages" in answer:
@@ -175,8 +176,9 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
 
 
 def _print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -> None:
-    table = RichTable(*figures, "passage", box=None, pad_edge=False)
+    table = RichTable(*figures, box=None, pad_edge=False)
+    table.add_column("passage", overflow="fold")
     for passage in passages:
-        text = f"[{passage['title']}] {passage['text']}".replace("[", r"\[")
-        table.add_row(*(f"{passage[name]:.3f}" for name in figures), text)
-    Console(highlight=False).print(table)
+        shown = f"[{passage['title']}] {passage['text']}"
+        table.add_row(*(f"{passage[name]:.3f}" for name in figures), shown)
+    PlainConsole().print(table)

@@ -1,6 +1,5 @@
 """A run's directory: its files, what may start or continue there, and the one way to load a run."""
 
-import json
 import resource
 import sys
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from ragjax.config_differences import differing_fields
 from ragjax.data.checks import checked, in_plain_text
 from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages
 from ragjax.errors import UserError, require
+from ragjax.files import parse_json
 from ragjax.origin import changes_since
 from ragjax.precision import single_precision
 from ragjax.training.checkpoint import Checkpoints
@@ -157,6 +157,6 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
       UserError: it can't be read.
     """
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
+        return [parse_json(line) for line in path.read_bytes().splitlines()]
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read ({error}); train the run again.") from error

@@ -23,6 +23,18 @@ def plain(text: str) -> str:
     return _OTHER_SPACE.sub(" ", _INVISIBLE.sub("", unicodedata.normalize("NFC", text)))
 
 
+def half_character(text: str) -> str:
+    r"""Returns the first half of a surrogate pair in a text, which no encoding can hold; "" of none.
+
+    Such halves come of JSON's \ud800, and of bytes on the command line that are in another encoding.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return ""
+
+
 def same_word(word: str) -> str:
     """What spellings of a word have in common: compatible characters and signs, whatever the case."""
     return unicodedata.normalize("NFKC", word).translate(_ASCII_SIGNS).strip().casefold()

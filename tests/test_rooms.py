@@ -17,7 +17,7 @@ PACKAGE = ROOT / "ragjax"
 
 # A room imports from itself and from the rooms before it.
 ROOMS = (
-    *("errors", "ranges", "precision", "types", "text", "files"),
+    *("errors", "ranges", "precision", "types", "text", "files", "printing"),
     *("shipped", "interrupts", "lease", "records"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),

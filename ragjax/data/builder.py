@@ -115,15 +115,15 @@ def load(task: Source, data_dir: pathlib.Path | None = None) -> QaData:
       data_dir: the root directory; `$RAGJAX_DATA_DIR` or `~/.cache/ragjax` if None.
 
     Raises:
-      UserError: if the directory can't be written.
+      UserError: if the directory can't be written, or what was prepared is damaged.
     """
     root = data_dir or default_data_dir()
     with quiet():
         _prepare(task, root)
         stop_if_interrupted()
-        passages = TableBuilder(task, _PASSAGES, root).read()["corpus"]
+        passages = _read(task, _PASSAGES, root)["corpus"]
         stop_if_interrupted()
-        questions = TableBuilder(task, _QUESTIONS, root).read()
+        questions = _read(task, _QUESTIONS, root)
     return QaData(
         passages=tuple(Passage(**row) for row in passages),
         splits={split: tuple(Question(**row) for row in rows) for split, rows in questions.items()},
@@ -132,8 +132,7 @@ def load(task: Source, data_dir: pathlib.Path | None = None) -> QaData:
 
 def _prepare(task: Source, root: pathlib.Path) -> None:
     """Writes the tables of a task that aren't on disk yet."""
-    with _usable(root):
-        missing = [t for t in _COLUMNS if not TableBuilder(task, t, root).is_prepared()]
+    missing = [table for table in _COLUMNS if not _is_prepared(task, table, root)]
     data = checked(task.generate(), task.name) if missing else None
     stop_if_interrupted()
     for table in missing:
@@ -146,6 +145,36 @@ def _prepare(task: Source, root: pathlib.Path) -> None:
                 # Another process may have prepared the same table in the meantime.
                 if not TableBuilder(task, table, root).is_prepared():
                     raise
+
+
+def _is_prepared(task: Source, table: str, root: pathlib.Path) -> bool:
+    with _readable(task, table, root), _usable(root):
+        return TableBuilder(task, table, root).is_prepared()
+
+
+def _read(task: Source, table: str, root: pathlib.Path) -> dict[str, list[dict[str, Any]]]:
+    """The rows of a table's splits."""
+    with _readable(task, table, root):
+        splits = TableBuilder(task, table, root).read()
+        if not splits:
+            raise ValueError("its dataset_info.json is missing or names no splits")
+        return splits
+
+
+@contextlib.contextmanager
+def _readable(task: Source, table: str, root: pathlib.Path) -> Iterator[None]:
+    """Turns whatever TFDS and array_record raise of damaged files into one sentence."""
+    place = root / task.name / f"{table}-{task.fingerprint()}"
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"The prepared data in {str(place)!r} can't be read ({reason}); delete that directory, and "
+            "it is prepared anew."
+        ) from error
 
 
 @contextlib.contextmanager

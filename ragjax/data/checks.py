@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection
 
 from ragjax.errors import UserError, require
-from ragjax.text import plain
+from ragjax.text import half_character, plain
 from ragjax.types import Passage, QaData
 
 
@@ -58,6 +58,10 @@ def checked(data: QaData, task: str) -> QaData:
 def _require_texts(name: str, values: dict[str, object], *, empty: bool = False) -> None:
     for field, value in values.items():
         require(isinstance(value, str), f"{name} has {value!r} for {field}; it must be a text.")
+        half = half_character(str(value))
+        require(
+            not half, f"{name} has {half!r} in its {field}, which is half of a character; mend it."
+        )
         require(
             empty or bool(str(value).strip()),
             f"{name} has an empty {field}; fill it in or leave the row out.",

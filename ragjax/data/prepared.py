@@ -21,10 +21,10 @@ from ragjax.data.batching import (
 from ragjax.data.lexicon import Lexicon
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
-from ragjax.files import write_atomically
+from ragjax.files import parse_json, write_atomically
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.retrieval.base import RetrieverSpec
-from ragjax.text import plain
+from ragjax.text import half_character, plain
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
 TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
@@ -89,8 +89,11 @@ class PreparedText:
         tokenizer = Tokenizer.load(run_dir / TOKENIZER)
         try:
             lines = (run_dir / PASSAGES).read_bytes().decode().split("\n")
-            passages = tuple(Passage(**json.loads(line)) for line in lines if line)
-            lexicon = Lexicon(json.loads((run_dir / LEXICON).read_bytes()))
+            passages = tuple(Passage(**parse_json(line)) for line in lines if line)
+            words = parse_json((run_dir / LEXICON).read_bytes())
+            if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+                raise ValueError(f"{LEXICON} is not a list of words")
+            lexicon = Lexicon(words)
             # From memory, for np.load leaves a malformed file open.
             with np.load(io.BytesIO((run_dir / ARRAYS).read_bytes())) as arrays:
                 vocabulary = Vocabulary(**{name: arrays[name] for name in _VOCABULARY})
@@ -153,7 +156,12 @@ class PreparedText:
         Raises:
           UserError: it is empty or has no known word.
         """
-        text = text.strip()
+        text, half = text.strip(), half_character(text)
+        require(
+            not half,
+            f"The question {text!r} holds {half!r}, which is no character in the encoding of the input; "
+            "write it in that, or set PYTHONIOENCODING to its own.",
+        )
         require(bool(text), "The question is empty; ask one in words.")
         known, left_out = self.known_words(text)
         require(

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from ragjax.errors import UserError, require
+from ragjax.files import parse_json
+from ragjax.text import half_character
 from ragjax.types import Passage, Question
 
 ROW_KINDS = (".jsonl", ".csv", ".tsv")
@@ -70,7 +72,7 @@ class Row:
         where = f"{self.where}: {name!r}"
         if isinstance(value, str) and value.lstrip().startswith("["):
             try:
-                value = json.loads(value)
+                value = parse_json(value)
             except ValueError as error:
                 raise UserError(
                     f"{where} is {value!r}, which begins like a JSON list and is none ({error}); write "
@@ -173,7 +175,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 
 def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except ValueError as error:
         raise UserError(
             f"{path}, line {number} is not JSON ({error}); mend or remove it."
@@ -182,6 +184,12 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
         isinstance(row, dict),
         f"{path}, line {number} is not a JSON object; each line must be one.",
     )
+    if "\\u" in line:
+        found = half_character(json.dumps(row, ensure_ascii=False))
+        require(
+            not found,
+            f"{path}, line {number} holds {found!r}, which is half of a character; mend or remove it.",
+        )
     return row
 
 

@@ -20,7 +20,7 @@ def read_examples(dataset: str, split: str, data_dir: str = "") -> Iterator[dict
       data_dir: where TFDS keeps its datasets; its own default if "".
 
     Raises:
-      UserError: TFDS does not know the dataset or the split, or can't prepare it.
+      UserError: TFDS does not know the dataset or the split, can't prepare it, or can't read its files.
     """
     import tensorflow_datasets as tfds
 
@@ -40,7 +40,15 @@ def read_examples(dataset: str, split: str, data_dir: str = "") -> Iterator[dict
             "prepare it as array_record where there is a network and name its task.data_dir."
         ) from error
     for row in range(count):
-        yield {name: _plain(value) for name, value in source[row].items()}
+        try:
+            example = {name: _plain(value) for name, value in source[row].items()}
+        except Exception as error:  # of array_record, or of bytes that are no text
+            raise UserError(
+                f"Row {row} of the split {split!r} of {dataset!r} can't be read "
+                f"({' '.join(str(error).split())[:200]}); prepare the dataset anew, or leave "
+                "out what is no UTF-8."
+            ) from error
+        yield example
 
 
 def field(example: Mapping[str, Any], path: str, where: str) -> Any:

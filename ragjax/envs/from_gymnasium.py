@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import importlib
-import json
 import pkgutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from jaxtyping import Array
 
 from ragjax.envs.base import Environment
 from ragjax.errors import UserError, require
+from ragjax.files import parse_json
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.types import Env, Timestep
 
@@ -314,7 +314,7 @@ class Gymnasium(Environment):
 def _json(text: str) -> Any:
     """A JSON value, or None for no JSON."""
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (TypeError, ValueError):
         return None
 

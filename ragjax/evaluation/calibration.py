@@ -84,12 +84,17 @@ class Calibration:
         Raises:
           UserError: fields are missing or malformed.
         """
-        fields: dict[str, Any] = {
-            name: tuple(item) if isinstance(item, list) else item for name, item in value.items()
-        }
         try:
-            return cls(**fields)
-        except TypeError as error:
+            fields: dict[str, Any] = {
+                name: tuple(item) if isinstance(item, list) else item
+                for name, item in value.items()
+            }
+            found, figures = cls(**fields), np.zeros(len(FIGURES))
+            found.confidence(figures[None])
+            found.reasons(figures)
+            float(found.threshold)
+            return found
+        except (TypeError, ValueError, AttributeError, IndexError) as error:
             raise UserError(
                 f"The run's calibration is malformed ({error}); train the run again."
             ) from error

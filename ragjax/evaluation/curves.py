@@ -4,7 +4,6 @@ A run is the directory that `ragjax train` leaves. A directory that holds `seed_
 their mean, with a band from the lowest to the highest seed.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 
 from ragjax.errors import UserError, require
 from ragjax.evaluation.plots import Curve, Plot
+from ragjax.files import parse_json
 from ragjax.training.logging import METRICS
 
 # What is drawn of all that is logged, unless figures are named.
@@ -43,7 +43,7 @@ def read_metrics(run_dir: Path) -> Series:
     series: dict[str, dict[int, float]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            row = {str(name): float(value) for name, value in json.loads(line).items()}
+            row = {str(name): float(value) for name, value in parse_json(line).items()}
             step = int(row.pop("step"))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
             if number == len(lines):

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ragjax.errors import UserError
-from ragjax.files import write_atomically
+from ragjax.files import parse_json, write_atomically
 from ragjax.records import Records, ReportTable
 
 MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the policy
@@ -160,7 +160,7 @@ def read_episodes(path: Path) -> Episodes:
       UserError: the file is missing or malformed.
     """
     try:
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [parse_json(line) for line in path.read_bytes().splitlines()]
         names = [name for name in rows[0] if name != "mode"] if rows else ["return", "length"]
         columns = {
             mode: {name: [row[name] for row in rows if row["mode"] == mode] for name in names}

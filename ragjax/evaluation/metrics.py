@@ -27,7 +27,7 @@ import numpy as np
 
 from ragjax.errors import UserError, require
 from ragjax.evaluation.matching import exact_match, strict_match, token_f1
-from ragjax.files import write_atomically
+from ragjax.files import parse_json, write_atomically
 
 RECALL_DEPTHS = (1, 5, 10, 20)
 RELATION_FIGURES = (
@@ -284,7 +284,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         record: Any = None
         try:
-            record = json.loads(line, parse_constant=_refuse_constant)
+            record = parse_json(line, parse_constant=_refuse_constant)
             fault = _fault(record)
         except ValueError as error:
             fault = f"is not JSON ({error})"

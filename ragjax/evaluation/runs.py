@@ -24,7 +24,7 @@ import numpy as np
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes, read_episodes
 from ragjax.evaluation.metrics import Outcomes, read_predictions, summarise_outcomes
-from ragjax.files import read_json_object
+from ragjax.files import parse_json, read_json_object
 
 REQUIRED_FIGURES = {
     Outcomes: ("em", "f1", "recall@1", "recall@5"),
@@ -189,7 +189,7 @@ def _question_columns(outcomes: Outcomes) -> dict[str, Any]:
 def _unpack(path: Path) -> Outcomes | Episodes:
     """Reads what `_pack` wrote."""
     try:
-        columns = json.loads(gzip.decompress(path.read_bytes()))
+        columns = parse_json(gzip.decompress(path.read_bytes()))
         if "returns" in columns:
             return Episodes(**columns)
         outcomes = Outcomes(

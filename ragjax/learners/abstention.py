@@ -9,6 +9,7 @@ import numpy as np
 
 from ragjax.data.batching import EncodedQuestions
 from ragjax.data.prepared import PreparedText
+from ragjax.errors import require
 from ragjax.evaluation.calibration import (
     Calibration,
     calibrate,
@@ -72,6 +73,10 @@ def recorded_calibration(run_dir: Path) -> Calibration | None:
     if not (run_dir / RESULT).exists():
         return None
     value = read_json_object(run_dir / RESULT, "train the run again.").get("calibration")
+    require(
+        value is None or isinstance(value, dict),
+        f"The calibration in {run_dir / RESULT} is malformed ({value!r}); train the run again.",
+    )
     return None if value is None else Calibration.from_json(value)
 
 

@@ -23,6 +23,7 @@ import jax
 import numpy as np
 
 from ragjax.errors import UserError, require
+from ragjax.files import parse_json
 from ragjax.lease import Owner, clock, is_abandoned
 
 MANIFEST = "manifest.json"
@@ -194,7 +195,7 @@ class Checkpoints:
         """The manifest of a checkpoint whose files are as they were written, or None."""
         path = self.directory / str(step)
         try:
-            manifest = json.loads((path / MANIFEST).read_text())
+            manifest = parse_json((path / MANIFEST).read_bytes())
             return manifest if manifest["files"] == _digests(path) else None
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,9 +15,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from ragjax.errors import UserError
-from ragjax.files import write_atomically
+from ragjax.files import parse_json, write_atomically
+from ragjax.printing import visible
 
 METRICS = "metrics.jsonl"
 LINES = 10  # of progress, into a file or a pipe
@@ -114,7 +115,7 @@ class SeedLogs:
 def _step_of(line: bytes) -> float:
     """The step of a row; infinity for what a killed process left of one."""
     try:
-        return float(json.loads(line)["step"])
+        return float(parse_json(line)["step"])
     except (ValueError, KeyError, TypeError):
         return math.inf
 
@@ -155,12 +156,14 @@ class RunProgress:
 
     def warn(self, step: int, symptom: str) -> None:
         """Says a symptom of an ailing retriever."""
-        warning = escape(f"retriever warning at step {step}: {symptom}")
-        self._console.print(f"[yellow]{warning}[/yellow]")
+        self._print(f"retriever warning at step {step}: {symptom}", "yellow")
 
     def say(self, sentence: str) -> None:
         """Prints what went wrong with a part of the run that goes on."""
-        self._console.print(f"[red]{escape(sentence)}[/red]")
+        self._print(sentence, "red")
+
+    def _print(self, sentence: str, style: str) -> None:
+        self._console.print(Text(visible(sentence, self._console.encoding), style))
 
     def advance(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Moves the bar to `step` and shows the newest figures of `SHOWN`, means over seeds."""

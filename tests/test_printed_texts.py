@@ -1,0 +1,247 @@
+"""What data and other packages hold is printed as it is: it is no markup and steers no terminal."""
+
+import io
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+from ragjax import cli, result_commands
+from ragjax.errors import UserError
+from ragjax.printing import PlainConsole, json_text, typed_lines, visible
+from ragjax.records import ReportTable
+from ragjax.text import half_character
+from ragjax.training.logging import RunProgress
+
+pytest_plugins = ["tiny_run"]
+
+SUPPORT = Path(__file__).parent / "support"
+
+ENCODINGS = ("utf-8", "ascii", "latin-1", "cp1252", "utf-16")
+# What must stand there as it is, and what must not reach a terminal.
+HARMLESS = (
+    *("[bold]x[/]", "[/]", "[/bold]", r"\[red]", "[link=http://x]y", ":cat:", "100%", "{x}", "a|b"),
+    *("é", "日本語", "😀", "👩\u200d🚀", "نص", "שלום", "w" * 300, "ﬁ", "–"),
+)
+STEERING = (
+    *("\x1b[31m", "\x1b]0;title\x07", "\x9b31m", "\x00", "\x07\x08", "\r", "\x7f", "\x85"),
+    *("\u202e", "\u2066", "\u2028", "\u2029", "\ufeff", "\ud800", "\udcff"),
+)
+
+
+def drawn_texts(seed, count=40):
+    """Texts of several parts of both sorts."""
+    draw = random.Random(seed)
+    return ["".join(draw.choices(HARMLESS + STEERING, k=draw.randint(1, 5))) for _ in range(count)]
+
+
+def console_of(encoding, width=80):
+    """-> (a console, a function that gives what was printed to it)."""
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, encoding=encoding, errors="strict", write_through=True)
+    return PlainConsole(file=stream, width=width), lambda: written.getvalue().decode(encoding)
+
+
+# Texts
+
+
+@pytest.mark.parametrize("text", HARMLESS)
+def test_what_is_harmless_stays(text):
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize("text", STEERING, ids=ascii)
+def test_what_steers_is_written_out(text):
+    shown = visible(f"a{text}b")
+    assert shown.startswith("a\\")
+    assert all(letter.isprintable() for letter in shown)
+
+
+def test_newlines_and_tabs_stay():
+    assert visible("a\n\tb") == "a\n\tb"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("seed", range(3))
+def test_every_text_can_be_printed(seed, encoding):
+    for text in drawn_texts(seed):
+        shown = visible(text, encoding)
+        assert shown.encode(encoding).decode(encoding) == shown
+        assert not set(shown) & set("".join(STEERING)) - set("[]31m0;title")
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("seed", range(3))
+def test_json_is_a_line_and_the_same_again(seed, encoding):
+    value = {text: [text, 1.5, None] for text in drawn_texts(seed)} | {"a\nb": "c\td"}
+    for indent in (None, 2):
+        text = json_text(value, encoding, indent)
+        assert json.loads(text.encode(encoding).decode(encoding)) == value
+        assert indent is not None or len(text.splitlines()) == 1
+        assert visible(text, encoding) == text
+
+
+def test_json_for_people_holds_letters_as_they_are():
+    assert json_text({"q": "Où est 日本?"}) == '{"q": "Où est 日本?"}'
+    assert json_text({"q": "Où 😀"}, "latin-1") == r'{"q": "O\u00f9 \ud83d\ude00"}'
+
+
+def test_halves_of_characters():
+    assert half_character("a😀é") == ""
+    assert half_character("a\ud800\udc00") == "\ud800"
+
+
+# The console
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_console_prints_texts_as_they_are(encoding):
+    for text in (*HARMLESS, *STEERING):
+        console, printed = console_of(encoding, width=10_000)
+        console.print(f"<{text}>")
+        assert printed().rstrip("\n") == f"<{visible(text, encoding)}>"
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_cells_of_a_table_are_whole_and_its_lines_even(encoding):
+    for text in (*HARMLESS, *STEERING):
+        console, printed = console_of(encoding)
+        table = Table("name", text, title=f"of {text}")
+        for column in table.columns:
+            column.overflow = "fold"
+        table.add_row(text, "end")
+        console.print(table)
+        title, *lines = [line for line in printed().splitlines() if line]
+        assert len({console.render_str(line).cell_len for line in lines if "of" not in line}) == 1
+        if len(text) < 40:
+            shown = visible(text, encoding)
+            assert shown in title
+            assert sum(line.count(shown) for line in lines) >= 2
+
+
+def test_a_report_of_relations_like_markup(capsys):
+    names = ["[bold]x[/]", "[/]", ":cat:", "\x1b[31mred", "\udc80"]
+    cli._print_report([ReportTable("[/red]", ("relation", "[em]"), [(n, "1.000") for n in names])])
+    out = capsys.readouterr().out
+    for text in ("[/red]", "[em]", "[bold]x[/]", "[/]", ":cat:", r"\x1b[31mred", r"\udc80"):
+        assert text in out
+    assert "\x1b" not in out
+
+
+def test_passages_like_markup(capsys):
+    titles = ["[bold]x[/]", "[/]", "\\[red]", "w" * 200, "\x1b[2J"]
+    passages = [{"title": title, "text": f"of {title}", "prior": 1.0} for title in titles]
+    result_commands._print_passages(passages, ("prior",))
+    out = capsys.readouterr().out
+    for text in ("[[bold]x[/]] of [bold]x[/]", "[[/]] of [/]", r"[\[red]] of \[red]", r"\x1b[2J"):
+        assert text in out
+    assert out.count("w") == 400
+    assert "\x1b" not in out
+
+
+def test_an_answer_is_one_line(capsys):
+    answer = {"answer": "a\nb\x1b[2J [/]", "probability": 0.5, "notes": ["[/] left\rout"]}
+    result_commands._print_answer(answer, as_json=False)
+    out = capsys.readouterr().out
+    assert out.splitlines() == [r"a\nb\x1b[2J [/]  (probability 0.500)", r"  note: [/] left\rout"]
+
+
+def test_progress_says_texts_as_they_are():
+    console, printed = console_of("ascii", width=200)
+    progress = RunProgress(console, total=10, done=0)
+    progress.say("seed [/] \x1b[2J é")
+    progress.warn(3, "[bold]x[/]")
+    assert printed().splitlines() == [
+        r"seed [/] \x1b[2J \xe9",
+        "retriever warning at step 3: [bold]x[/]",
+    ]
+
+
+def test_an_error_is_one_line_whatever_it_quotes(capsys, monkeypatch):
+    def fail(*_):
+        raise UserError("bad [/]\n  \x1b[2J\x85 é\udcff")
+
+    monkeypatch.setattr(result_commands, "configs", fail)
+    assert cli.main(["configs"]) == 2
+    assert capsys.readouterr().err == "ragjax: bad [/] \\x1b[2J é\\udcff\n"
+
+
+# Standard input
+
+
+def typed(content, encoding, monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(content), encoding=encoding)
+    monkeypatch.setattr("sys.stdin", stream)
+    return list(typed_lines("question> "))
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_lines_of_any_encoding(encoding, monkeypatch):
+    text = "Where?\r\n\nA\x00b [/]\nlast"
+    found = typed(text.encode(encoding), encoding, monkeypatch)
+    assert found == ["Where?", "", "A\x00b [/]", "last"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
+def test_a_byte_order_mark_is_no_letter(encoding, monkeypatch):
+    assert typed(b"\xef\xbb\xbfWho?\nWho?", encoding, monkeypatch) == ["Who?", "Who?"]
+
+
+def test_bytes_of_another_encoding_end_nothing(monkeypatch):
+    found = typed(b"a\xff\nb\xc3\xa9", "utf-8", monkeypatch)
+    assert found == ["a\udcff", "bé"]
+    assert half_character(found[0])
+
+
+def test_input_that_breaks_off_within_a_character(monkeypatch):
+    with pytest.raises(UserError, match="Standard input is not utf-16"):
+        typed("Who?".encode("utf-16")[:-1], "utf-16", monkeypatch)
+
+
+def test_no_input(monkeypatch):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UserError, match="no standard input"):
+        list(typed_lines(""))
+
+
+# Processes, whose encodings are their own
+
+ASKED = (
+    b"\xef\xbb\xbfWhere does Ada live?\r\nWhere does \xff live?\n\n[/]\nWhere \x00does Ben live?\n"
+)
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    ],
+    ids=["ascii", "C"],
+)
+def test_piped_questions_get_a_line_each(environment, trained):
+    command = [sys.executable, "-m", "ragjax", "answer", str(trained), "--json", "--force"]
+    outer = {name: value for name, value in os.environ.items() if name != "PYTHONIOENCODING"}
+    process = subprocess.run(
+        command,
+        input=ASKED,
+        env=outer | {"PYTHONPATH": str(SUPPORT)} | environment,
+        capture_output=True,
+    )
+    assert process.returncode == 0, process.stderr
+    answers = [json.loads(line) for line in process.stdout.decode().splitlines()]
+    questions = [
+        "Where does Ada live?",
+        "Where does \udcff live?",
+        "[/]",
+        "Where \x00does Ben live?",
+    ]
+    assert [answer["question"] for answer in answers] == questions
+    assert ["error" in answer for answer in answers] == [False, True, True, False]
+    assert r"'\udcff', which is no character in the encoding" in answers[1]["error"]
+    assert b"Traceback" not in process.stderr
