@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Array
 
 from ragjax.errors import UserError
 from ragjax.interrupts import held_interrupts, stop_if_interrupted
@@ -14,7 +13,7 @@ from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
 from ragjax.training.monitor import RetrieverMonitor
 
-Metrics = Mapping[str, Array]
+Metrics = Mapping[str, Any]  # name -> [] or [seed] number or `Figure`
 
 
 @dataclass(frozen=True)
