@@ -172,7 +172,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # By its name: JAX is imported by whatever raised it, and takes a second.
         if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        asked = str(error).partition("RESOURCE_EXHAUSTED:")[2].strip().splitlines()[0].rstrip(".")
+        asked = (
+            str(error).partition("RESOURCE_EXHAUSTED:")[2].strip().partition("\n")[0].rstrip(".")
+        )
         write_error(
             f"The device's memory is too small ({asked}); lower the batch size, k or the model's width, "
             "or the number of environments or seeds."
@@ -334,7 +336,7 @@ def _keep_compiled() -> None:
 
     def show(message: Any, *facts: Any, **options: Any) -> None:
         # JAX compiles anew what it can't read, but leaves the file there.
-        if "compilation cache entry" not in str(message):
+        if "reading persistent compilation cache entry" not in str(message):
             return shown(message, *facts, **options)
         return write_text(f"{message}; delete {directory}, and it is made anew", sys.stderr)
 

@@ -3,26 +3,33 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from rich.console import Console
 from rich.progress import MofNCompleteColumn, Progress
 
 from ragjax.config import Config, config_json, read_json, require_rebuilt, write_config
 from ragjax.files import write_json
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
-from ragjax.origin import changes_since, provenance, read_origin, write_origin
+from ragjax.origin import (
+    changes_since,
+    provenance,
+    read_origin,
+    require_same_runs,
+    write_origin,
+)
 from ragjax.precision import single_precision
+from ragjax.printing import PlainConsole
 from ragjax.run_dir import (
     CHECKPOINTS,
     CONFIG,
     RESULT,
     Run,
     check_run_dir,
+    is_run,
     load_run,
     parameter_counts,
     peak_memory_mb,
@@ -36,7 +43,9 @@ from ragjax.training.program import starting_state, state_shapes, training_progr
 
 
 @single_precision
-def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> list[dict[str, Any]]:
+def train(
+    config: Config, run_dir: Path, *, resume: bool, console: PlainConsole
+) -> list[dict[str, Any]]:
     """Trains, measures the result, and writes the run's files.
 
     With `num_seeds` above 1 the seeds run side by side in one program, and each leaves a run of its own
@@ -63,8 +72,7 @@ def train(config: Config, run_dir: Path, *, resume: bool, console: Console) -> l
     places = [(config, run_dir), *runs] if len(runs) > 1 else runs
     for own, _ in places:
         require_rebuilt(own)
-    say = console.print
-    with leased([directory for _, directory in places], say) as check_lease:
+    with leased([directory for _, directory in places], console.print) as check_lease:
         # Once more, since another process may have worked there until just now.
         for own, directory in [(config, run_dir)] if resume else places:
             check_run_dir(own, directory, resume)
@@ -76,7 +84,7 @@ def _train(
     run_dir: Path,
     runs: list[tuple[Config, Path]],
     resume: bool,
-    console: Console,
+    console: PlainConsole,
     check_lease: Callable[[], None],
 ) -> list[dict[str, Any]]:
     """What `train` does in directories that nobody else works in.
@@ -95,26 +103,22 @@ def _train(
     stop_if_interrupted()
 
     # The state to begin with
-    if resume:
-        _lengthen([(config, run_dir), *runs])
+    end = _former_end(run_dir, config, checkpoints) if resume else None
     learner = config.load(run_dir) if resume else config.create()
     stop_if_interrupted()
     program = training_program(learner, config.seeds, config)
     with learner.guard():
         if resume and checkpoints.steps():
-            begun, state = _continued(learner, config, checkpoints, console)
+            begun, state = _continued(learner, config, checkpoints, console, end)
             spent.add(checkpoints.spent(begun))
         else:
             begun, state = 0, starting_state(learner, config.seeds)
     stop_if_interrupted()
-    if not resume:
-        # The whole run's first: with it, a run that is killed between two of them can be resumed.
-        for own, directory in [(config, run_dir), *runs] if several else runs:
-            directory.mkdir(parents=True, exist_ok=True)
-            learner.save(directory)
-            write_origin(directory, own, learner.origins(own.seed))
-            # Last, since it marks the directory as a run.
-            write_config(directory / CONFIG, own)
+    if end is not None:
+        checkpoints.drop(end)
+    # The whole run's first: with it, a run that is killed between two of them can be resumed.
+    for own, directory in [(config, run_dir), *runs] if several else runs:
+        _write_begun(learner, own, directory, begun)
     changes = changes_since(run_dir, config) if resume else []
     for note in [*changes, *learner.notes()]:
         console.print(note)
@@ -199,15 +203,42 @@ class Stopwatch:
         return {"train_seconds": round(wall, 2), "train_cpu_seconds": round(cpu, 2)}
 
 
-def _lengthen(places: Sequence[tuple[Config, Path]]) -> None:
-    """Gives each run the config that it continues with, where that is a longer one.
+def _former_end(run_dir: Path, config: Config, checkpoints: Checkpoints) -> int | None:
+    """The step at which a run ended that is to be longer now, if an earlier checkpoint is left.
 
-    Its result is of the shorter run, and is removed.
+    The one of its end is of the run as it was measured, with an index of the averaged parameters. From
+    the one before, the run goes on as one that was longer from the beginning.
     """
-    for config, directory in places:
-        if config_json(read_json(directory / CONFIG)) != config_json(config):
-            (directory / RESULT).unlink(missing_ok=True)
-            write_config(directory / CONFIG, config)
+    end = read_json(run_dir / CONFIG).steps
+    return end if end < config.steps and any(step < end for step in checkpoints.steps()) else None
+
+
+def _write_begun(learner: Learner, config: Config, directory: Path, begun: int) -> None:
+    """Writes what a run's directory begins with, where it isn't there.
+
+    A run that has become longer gets its new config; its result is of the shorter one, and is removed.
+
+    Args:
+      learner: of the run; its state has been made or restored.
+      config: of the run, of a single seed where several have runs of their own.
+      directory: of the run.
+      begun: steps made before.
+
+    Raises:
+      UserError: a run that begins again began with another run's parameters before.
+    """
+    if not is_run(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        learner.save(directory)
+        write_origin(directory, config, learner.origins(config.seed))
+        # Last, since it marks the directory as a run.
+        write_config(directory / CONFIG, config)
+        return
+    if begun == 0:
+        require_same_runs(directory, learner.origins(config.seed))
+    if config_json(read_json(directory / CONFIG)) != config_json(config):
+        (directory / RESULT).unlink(missing_ok=True)
+        write_config(directory / CONFIG, config)
 
 
 def seed_runs(config: Config, run_dir: Path) -> list[tuple[Config, Path]]:
@@ -221,10 +252,15 @@ def seed_runs(config: Config, run_dir: Path) -> list[tuple[Config, Path]]:
 
 
 def _continued(
-    learner: Learner, config: Config, checkpoints: Checkpoints, console: Console
+    learner: Learner,
+    config: Config,
+    checkpoints: Checkpoints,
+    console: PlainConsole,
+    before: int | None,
 ) -> tuple[int, State]:
-    """The step and the state of the newest whole checkpoint, and says so."""
-    begun, state, damaged = checkpoints.restore(state_shapes(learner, config.seeds))
+    """The step and the state of the newest whole checkpoint, before a step if given, and says so."""
+    shapes = state_shapes(learner, config.seeds)
+    begun, state, damaged = checkpoints.restore(shapes, before)
     report_damaged(damaged, begun, console)
     console.print(f"continuing at step {begun} of {config.steps}")
     state, lost = learner.resume(state)
@@ -234,7 +270,7 @@ def _continued(
 
 
 @contextlib.contextmanager
-def measuring(console: Console) -> Iterator[Callable[[int, int], None]]:
+def measuring(console: PlainConsole) -> Iterator[Callable[[int, int], None]]:
     """Yields a function to be told how many records of how many are done; draws a bar of them.
 
     Between two batches of them a signal that is held back ends the measuring.
@@ -254,13 +290,13 @@ def measuring(console: Console) -> Iterator[Callable[[int, int], None]]:
         yield told
 
 
-def report_damaged(damaged: list[int], used: int, console: Console) -> None:
+def report_damaged(damaged: list[int], used: int, console: PlainConsole) -> None:
     """Says which checkpoints were passed over."""
     for step in damaged:
         console.print(f"checkpoint {step} is damaged; falling back to the one of step {used}")
 
 
-def open_run(run_dir: Path, console: Console) -> Run:
+def open_run(run_dir: Path, console: PlainConsole) -> Run:
     """Loads a run and says which checkpoints were passed over."""
     run = load_run(run_dir)
     report_damaged(run.damaged, run.step, console)
@@ -276,7 +312,7 @@ def evaluate(
     split: str | None,
     episodes: int | None,
     output: Path | None,
-    console: Console,
+    console: PlainConsole,
 ) -> tuple[dict[str, Any], type]:
     """Measures a run's newest checkpoint.
 
@@ -302,7 +338,7 @@ def evaluate(
 
 
 @single_precision
-def check(config: Config, console: Console) -> None:
+def check(config: Config, console: PlainConsole) -> None:
     """Prints what a run would be: parameters, shapes, memory and its first batch; trains nothing."""
     require_rebuilt(config)
     learner = config.create()

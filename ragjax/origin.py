@@ -88,7 +88,7 @@ def made_from(run_dir: Path, params: Any) -> dict[str, Any]:
     Returns:
       {"run": the directory, "git_commit": of its code, "digest": a hash of its parameters}.
     """
-    commit = read_origin(run_dir).get("git_commit") if (run_dir / ORIGIN).exists() else None
+    commit = read_origin(run_dir).get("git_commit")
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(params):
         digest.update(np.asarray(leaf).tobytes())
@@ -177,7 +177,7 @@ def changes_since(run_dir: Path, config: Any) -> list[str]:
         if modules.get(name) != digest
     ]
     versions = [
-        f"{package} {version or 'was not installed'} (now {now['versions'].get(package, 'missing')})"
+        f"{package} {version} (now {now['versions'].get(package, 'missing')})"
         for package, version in began["versions"].items()
         if now["versions"].get(package) != version
     ]

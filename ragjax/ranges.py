@@ -7,9 +7,8 @@ from typing import Any, get_args, get_type_hints
 
 from ragjax.errors import require
 
-BELOW = (
-    2**31
-)  # what a step or a size on the device has to stay below, unless its field says otherwise
+# What a step or a size on the device stays below, unless its field says otherwise.
+BELOW = 2**31
 _KEY = "ragjax.below"
 
 
@@ -37,12 +36,15 @@ def require_ranges(spec: Any, where: str = "") -> None:
     """
     hints = hints_of(type(spec))
     for item in dataclasses.fields(spec):
-        kinds = set(_leaves_of(hints.get(item.name)))
+        if not item.init:
+            continue
+        kinds = list(_leaves_of(hints.get(item.name)))
+        others = [kind for kind in kinds if kind is not int]
         limit = item.metadata.get(_KEY, BELOW)
         for name, value in _parts(getattr(spec, item.name), f"{where}{item.name}"):
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
                 require_ranges(value, f"{name}.")
-            elif int in kinds and float not in kinds and type(value) not in kinds - {int}:
+            elif int in kinds and float not in kinds and type(value) not in others:
                 whole = isinstance(value, Integral) and not isinstance(value, bool)
                 require(whole, f"{name} is {value!r}; give a whole number.")
                 number: Any = value

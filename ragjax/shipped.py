@@ -15,7 +15,7 @@ def find_config(name: Path) -> Path:
     Returns:
       The path; `name` itself where neither is there.
     """
-    if name.exists() or name.is_absolute() or ".." in name.parts:
+    if name.is_file() or name.is_absolute() or ".." in name.parts:
         return name
     parts = name.parts[1:] if name.parts[:1] == ("configs",) else name.parts
     shipped = SHIPPED.joinpath(*parts)

@@ -165,6 +165,8 @@ class Figure:
         """Those in one place, or in several."""
         return Figure(self.value[place], self.known[place])
 
+    __iter__ = None  # else Python would go by places, which never end on a device
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The values as NumPy's, NaN where there is nothing."""
         del copy

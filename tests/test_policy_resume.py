@@ -13,7 +13,6 @@ import jax
 import numpy as np
 import pytest
 from processes import PATIENCE, finish, kill, wait_for
-from rich.console import Console
 from tiny_env import TinyMdp
 from tiny_policy_config import get_config
 
@@ -25,6 +24,7 @@ from ragjax.models.policy import ActorCritic
 from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.ppo import PPO
 from ragjax.objectives.vtrace import VTrace
+from ragjax.printing import PlainConsole
 from ragjax.run_dir import CHECKPOINTS, CONFIG
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog
@@ -187,7 +187,7 @@ class Killed(BaseException):
 @pytest.fixture
 def killed_at_six(tmp_path, monkeypatch):
     """(config of seven updates) -> the state in checkpoint 4, and what resumes and compares the run."""
-    console, whole = Console(quiet=True), MetricLog.write
+    console, whole = PlainConsole(quiet=True), MetricLog.write
 
     def write(log, step, row, failed=()):
         if step == 6:
@@ -257,7 +257,7 @@ def test_resume_with_another_config(references):
         algorithm=dataclasses.replace(get_config().algorithm, clip_eps=0.3),
     )
     with pytest.raises(UserError) as raised:
-        commands.train(config, run_dir, resume=True, console=Console(quiet=True))
+        commands.train(config, run_dir, resume=True, console=PlainConsole(quiet=True))
     message = str(raised.value)
     assert f"{run_dir} was made by another config; it differs in " in message
     assert "differs in num_seeds, algorithm.clip_eps, normalise_rewards; give" in message

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
-from rich.console import Console
 from tiny_task import CachedTask, TinyTask
 
 from ragjax import commands, config, files
@@ -25,6 +24,7 @@ from ragjax.config import from_json, read_json, require_rebuilt, to_json, write_
 from ragjax.data.prepared import ARRAYS, LEXICON, PASSAGES, TOKENIZER, PreparedText
 from ragjax.errors import UserError
 from ragjax.learners.questions import QuestionsConfig
+from ragjax.printing import PlainConsole
 from ragjax.training import checkpoint
 from ragjax.training.checkpoint import MANIFEST, STATE, Checkpoints
 
@@ -141,7 +141,7 @@ def test_what_json_cannot_hold(fields, said, tmp_path):
     """Said in one sentence that names the field, before anything is made."""
     whole = with_task(Holder(**fields))
     with pytest.raises(UserError) as error:
-        commands.train(whole, tmp_path / "run", resume=False, console=Console(quiet=True))
+        commands.train(whole, tmp_path / "run", resume=False, console=PlainConsole(quiet=True))
     assert said in str(error.value)
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -215,8 +215,10 @@ def test_classes_that_nobody_finds_again(make, said, tmp_path, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "Mine", None, raising=False)
     whole = with_task(make())
     for begin in (
-        lambda: commands.train(whole, tmp_path / "run", resume=False, console=Console(quiet=True)),
-        lambda: commands.check(whole, Console(quiet=True)),
+        lambda: commands.train(
+            whole, tmp_path / "run", resume=False, console=PlainConsole(quiet=True)
+        ),
+        lambda: commands.check(whole, PlainConsole(quiet=True)),
         lambda: write_config(tmp_path / "config.json", whole),
     ):
         with pytest.raises(UserError) as error:
@@ -276,7 +278,7 @@ def test_the_config_comes_before_the_data(tmp_path, monkeypatch):
             with_task(Holder(anything={1})),
             tmp_path / "run",
             resume=False,
-            console=Console(quiet=True),
+            console=PlainConsole(quiet=True),
         )
 
 
@@ -500,7 +502,7 @@ def test_names_in_what_is_said(tmp_path, capsys):
     """Rich takes brackets for its own, and fails at those that close nothing."""
     from ragjax.training.logging import RunProgress
 
-    console = Console(width=200, force_terminal=False)
+    console = PlainConsole(width=200, force_terminal=False)
     progress = RunProgress(console, 10, 0)
     progress.say("see runs/[/red]/lr[bold]/a")
     progress.warn(3, "hub [/yellow]")

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny_config
-from rich.console import Console
 
 from ragjax import commands, lease
 from ragjax.errors import UserError
 from ragjax.files import write_atomically
 from ragjax.lease import LEASE, Owner, acquire, is_abandoned, leased
+from ragjax.printing import PlainConsole
 from ragjax.training.checkpoint import Checkpoints
 
 pytest_plugins = ["tiny_run"]
@@ -415,7 +415,7 @@ def test_data_is_prepared_by_two_at_once(tmp_path, monkeypatch):
 
 
 def train(config, run_dir, resume=False):
-    return commands.train(config, run_dir, resume=resume, console=Console(quiet=True))
+    return commands.train(config, run_dir, resume=resume, console=PlainConsole(quiet=True))
 
 
 def test_a_run_is_refused_where_another_one_is_under_way(refused, copied):

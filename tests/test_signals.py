@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import pytest
 from plain_run import PlainConfig, PlainLearner, PlainRecords
 from processes import PATIENCE, wait_for
-from rich.console import Console
 from tiny_task import CachedTask
 
 from ragjax import cli, commands
@@ -28,6 +27,7 @@ from ragjax.interrupts import (
     raised_interrupts,
     stop_if_interrupted,
 )
+from ragjax.printing import PlainConsole
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.logging import MetricLog
 
@@ -400,7 +400,7 @@ def test_a_table_waits_for_the_run_that_it_makes(monkeypatch):
 
 
 def test_measuring_ends_between_two_batches():
-    with held_interrupts(), commands.measuring(Console(quiet=True)) as told:
+    with held_interrupts(), commands.measuring(PlainConsole(quiet=True)) as told:
         told(1, 3)
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

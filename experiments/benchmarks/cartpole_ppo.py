@@ -41,7 +41,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 from jaxtyping import Array
-from rich.console import Console
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.errors import UserError, require
@@ -53,6 +52,7 @@ from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig, Episodes
 from ragjax.models.policy import ActorCritic
 from ragjax.objectives.ppo import PPO
 from ragjax.origin import provenance
+from ragjax.printing import PlainConsole
 from ragjax.training.learner import State
 from ragjax.training.optimizer import Adam
 from ragjax.training.step import make_step
@@ -328,7 +328,7 @@ def fastest(rates: Mapping[str, float]) -> int:
     return int(max(rates, key=lambda threads: rates[threads]))
 
 
-def measure(budget: Budget, cores: Sequence[int], console: Console) -> dict[str, Any]:
+def measure(budget: Budget, cores: Sequence[int], console: PlainConsole) -> dict[str, Any]:
     """The whole benchmark; workers run one at a time."""
     probe = dataclasses.replace(budget, env_steps=budget.probe_steps, seeds=2, episodes=1)
     numbers = sorted({1, len(cores)})
@@ -570,7 +570,7 @@ def main(arguments: Sequence[str]) -> None:
         importlib.util.find_spec("stable_baselines3") is not None,
         "stable-baselines3 isn't installed; run pip install -e '.[benchmarks]'.",
     )
-    console = Console(stderr=True, highlight=False)
+    console = PlainConsole(stderr=True)
     budget = QUICK if options.quick else Budget()
     result = measure(budget, cores[: options.threads], console)
     if not options.quick:

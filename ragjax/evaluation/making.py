@@ -5,14 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from ragjax.errors import UserError, require
 from ragjax.evaluation.runs import record_run
 from ragjax.evaluation.tables import MarkdownTable, Row, Table, missing_runs
+from ragjax.printing import PlainConsole
 
 
-def make_missing(table: Table | MarkdownTable, runs: Path, console: Console) -> None:
+def make_missing(table: Table | MarkdownTable, runs: Path, console: PlainConsole) -> None:
     """Trains and records every declared run that isn't recorded yet; finished ones are recorded only.
 
     Args:

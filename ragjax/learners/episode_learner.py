@@ -95,9 +95,7 @@ class EpisodesLearner(Learner):
     def optimizer(self):
         """The optax transformation."""
         params = jax.eval_shape(self.policy(self.data).init, jax.random.PRNGKey(0))
-        algorithm, steps = self.config.algorithm, self.config.steps
-        updates = steps * algorithm.epochs * algorithm.minibatches
-        return self.config.optimizer.build(list(params), steps, updates)
+        return self.config.optimizer.build(list(params), self.config.steps, self.config.updates)
 
     def policy(self, data: Any) -> PolicyModel:
         """The policy's pure functions over the arrays of `data`."""

@@ -82,9 +82,7 @@ class EpisodesConfig(Config):
             f"env_steps is {self.env_steps}, less than the {self.algorithm.batch_size} steps of one "
             "rollout (algorithm.num_envs x algorithm.rollout_length); raise it.",
         )
-        algorithm = self.algorithm
-        updates = self.steps * algorithm.epochs * algorithm.minibatches
-        require_few_updates(f"env_steps is {self.env_steps}", updates)
+        require_few_updates(f"env_steps is {self.env_steps}", self.updates)
         require(
             not (self.normalise_observations and self.env.history),
             "normalise_observations is on together with env.history, but it would rescale the marks and "
@@ -96,13 +94,17 @@ class EpisodesConfig(Config):
             "by algorithm.minibatches; leave it at 1.",
         )
         if self.policy.learns:
-            updates = self.algorithm.epochs * self.algorithm.minibatches
-            self.optimizer.check(self.steps, self.steps * updates)
+            self.optimizer.check(self.steps, self.updates)
 
     @property
     def steps(self) -> int:
         """Rollouts of the whole run; none for a policy that learns nothing."""
         return self.env_steps // self.algorithm.batch_size if self.policy.learns else 0
+
+    @property
+    def updates(self) -> int:
+        """Updates of the parameters in the whole run."""
+        return self.steps * self.algorithm.epochs * self.algorithm.minibatches
 
     def lengthened_to(self, other: Config) -> Config:
         """See `Config.lengthened_to`."""

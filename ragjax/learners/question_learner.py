@@ -36,6 +36,11 @@ class QuestionsLearner(QuestionsAnswerer):
         )
 
     @cached_property
+    def _starts(self) -> dict[int, dict[str, Any]]:
+        """Seed -> what `made_from` says of the run that it started from."""
+        return {}
+
+    @cached_property
     def hyper(self) -> dict[str, Array]:
         """The optimiser's peak rates."""
         return traced_scalars(self.config.optimizer.hyper())
@@ -44,8 +49,7 @@ class QuestionsLearner(QuestionsAnswerer):
     def optimizer(self):
         """The optax transformation."""
         groups = list(jax.eval_shape(self.model.init, jax.random.PRNGKey(0)))
-        steps = self.config.steps
-        return self.config.optimizer.build(groups, steps, steps * self.config.objective.updates)
+        return self.config.optimizer.build(groups, self.config.steps, self.config.updates)
 
     @cached_property
     def stream(self) -> QuestionStream:
@@ -103,6 +107,7 @@ class QuestionsLearner(QuestionsAnswerer):
             f"{config.task.name} makes now; train it again.",
         )
         trained = evaluation_params(run.state.params, run.state.opt_state)
+        self._starts[seed] = made_from(config.start_dir(seed), trained)
         # A critic starts anew: theirs may be of another reward, or there may be none.
         params = state.params | {name: trained[name] for name in ("retriever", "reader")}
         return self._begun(params, state.key, state.index)
@@ -183,12 +188,8 @@ class QuestionsLearner(QuestionsAnswerer):
     # The run's directory and its result
 
     def origins(self, seed: int) -> dict[str, Any]:
-        """The run that this one starts from."""
-        if not self.config.start:
-            return {}
-        directory = self.config.start_dir(seed)
-        begun = load_run(directory).state
-        return {"start": made_from(directory, evaluation_params(begun.params, begun.opt_state))}
+        """The run that `warm_start` began with."""
+        return {"start": self._starts[seed]} if seed in self._starts else {}
 
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """When the index was built, the data, what was calibrated, and the rewards drawn."""

@@ -89,8 +89,7 @@ class QuestionsConfig(Config):
                 f"phases.{number}.batch_size is {phase.batch_size}, which optimizer.accumulate "
                 f"{self.optimizer.accumulate} does not divide; choose a multiple of it.",
             )
-        updates = self.steps * self.objective.updates
-        require_few_updates(f"phases has {self.steps} steps", updates)
+        require_few_updates(f"phases has {self.steps} steps", self.updates)
         require(
             self.retriever.learned or self.objective.normalised_over == "retrieved",
             f"The objective's documents is {self.objective.normalised_over!r}, but a fixed retriever "
@@ -110,12 +109,17 @@ class QuestionsConfig(Config):
             self.compute in ("float32", "bfloat16"),
             f"compute is {self.compute!r}; choose float32 or bfloat16.",
         )
-        self.optimizer.check(self.steps, self.steps * self.objective.updates)
+        self.optimizer.check(self.steps, self.updates)
 
     @property
     def steps(self) -> int:
         """Steps of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    @property
+    def updates(self) -> int:
+        """Updates of the parameters in the whole run."""
+        return self.steps * self.objective.updates
 
     def lengthened_to(self, other: Config) -> Config:
         """See `Config.lengthened_to`: the last phase goes on."""

@@ -201,18 +201,28 @@ class Checkpoints:
             return None
 
     def spent(self, step: int) -> dict[str, float]:
-        """What `spent` said when a checkpoint was written; nothing if that isn't known."""
-        return (self._manifest(step) or {}).get("spent", {})
+        """What `spent` said when a checkpoint, which is whole, was written."""
+        return json.loads((self.directory / str(step) / MANIFEST).read_text()).get("spent") or {}
+
+    def drop(self, step: int) -> None:
+        """Removes the checkpoint of a step, if there is one, in one move."""
+        self._may_write()
+        gone = self.directory / f"{PARTIAL}{Owner.this().tag}-replaced"
+        shutil.rmtree(gone, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self.directory / str(step)).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
 
     def is_whole(self, step: int) -> bool:
         """Whether every file of the checkpoint is there with the content that was written."""
         return self._manifest(step) is not None
 
-    def restore(self, template: Any) -> tuple[int, Any, list[int]]:
+    def restore(self, template: Any, before: int | None = None) -> tuple[int, Any, list[int]]:
         """Reads the newest whole checkpoint.
 
         Args:
           template: a pytree of arrays (or shapes) with the structure that was saved.
+          before: a step; those from it on are passed over. None for the newest of all.
 
         Returns:
           Its step, its state, and the steps of newer checkpoints that were damaged and passed over.
@@ -223,9 +233,11 @@ class Checkpoints:
         damaged = []
         device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
         for step in reversed(self.steps()):
+            if before is not None and step >= before:
+                continue
             path, manifest = self.directory / str(step), self._manifest(step)
             if not path.exists():  # the run goes on, and has dropped it meanwhile
-                return self.restore(template)
+                return self.restore(template, before)
             if manifest is None:
                 damaged.append(step)
                 continue
@@ -244,7 +256,7 @@ class Checkpoints:
                     return step, _orbax().load(str(plain / STATE), abstract), damaged
             except (OSError, ValueError) as error:
                 if not path.exists():
-                    return self.restore(template)
+                    return self.restore(template, before)
                 # Orbax tells a missing field from an empty one.
                 raise UserError(message) from error
         found = f"only damaged ones ({', '.join(map(str, damaged))})" if damaged else "none"

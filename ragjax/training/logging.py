@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,7 +18,7 @@ from rich.text import Text
 
 from ragjax.errors import UserError
 from ragjax.files import parse_json, write_atomically
-from ragjax.printing import visible
+from ragjax.printing import PlainConsole, visible
 
 METRICS = "metrics.jsonl"
 LINES = 10  # of progress, into a file or a pipe
@@ -131,7 +130,7 @@ def _tensorboard(directory: Path, step: int):
 class RunProgress:
     """The progress bar of a run: step, rate, time left, and the last figures."""
 
-    def __init__(self, console: Console, total: int, done: int):
+    def __init__(self, console: PlainConsole, total: int, done: int):
         """Shows a bar at `done` of `total` steps, once entered as a context."""
         self._progress = Progress(
             BarColumn(bar_width=10),  # short: the line has to fit 80 columns

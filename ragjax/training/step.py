@@ -19,7 +19,13 @@ Step = Callable[..., tuple[State, Metrics]]
 
 
 def summed_gradients(
-    loss: LossFunction, params: Params, key: Array, batch: Any, accumulate: int
+    loss: LossFunction,
+    params: Params,
+    key: Array,
+    batch: Any,
+    accumulate: int,
+    *,
+    one_key: bool = False,
 ) -> tuple[Params, Loss]:
     """Gradient of Loss.sum and the `Loss` itself, both summed over micro-batches.
 
@@ -33,6 +39,7 @@ def summed_gradients(
       key: of the step.
       batch: a pytree whose leaves all lead with the batch axis.
       accumulate: number of micro-batches; divides the batch.
+      one_key: whether all have the step's key nevertheless, since the batch was drawn with it.
 
     Returns:
       The gradient, not yet divided by the denominator, and the summed loss.
@@ -52,7 +59,8 @@ def summed_gradients(
     def add(total, micro):
         return jax.tree.map(jnp.add, total, gradient(params, *micro)), None
 
-    own = jax.random.split(key, accumulate), micro_batches
+    keys = jnp.stack([key] * accumulate) if one_key else jax.random.split(key, accumulate)
+    own = keys, micro_batches
     first = jax.tree.map(lambda leaf: leaf[0], own)
     zeros = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(gradient, params, *first)
@@ -69,6 +77,7 @@ def update(
     batch: Any,
     *,
     accumulate: int = 1,
+    one_key: bool = False,
     **traced: Any,
 ) -> tuple[State, Metrics]:
     """One update of the parameters.
@@ -80,13 +89,14 @@ def update(
       key: of the step.
       batch: a pytree whose leaves all lead with the batch axis.
       accumulate: micro-batches.
+      one_key: see `summed_gradients`.
       **traced: further arguments of the optimiser's update.
 
     Returns:
       The new state, and scalars: `loss`, `grad_norm` and the metrics of the loss, each sum divided once
       by its denominator; a metric is a `Figure`, of nothing where its denominator is 0.
     """
-    gradient, total = summed_gradients(loss, state.params, key, batch, accumulate)
+    gradient, total = summed_gradients(loss, state.params, key, batch, accumulate, one_key=one_key)
     denom = jnp.maximum(total.denom, 1e-9)
     gradient = jax.tree.map(lambda leaf: leaf / denom, gradient)
     with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integer powers
@@ -120,8 +130,8 @@ def repeated_updates(
       key: of the shuffling.
 
     Returns:
-      The state, and the metrics averaged over all updates, those left out included; `updates_made` is
-      the share that was not left out.
+      The state, and the metrics averaged over all updates, those left out included, and of nothing if
+      one of them is; `updates_made` is the share that was not left out.
     """
     count = stage.epochs * stage.minibatches
     rows = None
@@ -164,8 +174,9 @@ def make_step(learner: Learner, stage: Stage) -> Step:
       (state, fed, hyper, data) -> (state, metrics): `fed` from `Learner.feed`, `hyper` traced scalars,
       `data` the arrays of `Learner.data`. The metrics are scalars, of collecting and of the updates.
     """
+    several = stage.epochs * stage.minibatches > 1
 
-    def step(state: State, fed: Any, hyper: Metrics, data: Any) -> tuple[State, Metrics]:
+    def step(state: State, fed: Any, hyper: Any, data: Any) -> tuple[State, Metrics]:
         keys = step_keys(state)
         state, batch, collected = learner.collect(state, fed, stage=stage, hyper=hyper, data=data)
         before = jax.lax.stop_gradient(state)
@@ -179,11 +190,13 @@ def make_step(learner: Learner, stage: Stage) -> Step:
                 keys.loss,
                 part,
                 accumulate=stage.accumulate,
+                # Of several updates, all are shown the names in which answers were drawn before.
+                one_key=several,
                 hyper=hyper,
                 step=state.step,
             )
 
-        if stage.epochs * stage.minibatches == 1:
+        if not several:
             state, learned = once(state, batch)
         else:
             # Only what an update moves is carried, so that nothing else is copied at each of them.

@@ -3,11 +3,11 @@
 import subprocess
 
 import pytest
-from rich.console import Console
 
 from ragjax.errors import UserError
 from ragjax.evaluation.making import make_missing
 from ragjax.evaluation.tables import Column, Row, Table
+from ragjax.printing import PlainConsole
 
 
 @pytest.mark.parametrize("begun", [False, True])
@@ -35,6 +35,6 @@ def test_a_run_that_was_begun_is_resumed(tmp_path, monkeypatch, begun):
 
     monkeypatch.setattr(subprocess, "Popen", Fails)
     with pytest.raises(UserError, match="ended with exit code 1; mend it and start again"):
-        make_missing(table, tmp_path / "runs", Console(quiet=True))
+        make_missing(table, tmp_path / "runs", PlainConsole(quiet=True))
     words = ["train", "configs/tiny/rag.py", "--k", "8", "--seed", "3", "--run-dir", str(run_dir)]
     assert called == [words + ["--resume"] * begun]

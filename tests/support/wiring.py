@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.console import Console
-
 from ragjax import commands
 from ragjax.config import read_json
 from ragjax.learners.episodes import EpisodeEvaluation as EpisodeEvaluation
@@ -13,6 +11,7 @@ from ragjax.learners.episodes import EpisodesConfig as EpisodesConfig
 from ragjax.learners.questions import Evaluation as Evaluation
 from ragjax.learners.questions import Phase as Phase
 from ragjax.learners.questions import QuestionsConfig as QuestionsConfig
+from ragjax.printing import PlainConsole
 from ragjax.run_dir import CHECKPOINTS, CONFIG, load_run
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.optimizer import Adam, evaluation_params
@@ -32,7 +31,7 @@ def episodes_optimizer(rate: float, *, anneal: bool) -> Adam:
 
 def train(config: Any, run_dir: Path, *, resume: bool = False) -> list[dict[str, Any]]:
     """Trains as the command does; returns the result of each seed."""
-    return commands.train(config, run_dir, resume=resume, console=Console(quiet=True))
+    return commands.train(config, run_dir, resume=resume, console=PlainConsole(quiet=True))
 
 
 class Left(NamedTuple):

@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from ragjax.errors import UserError
+from ragjax.printing import PlainConsole
 from ragjax.training.logging import METRICS, MetricLog, RunProgress, SeedLogs
 
 
@@ -121,7 +121,7 @@ def test_full_disk(tmp_path):
 
 
 def test_progress_fits_a_line_and_shows_the_newest_figures():
-    console = Console(
+    console = PlainConsole(
         width=80, file=io.StringIO()
     )  # no terminal: the bar is drawn once, at the end
     with RunProgress(console, 400, 10) as progress:
@@ -139,7 +139,7 @@ def test_progress_fits_a_line_and_shows_the_newest_figures():
 
 
 def test_a_symptom_is_said_each_time():
-    console = Console(file=io.StringIO(), width=200)
+    console = PlainConsole(file=io.StringIO(), width=200)
     with RunProgress(console, 10, 0) as progress:
         progress.warn(3, "hub: one passage takes 60% of the retrieval mass")
         progress.warn(5, "hub: one passage takes 70% of the retrieval mass")
@@ -169,7 +169,7 @@ def test_each_seed_has_a_log_of_its_own(tmp_path):
 
 
 def test_progress_shows_means_over_seeds_and_says_what_went_wrong():
-    console = Console(file=io.StringIO(), width=200)
+    console = PlainConsole(file=io.StringIO(), width=200)
     with RunProgress(console, 10, 0) as progress:
         progress.advance(10, {"loss": np.array([0.25, 0.75]), "recall": np.array([np.nan, 1.0])})
         progress.say("The loss of seed 3 is nan at step 10.")

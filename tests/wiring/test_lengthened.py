@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from wiring import column, left, result_of, rows_of
+from wiring import left, result_of
 
 from ragjax.cli import main
 
@@ -23,6 +23,7 @@ def play(tmp_path_factory):
     def run(steps, *words, run_dir=None):
         run_dir = run_dir or tmp_path_factory.mktemp("played") / "run"
         words = [*words, "--optimizer.schedule", "constant", "--env_steps", steps * BATCH]
+        words += ["--checkpoint_every", 3]
         assert main(["train", str(POLICY), "--run-dir", str(run_dir), *map(str, words)]) == 0
         return run_dir
 
@@ -34,20 +35,30 @@ def short(play):
     return play(4)
 
 
+def require_same(run_dir, whole, records):
+    """Parameters, rows and records to the bit: nothing of the former end is left."""
+    state, other = left(run_dir), left(whole)
+    assert state.step == other.step
+    jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
+    for name in ("metrics.jsonl", "config.json", records):
+        assert (run_dir / name).read_bytes() == (whole / name).read_bytes()
+
+
 def test_a_lengthened_run_is_as_long_a_run(play, short, tmp_path):
     run_dir = Path(shutil.copytree(short, tmp_path / "run"))
     play(8, "--resume", run_dir=run_dir)
-    whole = play(8)
-    state, other = left(run_dir), left(whole)
-    assert state.step == other.step == 8
-    jax.tree.map(np.testing.assert_array_equal, state.params, other.params)
-    losses = column(run_dir, "loss")
-    assert losses == column(whole, "loss")
-    assert len(losses) == 8
+    require_same(run_dir, play(8), "episodes.jsonl")
     result = result_of(run_dir)
-    assert (result["steps"], result["resumed_at"]) == (8, 4)
-    assert result["sampled_return"] == result_of(whole)["sampled_return"]
-    assert json.loads((run_dir / "config.json").read_text())["env_steps"] == 8 * BATCH
+    assert (result["steps"], result["resumed_at"]) == (8, 3)
+
+
+def test_a_refused_lengthening_leaves_the_run_as_it_was(play, short, tmp_path):
+    run_dir = Path(shutil.copytree(short, tmp_path / "run"))
+    (run_dir / "origin.json").unlink()
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(AssertionError):
+        play(8, "--resume", run_dir=run_dir)
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
 
 
 def test_the_time_before_is_added(play, short, tmp_path):
@@ -65,14 +76,14 @@ def test_the_time_before_is_added(play, short, tmp_path):
     assert 7000 < result["train_cpu_seconds"] < 7600
 
 
-def test_the_last_phase_of_a_text_s_run_goes_on(first, tmp_path):
+def test_the_last_phase_of_a_text_s_run_goes_on(first, made, tmp_path):
+    """From before its end, since the index of its end is that of the averaged parameters."""
     run_dir = Path(shutil.copytree(first, tmp_path / "run"))
-    words = ["--seed", "3", "--run-dir", str(run_dir), "--resume", "--phases.1.steps", "7"]
-    assert main(["train", str(TEXT), *words]) == 0
+    words = [TEXT, "--seed", "3", "--phases.1.steps", "7"]
+    assert main(["train", *map(str, words), "--run-dir", str(run_dir), "--resume"]) == 0
     result = result_of(run_dir)
-    assert (result["steps"], result["resumed_at"]) == (10, 8)
-    rows = [row for row in rows_of(run_dir / "metrics.jsonl") if "loss" in row]
-    assert [row["step"] for row in rows] == list(range(1, 11))
+    assert (result["steps"], result["resumed_at"]) == (10, 4)
+    require_same(run_dir, made(*words), "predictions.jsonl")
 
 
 @pytest.mark.parametrize(
@@ -86,6 +97,7 @@ def test_a_run_is_neither_shortened_nor_changed(short, refused, words, message):
     before = (short / "config.json").read_bytes()
     said = refused(
         *("train", POLICY, "--run-dir", short, "--resume", "--optimizer.schedule", "constant"),
+        *("--checkpoint_every", 3),
         *words,
     )
     assert message in said
@@ -100,5 +112,6 @@ def test_a_schedule_that_knows_the_end_is_not_lengthened(short, refused, tmp_pat
     config["optimizer"]["schedule"] = "linear"
     (run_dir / "config.json").write_text(json.dumps(config))
     words = ["train", POLICY, "--run-dir", run_dir, "--resume", "--env_steps", 8 * BATCH]
+    words += ["--checkpoint_every", 3]
     assert "a run is lengthened only where optimizer.schedule is constant" in refused(*words)
     assert (run_dir / "result.json").exists()
