@@ -113,13 +113,13 @@ def _train(
             spent.add(checkpoints.spent(begun))
         else:
             begun, state = 0, starting_state(learner, config.seeds)
+    changes = changes_since(run_dir, config) if resume else []
     stop_if_interrupted()
     if end is not None:
         checkpoints.drop(end)
     # The whole run's first: with it, a run that is killed between two of them can be resumed.
     for own, directory in [(config, run_dir), *runs] if several else runs:
         _write_begun(learner, own, directory, begun)
-    changes = changes_since(run_dir, config) if resume else []
     for note in [*changes, *learner.notes()]:
         console.print(note)
 

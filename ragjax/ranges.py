@@ -39,12 +39,12 @@ def require_ranges(spec: Any, where: str = "") -> None:
         if not item.init:
             continue
         kinds = list(_leaves_of(hints.get(item.name)))
-        others = [kind for kind in kinds if kind is not int]
+        others = tuple(kind for kind in kinds if kind is not int and isinstance(kind, type))
         limit = item.metadata.get(_KEY, BELOW)
         for name, value in _parts(getattr(spec, item.name), f"{where}{item.name}"):
             if dataclasses.is_dataclass(value) and not isinstance(value, type):
                 require_ranges(value, f"{name}.")
-            elif int in kinds and float not in kinds and type(value) not in others:
+            elif int in kinds and float not in kinds and not isinstance(value, others):
                 whole = isinstance(value, Integral) and not isinstance(value, bool)
                 require(whole, f"{name} is {value!r}; give a whole number.")
                 number: Any = value

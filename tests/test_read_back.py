@@ -19,12 +19,13 @@ import pytest
 import tiny_config
 from tiny_task import CachedTask, TinyTask
 
-from ragjax import commands, config, files
+from ragjax import commands, files
 from ragjax.config import from_json, read_json, require_rebuilt, to_json, write_config
 from ragjax.data.prepared import ARRAYS, LEXICON, PASSAGES, TOKENIZER, PreparedText
 from ragjax.errors import UserError
 from ragjax.learners.questions import QuestionsConfig
 from ragjax.printing import PlainConsole
+from ragjax.ranges import hints_of
 from ragjax.training import checkpoint
 from ragjax.training.checkpoint import MANIFEST, STATE, Checkpoints
 
@@ -110,7 +111,7 @@ def test_paths_by_hints_of_other_forms():
         place: "Nowhere" = Path("a")
 
     assert to_json(Local())["place"] == "a"
-    assert config._hints_of(Local) == {}
+    assert hints_of(Local) == {}
 
 
 WRONG = [
