@@ -7,7 +7,7 @@
 The last answers from memory where the reader is sure, and retrieves twice else. A fixed policy learns
 nothing and is measured alone.
 
-Expected (experiments/adaptive_retrieval.py): reward 0.508 ± 0.010; retrievals, known 1.00 ± 0.00.
+Expected (experiments/adaptive_retrieval.py): reward 0.501 ± 0.009; retrievals, known 1.00 ± 0.00.
 """
 
 from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval

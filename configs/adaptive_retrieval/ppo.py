@@ -3,7 +3,7 @@
     ragjax train configs/reader_training/reader.py      # first, its reader
     ragjax train configs/adaptive_retrieval/ppo.py
 
-Expected (experiments/adaptive_retrieval.py): reward 0.750 ± 0.021; retrievals, known 0.43 ± 0.05.
+Expected (experiments/adaptive_retrieval.py): reward 0.751 ± 0.017; retrievals, known 0.41 ± 0.04.
 """
 
 from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval

@@ -2,7 +2,7 @@
 
     ragjax train configs/reader_training/reader.py
 
-Expected (experiments/reader_training.py): EM 90.5 ± 1.8; R@1 92.3 ± 1.5.
+Expected (experiments/reader_training.py): EM 91.0 ± 1.5; R@1 92.1 ± 1.5.
 """
 
 from ragjax.data.tokenizer import TokenizerSpec
