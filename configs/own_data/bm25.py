@@ -3,6 +3,8 @@
     ragjax train configs/own_data/bm25.py --task.passages P --task.questions Q
 
 The baseline to hold `rag_sequence` against; `config diff` shows where they differ.
+
+Expected: what your files hold.
 """
 
 from dataclasses import replace
