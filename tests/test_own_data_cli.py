@@ -16,7 +16,7 @@ TINY = (
     *("--retriever.encoder.width", "16", "--reader.width", "16", "--reader.heads", "2"),
     *("--reader.encoder_layers", "1", "--phases.0.steps", "3", "--phases.0.batch_size", "4"),
     *("--phases.1.steps", "3", "--phases.1.batch_size", "4", "--evaluation.k", "4"),
-    *("--evaluation.batch_size", "8", "--evaluation.every", "0"),
+    *("--evaluation.batch_size", "8", "--evaluation.every", "0", "--optimizer.warmup_steps", "2"),
 )
 
 
