@@ -73,7 +73,7 @@ class Config:
         raise NotImplementedError
 
     def lengthened_to(self, other: "Config") -> "Config":
-        """This config with as many steps as `other` has, where those are more and it can be lengthened."""
+        """This config with as many steps as `other`, if those are more and it can be lengthened."""
         del other
         return self
 
