@@ -3,7 +3,9 @@
 import dataclasses
 import re
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,3 +156,20 @@ def with_steps(**fields):
 )
 def test_what_integers_come_to_has_a_range(make, named):
     assert named in refusal(make)
+
+
+@dataclass(frozen=True)
+class Odd:
+    """A user's spec with fields of several kinds, one that is no argument, and one of functions."""
+
+    either: int | str = "none"
+    place: tuple[int, Path] = (1, Path("x"))
+    rule: Callable[[int], float] | None = None
+    later: int = dataclasses.field(init=False)
+
+
+def test_fields_of_several_kinds_hold_what_they_hold():
+    for part in (Odd(), Odd(either=3), Odd(place=(2, Path("y")))):
+        Holder(part=part)
+    assert refusal(lambda: Holder(part=Odd(either=True))).startswith("part.either is True")
+    assert refusal(lambda: Holder(part=Odd(place=(2**40, Path())))).startswith("part.place.0 is")

@@ -48,6 +48,12 @@ def test_a_file_of_one_s_own_comes_before_one_of_the_same_name(elsewhere):
     assert config_name(given) == "configs/world_facts/bm25.py"
 
 
+def test_a_directory_hides_no_config(elsewhere):
+    """Runs lie under such names by default."""
+    (elsewhere / "lookup" / "marginal").mkdir(parents=True)
+    assert config_name(find_config(Path("lookup/marginal"))) == "lookup/marginal"
+
+
 @pytest.mark.parametrize("given", ["world_facts", "nope/bm25", "world_facts/../bm25", "/bm25", "."])
 def test_what_is_no_config_stays_as_it_was_named(elsewhere, given):
     assert find_config(Path(given)) == Path(given)

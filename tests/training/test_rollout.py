@@ -334,3 +334,9 @@ def test_the_mean_of_the_episodes_that_ended_and_count():
     assert set(means) == {"episode_return", "episode_length", "episode_retrievals"}
     none = dataclasses.replace(steps, weight=jnp.zeros((3, 2)))
     assert episode_means(none)["episode_return"] == Figure(0.0, False)
+
+
+def test_a_figure_is_no_sequence():
+    """Python would go through its places, and a device has one at every number."""
+    with pytest.raises(TypeError, match="not iterable"):
+        list(Figure(jnp.arange(3.0), jnp.ones(3, bool)))
