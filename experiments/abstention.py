@@ -15,7 +15,9 @@ from ragjax.evaluation.tables import MarkdownTable
 RUN = Path("runs/world_facts/rag_sequence/seed_0")
 
 # Nothing was chosen by these questions. The first fifty are of other worlds; the others name a country,
-# a city or an element of the passages, but ask what no passage says of it.
+# a city or an element of the passages, but ask what no passage says of it. Said are: of a country its
+# capital, currency, highest point, anthem, calling code, people, continent and domain; of a city its
+# country and people; of an element its number and symbol.
 ELSEWHERE = """\
 When did World War II end?
 Who wrote Pride and Prejudice?
@@ -69,14 +71,14 @@ How many minutes are in a day?
 Tell me a joke.
 """.splitlines()
 UNSAID = """\
-What is the population of France?
+What is the national bird of France?
 Who is the president of Brazil?
 When did India become independent?
 What is the area of Canada?
 Which river flows through Vienna?
 Who is the king of Spain?
 What language do they speak in Egypt?
-How many people live in Tokyo?
+Who is the mayor of Tokyo?
 What is the melting point of iron?
 Who discovered radium?
 What colour is sulfur?
@@ -95,7 +97,7 @@ What is the climate of Chile?
 What is the national animal of Australia?
 What food is Italy famous for?
 Which university is in Oxford?
-What is the internet domain of Kenya?
+What is the inflation rate of Kenya?
 How many provinces does Argentina have?
 When did Greece join the European Union?
 Who won the war between Iraq and Iran?
@@ -103,7 +105,7 @@ What is the life expectancy in Sweden?
 What is the largest lake of Finland?
 Which airline is from Qatar?
 Which football club plays in Barcelona?
-What is the symbol of oxygen on the map?
+What is the price of oxygen?
 What is the half-life of uranium?
 Why is mercury liquid?
 How was helium named?

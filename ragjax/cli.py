@@ -26,10 +26,10 @@ from ragjax.interrupts import (
 from ragjax.printing import (
     PlainConsole,
     escape_unknown,
-    write_error,
-    write_json,
-    write_line,
-    write_text,
+    print_error,
+    print_json,
+    print_line,
+    print_text,
 )
 
 INTERRUPTED = 130  # as shells report a process that was ended by Ctrl-C
@@ -162,12 +162,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with held_interrupts():
             return _dispatch(arguments, console)
     except UserError as error:
-        write_error(error)
+        print_error(error)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output has gone; what Python flushes at exit must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except RuntimeError as error:
         # By its name: JAX is imported by whatever raised it, and takes a second.
         if type(error).__name__ != "JaxRuntimeError" or "RESOURCE_EXHAUSTED" not in str(error):
@@ -175,13 +176,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         asked = (
             str(error).partition("RESOURCE_EXHAUSTED:")[2].strip().partition("\n")[0].rstrip(".")
         )
-        write_error(
+        print_error(
             f"The device's memory is too small ({asked}); lower the batch size, k or the model's width, "
             "or the number of environments or seeds."
         )
     except OSError as error:
         where = f"{error.filename} " if error.filename else ""
-        write_error(
+        print_error(
             f"{where}can't be used ({error.strerror or error}); free space there, check its "
             "permissions, or name another place."
         )
@@ -295,7 +296,7 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
         results = commands.train(config, run_dir, resume=options.resume, console=console)
         _print_report(config.records.report(results))
         first = results[0]
-        write_line(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
+        print_line(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
         stop_if_interrupted()
     except (KeyboardInterrupt, Exception) as error:
         # The exception of a second signal may have become another one, in a callback of JAX.
@@ -306,7 +307,7 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
             # A run that was there already is continued only by who asked for it.
             goes_on = run_dir is not None and _holds_run(run_dir) and (options.resume or not before)
             words += ["--resume"] if goes_on else []
-            write_text(f"stopped; continue with: {shlex.join(words)}", sys.stderr)
+            print_text(f"stopped; continue with: {shlex.join(words)}", sys.stderr)
         return INTERRUPTED
     return 0
 
@@ -338,7 +339,7 @@ def _keep_compiled() -> None:
         # JAX compiles anew what it can't read, but leaves the file there.
         if "reading persistent compilation cache entry" not in str(message):
             return shown(message, *facts, **options)
-        return write_text(f"{message}; delete {directory}, and it is made anew", sys.stderr)
+        return print_text(f"{message}; delete {directory}, and it is made anew", sys.stderr)
 
     warnings.showwarning = show
     jax.config.update("jax_compilation_cache_dir", str(directory))
@@ -357,7 +358,7 @@ def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:
         console=console,
     )
     if options.json:
-        write_json(figures, indent=2)
+        print_json(figures, indent=2)
     else:
         _print_report(records.report([figures]))
     return 0

@@ -31,18 +31,23 @@ def provenance() -> dict[str, Any]:
       {"versions", "devices", "code", "git_commit" (None outside a checkout), "uncommitted" (whether
       files of the package differ from that commit; None outside a checkout)}.
     """
-    versions = {}
-    for package in ("ragjax", *PACKAGES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
     commit, uncommitted = _checkout()
     return {
-        "versions": versions,
+        "versions": _versions(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
         "code": code_digest(PACKAGE_DIR),
         "git_commit": commit,
         "uncommitted": uncommitted,
     }
+
+
+def _versions() -> dict[str, str]:
+    """The versions of the packages that are installed."""
+    versions = {}
+    for package in ("ragjax", *PACKAGES):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[package] = metadata.version(package)
+    return versions
 
 
 def code_digest(directory: Path) -> str:
@@ -163,12 +168,11 @@ def changes_since(run_dir: Path, config: Any) -> list[str]:
     Raises:
       UserError: what it began with can't be read.
     """
-    began, now = read_origin(run_dir), provenance()
-    told = []
-    if began.get("code") != now["code"]:
+    began, told = read_origin(run_dir), []
+    if began.get("code") != code_digest(PACKAGE_DIR):
         told.append(
             f"the code of ragjax has changed since {run_dir} began: git commit "
-            f"{commit_text(began, 12)}, now {commit_text(now, 12)}"
+            f"{commit_text(began, 12)}, now {commit_text(provenance(), 12)}"
         )
     modules = _module_digests(config)
     told += [
@@ -176,13 +180,14 @@ def changes_since(run_dir: Path, config: Any) -> list[str]:
         for name, digest in began["modules"].items()
         if modules.get(name) != digest
     ]
-    versions = [
-        f"{package} {version} (now {now['versions'].get(package, 'missing')})"
+    versions = _versions()
+    others = [
+        f"{package} {version} (now {versions.get(package, 'missing')})"
         for package, version in began["versions"].items()
-        if now["versions"].get(package) != version
+        if versions.get(package) != version
     ]
-    if versions:
-        told.append(f"{run_dir} began with other versions: {', '.join(versions)}")
+    if others:
+        told.append(f"{run_dir} began with other versions: {', '.join(others)}")
     return told
 
 

@@ -18,8 +18,8 @@ from rich.text import Text
 
 from ragjax.errors import UserError, require
 
-# Control characters but for tabs and newlines, separators of lines and paragraphs, marks that turn the
-# writing direction of what follows, byte order marks, and halves of surrogate pairs.
+# Control characters but for tabs and newlines, separators of lines and paragraphs, marks that embed or
+# override a writing direction, byte order marks, and halves of surrogate pairs.
 _STEERING = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
 )
@@ -38,7 +38,8 @@ def json_text(value: Any, encoding: str = "utf-8", indent: int | None = None) ->
 
     Args:
       value: what JSON can hold.
-      encoding: of where it goes; other characters than it knows are escaped as JSON has it.
+      encoding: of where it goes; if it lacks a character of the text, all that are not ASCII are escaped
+        as JSON has it.
       indent: blanks before each level of a value of several lines.
     """
 
@@ -65,24 +66,24 @@ class PlainConsole(Console):
         return super().render_str(visible(text, self.encoding), **options)
 
 
-def write_text(text: str, file: Any = None) -> None:
+def print_text(text: str, file: Any = None) -> None:
     """Prints a text of one or several lines to standard output, or to another stream, at once."""
     file = file or sys.stdout
     print(visible(text, _encoding(file)), file=file, flush=True)
 
 
-def write_line(text: str) -> None:
+def print_line(text: str) -> None:
     """Prints a line to standard output at once, also where the text holds newlines."""
-    write_text(text.replace("\n", "\\n"))
+    print_text(text.replace("\n", "\\n"))
 
 
-def write_error(error: Exception | str) -> None:
+def print_error(error: Exception | str) -> None:
     """Prints an error as one line, whatever the messages of other packages that it quotes look like."""
     words = " ".join(line.strip() for line in str(error).splitlines())
-    write_text(f"ragjax: {words}", sys.stderr)
+    print_text(f"ragjax: {words}", sys.stderr)
 
 
-def write_json(value: Any, indent: int | None = None) -> None:
+def print_json(value: Any, indent: int | None = None) -> None:
     """Prints JSON to standard output at once: a line, unless it is indented."""
     print(json_text(value, _encoding(sys.stdout), indent), flush=True)
 

@@ -13,11 +13,11 @@ from rich.table import Table as RichTable
 from ragjax.errors import UserError, require
 from ragjax.printing import (
     PlainConsole,
+    print_error,
+    print_json,
+    print_line,
+    print_text,
     typed_lines,
-    write_error,
-    write_json,
-    write_line,
-    write_text,
 )
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
@@ -36,7 +36,7 @@ def table(options: Any, _: list[str], console: PlainConsole) -> int:
     declared = load_table(options.experiment)
     if options.run:
         make_missing(declared, options.runs or Path("runs"), console)
-    write_text(render(declared, options.format).removesuffix("\n"))
+    print_text(render(declared, options.format).removesuffix("\n"))
     return 0
 
 
@@ -54,7 +54,7 @@ def plot(options: Any, _: list[str], console: PlainConsole) -> int:
         output.suffix == ".png", f"--output is {output}; give the curves of runs a name in .png."
     )
     draw_panels(run_plots(options.what, options.figures), output)
-    write_line(str(output))
+    print_line(str(output))
     return 0
 
 
@@ -73,7 +73,7 @@ def _plot_experiment(options: Any, console: PlainConsole) -> int:
     for declared in plots.load_plots(experiment):
         path = (options.output or results) / f"{declared.name}.png"
         plots.draw(declared, path)
-        write_line(str(path))
+        print_line(str(path))
     return 0
 
 
@@ -83,7 +83,7 @@ def report(options: Any, _: list[str], console: PlainConsole) -> int:
 
     del console
     for path in write_pages(options.directory):
-        write_line(str(path))
+        print_line(str(path))
     return 0
 
 
@@ -99,7 +99,7 @@ def configs(options: Any, _: list[str], console: PlainConsole) -> int:
         f"{directory} is not a directory; name the one that holds the configs.",
     )
     for path, summary in config_summaries(directory).items():
-        write_line(f"{config_name(path)}  {summary}")
+        print_line(f"{config_name(path)}  {summary}")
     return 0
 
 
@@ -108,7 +108,7 @@ def config_show(options: Any, overrides: list[str], console: PlainConsole) -> in
     from ragjax.config_views import show_config
 
     del console
-    write_text(show_config(options.config, overrides, as_json=options.json))
+    print_text(show_config(options.config, overrides, as_json=options.json))
     return 0
 
 
@@ -117,7 +117,7 @@ def config_diff(options: Any, _: list[str], console: PlainConsole) -> int:
     from ragjax.config_views import diff_configs
 
     del console
-    write_text(diff_configs(options.first, options.second))
+    print_text(diff_configs(options.first, options.second))
     return 0
 
 
@@ -141,15 +141,15 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
                 _print_answer(run.answer(question, force=options.force), options.json)
             except UserError as error:  # the next question may be a better one
                 if options.json:
-                    write_json({"question": question, "answer": None, "error": str(error)})
+                    print_json({"question": question, "answer": None, "error": str(error)})
                 else:
-                    write_error(error)
+                    print_error(error)
     return 0
 
 
 def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
-        write_json(answer)
+        print_json(answer)
         return
     sure = f"confidence {answer['confidence']:.3f}" if "confidence" in answer else ""
     if answer["answer"] is None:
@@ -157,18 +157,18 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
         least = f"at least {answer['threshold']:.3f} is asked" if sure else ""
         if sure and answer["threshold"] > 1:
             least = "on development questions more answers were wrong than right, at any confidence"
-        write_line(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
+        print_line(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
         if sure:
-            write_line("  note: --force shows the guess")
+            print_line("  note: --force shows the guess")
     else:
-        write_line(
+        print_line(
             f"{answer['answer']}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})"
         )
     for note in answer["notes"]:
-        write_line(f"  note: {note}")
+        print_line(f"  note: {note}")
     for decision in answer.get("decisions", ()):
         query = f": {decision['query']}" if "query" in decision else ""
-        write_line(f"{decision['probability']:.3f}  {decision['action']}{query}")
+        print_line(f"{decision['probability']:.3f}  {decision['action']}{query}")
         if "passages" in decision:
             _print_passages(decision["passages"], ("prior",))
     if "passages" in answer:

@@ -1,6 +1,7 @@
 """Configs that come with the package, named from any directory."""
 
-import importlib.metadata
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -72,4 +73,14 @@ def test_the_package_is_typed_and_says_where_it_runs():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["setuptools"]["package-data"] == {"ragjax": ["py.typed"]}
     assert {"cuda", "tpu"} <= project["project"]["optional-dependencies"].keys()
-    assert importlib.metadata.metadata("ragjax")["Name"] == "ragjax"
+    assert project["project"]["requires-python"] == ">=3.11,<3.14"
+    assert "Python 3.11 to 3.13" in (ROOT / "README.md").read_text()
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error():
+    """As `ragjax configs | head -1` does."""
+    command = [sys.executable, "-m", "ragjax", "configs"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0

@@ -373,10 +373,12 @@ class EpisodesLearner(Learner):
 
     def origins(self, seed: int) -> dict[str, Any]:
         """The runs that the environment is built on."""
+        del seed  # several seeds share one environment
         return self.env.origins()
 
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """Steps of the environments, and the learning curve."""
+        del state, seed
         size = self.config.algorithm.batch_size
         measured = [row for row in rows if "eval/greedy_return" in row]
         curve = {

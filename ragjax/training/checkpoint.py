@@ -160,10 +160,7 @@ class Checkpoints:
             shutil.rmtree(replaced, ignore_errors=True)
         self._read_back = True
         for old in self.steps()[: -self.keep]:
-            with contextlib.suppress(OSError):
-                # In one move, too, for whoever reads it now.
-                (self.directory / str(old)).rename(replaced)
-            shutil.rmtree(replaced, ignore_errors=True)
+            self.drop(old)
         for left in self.directory.glob(f"{PARTIAL}*"):  # of processes that were killed
             tag = left.name.removeprefix(PARTIAL).removesuffix("-replaced")
             if is_abandoned(tag, _age(left)):
@@ -205,11 +202,11 @@ class Checkpoints:
         return json.loads((self.directory / str(step) / MANIFEST).read_text()).get("spent") or {}
 
     def drop(self, step: int) -> None:
-        """Removes the checkpoint of a step, if there is one, in one move."""
+        """Removes the checkpoint of a step, if there is one, in one move for whoever reads it now."""
         self._may_write()
         gone = self.directory / f"{PARTIAL}{Owner.this().tag}-replaced"
         shutil.rmtree(gone, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             (self.directory / str(step)).rename(gone)
         shutil.rmtree(gone, ignore_errors=True)
 

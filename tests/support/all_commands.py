@@ -24,15 +24,8 @@ RUNS = {
     ),
     "retrieval": (
         *("lookup/marginal", "--env.steps", "3", "--env.time_limit", "3", "--log_every", "1"),
-        *(
-            "--algorithm.rollout_length",
-            "2",
-            "--algorithm.num_envs",
-            "1",
-            "--env_steps",
-            "20",
-            *FEW,
-        ),
+        *("--algorithm.rollout_length", "2", "--algorithm.num_envs", "1"),
+        *("--env_steps", "20", *FEW),
     ),
 }
 
