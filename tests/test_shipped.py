@@ -80,7 +80,7 @@ def test_the_package_is_typed_and_says_where_it_runs():
 def test_a_reader_that_closes_the_pipe_is_no_error():
     """As `ragjax configs | head -1` does."""
     command = [sys.executable, "-m", "ragjax", "configs"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 0
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 0
