@@ -1,4 +1,4 @@
-"""The command line: `ragjax train | evaluate | answer | table | plot | report | config`."""
+"""The command line: `ragjax train | evaluate | answer | table | plot | report | config | index`."""
 
 import contextlib
 import io
@@ -15,7 +15,7 @@ import tyro
 from rich.table import Table as RichTable
 from tyro.conf import Positional, arg
 
-from ragjax import result_commands
+from ragjax import index_commands, result_commands
 from ragjax.errors import UserError, require
 from ragjax.interrupts import (
     held_interrupts,
@@ -200,20 +200,23 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "configs": (Configs, result_commands.configs),
         "config show": (ConfigShow, result_commands.config_show),
         "config diff": (ConfigDiff, result_commands.config_diff),
+        "index build": (index_commands.IndexBuild, index_commands.build),
+        "index search": (index_commands.IndexSearch, index_commands.search),
     }
+    groups = {name.partition(" ")[0] for name in commands if " " in name}
     if arguments and arguments[0] == "--version":
         from ragjax import __version__
 
         print(f"ragjax {__version__}")
         return 0
-    words = arguments[:2] if arguments[:1] == ["config"] else arguments[:1]
-    if words in ([], ["config"]) or words[-1] in ("-h", "--help"):
-        group = " ".join(words[:1]) if words[:1] == ["config"] else ""
+    group = arguments[0] if arguments and arguments[0] in groups else ""
+    words = arguments[: 2 if group else 1]
+    if words in ([], [group]) or words[-1] in ("-h", "--help"):
         print(f"usage: ragjax {group or 'COMMAND'} ...; each command has --help\n")
         for name, (kind, _) in commands.items():
             if not group or name.startswith(f"{group} "):
                 print(f"  {name:<12} {(kind.__doc__ or '').splitlines()[0]}")
-        return 2 if words in ([], ["config"]) else 0
+        return 2 if words in ([], [group]) else 0
     name, rest = " ".join(words), arguments[len(words) :]
     require(name in commands, f"{name!r} is not a command; choose one of {', '.join(commands)}.")
     kind, function = commands[name]

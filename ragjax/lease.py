@@ -144,7 +144,7 @@ class _Lock:
     def refusal(self) -> UserError:
         return UserError(
             f"{self.path.parent} is in use by {self.holder()} (its lease was renewed {self.age:.0f} s "
-            "ago); wait until it ends, stop it, or name another --run-dir."
+            "ago); wait until it ends, stop it, or name another directory."
         )
 
     def takeover(self) -> str:
@@ -235,7 +235,7 @@ class Lease:
         require(
             self._is_held(),
             f"{directory} was taken over by another process while this one gave no sign of life for "
-            f"{LEASE:.0f} s; leave it to that one, or name another --run-dir.",
+            f"{LEASE:.0f} s; leave it to that one, or name another directory.",
         )
 
     def release(self) -> None:

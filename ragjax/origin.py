@@ -1,19 +1,17 @@
 """Where a run comes from: the code and the versions that made it, and the runs that it is built on."""
 
-import contextlib
 import hashlib
 import subprocess
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from ragjax.config import MODULES, config_json
 from ragjax.errors import require
 from ragjax.files import read_json_object, write_json
+from ragjax.manifests import tree_digest, versions_of
 from ragjax.records import commit_text
 
 ORIGIN = "origin.json"
@@ -43,11 +41,7 @@ def provenance() -> dict[str, Any]:
 
 def _versions() -> dict[str, str]:
     """The versions of the packages that are installed."""
-    versions = {}
-    for package in ("ragjax", *PACKAGES):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            versions[package] = metadata.version(package)
-    return versions
+    return versions_of(("ragjax", *PACKAGES))
 
 
 def code_digest(directory: Path) -> str:
@@ -94,10 +88,7 @@ def made_from(run_dir: Path, params: Any) -> dict[str, Any]:
       {"run": the directory, "git_commit": of its code, "digest": a hash of its parameters}.
     """
     commit = read_origin(run_dir).get("git_commit")
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(params):
-        digest.update(np.asarray(leaf).tobytes())
-    return {"run": str(run_dir), "git_commit": commit, "digest": digest.hexdigest()[:16]}
+    return {"run": str(run_dir), "git_commit": commit, "digest": tree_digest(params)}
 
 
 def write_origin(run_dir: Path, config: Any, runs: Mapping[str, Any]) -> None:

@@ -170,12 +170,13 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
         query = f": {decision['query']}" if "query" in decision else ""
         print_line(f"{decision['probability']:.3f}  {decision['action']}{query}")
         if "passages" in decision:
-            _print_passages(decision["passages"], ("prior",))
+            print_passages(decision["passages"], ("prior",))
     if "passages" in answer:
-        _print_passages(answer["passages"], ("prior", "posterior"))
+        print_passages(answer["passages"], ("prior", "posterior"))
 
 
-def _print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -> None:
+def print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -> None:
+    """Prints passages as a table, each with some of its figures."""
     table = RichTable(*figures, box=None, pad_edge=False)
     table.add_column("passage", overflow="fold")
     for passage in passages:

@@ -17,12 +17,20 @@ PACKAGE = ROOT / "ragjax"
 
 # A room imports from itself and from the rooms before it.
 ROOMS = (
-    *("errors", "ranges", "precision", "types", "text", "files", "printing"),
+    *("errors", "ranges", "precision", "types", "text", "files", "manifests", "printing"),
     *("shipped", "interrupts", "lease", "records"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config_differences", "config", "origin", "run_dir", "learners", "agents"),
-    *("commands", "overrides", "config_views", "result_commands", "cli", "__main__"),
+    *(
+        "commands",
+        "overrides",
+        "config_views",
+        "result_commands",
+        "index_commands",
+        "cli",
+        "__main__",
+    ),
 )
 
 # Top-level module -> the only files that may import it, as patterns of paths within the package.
@@ -30,7 +38,7 @@ HOMES = {
     "flax.linen": ("models/*",),
     "tensorflow_datasets": ("data/*",),
     "orbax": ("training/checkpoint.py",),
-    "tyro": ("overrides.py", "cli.py"),
+    "tyro": ("overrides.py", "cli.py", "index_commands.py"),
     "bm25s": ("retrieval/bm25.py",),
     "tokenizers": ("data/*",),
     "rlax": ("ops/*",),

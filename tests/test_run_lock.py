@@ -424,7 +424,7 @@ def test_a_run_is_refused_where_another_one_is_under_way(refused, copied):
         message = refused("train", CONFIG, "--run-dir", copied, *words)
         assert message == (
             f"{copied} is in use by process 4711 on host far-away (its lease was renewed 7 s ago); "
-            "wait until it ends, stop it, or name another --run-dir."
+            "wait until it ends, stop it, or name another directory."
         )
     assert (copied / "lock.1").exists()
 

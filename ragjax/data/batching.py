@@ -56,7 +56,7 @@ class EncodedCorpus:
       lexicon: their words.
     """
 
-    passages: tuple[Passage, ...]
+    passages: Sequence[Passage]
     tokens: np.ndarray
     cut: int
     vocabulary: Vocabulary

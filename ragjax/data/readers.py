@@ -93,12 +93,15 @@ def _text(value: Any, where: str) -> str:
     return str(value)
 
 
-def parse_fields(fields: str, columns: Collection[str]) -> dict[str, str]:
+def parse_fields(
+    fields: str, columns: Collection[str], option: str = "task.fields"
+) -> dict[str, str]:
     """Reads what the user calls columns: "question=Frage,answers=Antwort".
 
     Args:
       fields: each column and its name in the data, with commas between.
       columns: those that there are.
+      option: what gave them, for messages.
 
     Returns:
       Column -> its name in the data.
@@ -111,7 +114,7 @@ def parse_fields(fields: str, columns: Collection[str]) -> dict[str, str]:
         column, equals, name = (word.strip() for word in part.partition("="))
         require(
             bool(equals and name) and column in columns,
-            f"task.fields has {part!r}; write it as column=name, with a column of "
+            f"{option} has {part!r}; write it as column=name, with a column of "
             f"{', '.join(columns)}.",
         )
         found[column] = name
@@ -239,16 +242,26 @@ def read_passages(path: Path, *, words: int, overlap: int, fields: str = "") -> 
     Raises:
       UserError: names the file, and the line, that can't be read.
     """
+    for _, _, passage in located_passages(path, words=words, overlap=overlap, fields=fields):
+        yield passage
+
+
+def located_passages(
+    path: Path, *, words: int, overlap: int, fields: str = ""
+) -> Iterator[tuple[Path, int, Passage]]:
+    """As `read_passages`, with the file that each passage is in and the line that it begins on."""
     require(path.exists(), f"{path} does not exist; name a file of passages or a folder of texts.")
     if path.is_dir() or kind_of(path) in TEXT_KINDS:
         for file in text_files(path):
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
-            yield from _cut_text(file, name, words, overlap)
+            for number, passage in _cut_text(file, name, words, overlap):
+                yield file, number, passage
         return
     names = _renamed(PASSAGE_NAMES, fields)
     for count, (number, values) in enumerate(read_rows(path)):
         row = Row(f"{path}, line {number}", values, names)
-        yield Passage(row.text("id", str(count)), row.text("title", ""), row.text("text", ""))
+        text = row.text("text", "")
+        yield path, number, Passage(row.text("id", str(count)), row.text("title", ""), text)
 
 
 def text_files(path: Path) -> list[Path]:
@@ -270,14 +283,18 @@ def text_files(path: Path) -> list[Path]:
     return sorted(found, key=lambda file: file.relative_to(path).as_posix())
 
 
-def _cut_text(file: Path, name: str, words: int, overlap: int) -> Iterator[Passage]:
-    lines = [line for _, line in _lines(file)]
-    headings = (line.strip("# \t\r\n") for line in lines if line.startswith("#"))
+def _cut_text(file: Path, name: str, words: int, overlap: int) -> Iterator[tuple[int, Passage]]:
+    """The passages of a text, each with the line of its first word; an empty text is an empty one."""
+    lines = list(_lines(file))
+    headings = (line.strip("# \t\r\n") for _, line in lines if line.startswith("#"))
     title = next(filter(None, headings), "") if kind_of(file) != ".txt" else ""
-    text = " ".join(lines).split()
-    for number, start in enumerate(range(0, max(len(text) - overlap, 1), words - overlap)):
-        piece = " ".join(text[start : start + words])
-        yield Passage(f"{name}#{number}", title or Path(name).stem, piece)
+    text = [(number, word) for number, line in lines for word in line.split()]
+    for count, start in enumerate(range(0, max(len(text) - overlap, 1), words - overlap)):
+        piece = text[start : start + words]
+        passage = Passage(
+            f"{name}#{count}", title or Path(name).stem, " ".join(word for _, word in piece)
+        )
+        yield (piece[0][0] if piece else 1), passage
 
 
 def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, dict[str, Any]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import tokenizers
+from jaxtyping import Float, Int
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ragjax.errors import UserError, require
@@ -107,6 +108,10 @@ class Tokenizer:
         """Writes the tokenizer as JSON, whole or not at all."""
         write_atomically(path, self._inner.to_str(pretty=True).encode())
 
+    def to_json(self) -> str:
+        """All that makes it, as JSON."""
+        return self._inner.to_str()
+
     @property
     def vocab_size(self) -> int:
         """V."""
@@ -184,20 +189,25 @@ def measure_vocabulary(
     Returns:
       The vocabulary, in NumPy arrays.
     """
-    size, fold = tokenizer.vocab_size, tokenizer.fold_map()
-
-    def document_frequency(rows: np.ndarray) -> np.ndarray:
-        count = np.zeros(size, np.int64)
-        for row in rows:
-            count[np.unique(fold[row])] += 1
-        return count
-
-    held = document_frequency(passages)
-    asked = document_frequency(questions)
-    texts = len(passages) + len(questions)
-    known = held + asked > 0
-    idf = np.where(known, np.log((texts + 1) / (held + asked + 1)), 0.0).astype(np.float32)
+    fold = tokenizer.fold_map()
+    held, asked = document_frequency(fold, passages), document_frequency(fold, questions)
+    idf = inverse_document_frequency(held + asked, len(passages) + len(questions))
     share = np.maximum(held / max(len(passages), 1), asked / max(len(questions), 1))
     content = (share < content_below)[fold]
     content[: len(SPECIAL_TOKENS)] = False
     return Vocabulary(fold=fold, idf=idf, content=content)
+
+
+def document_frequency(
+    fold: Int[np.ndarray, "V"], rows: Int[np.ndarray, "n P"]
+) -> Int[np.ndarray, "V"]:
+    """In how many of the texts [n,P] each folded token occurs; padding counts as a token."""
+    folded = np.sort(fold[rows], axis=1)
+    first = np.ones(folded.shape, bool)
+    first[:, 1:] = folded[:, 1:] != folded[:, :-1]
+    return np.bincount(folded[first], minlength=len(fold))
+
+
+def inverse_document_frequency(held: Int[np.ndarray, "V"], texts: int) -> Float[np.ndarray, "V"]:
+    """log((texts + 1) / (held + 1)); 0 of a token that no text holds."""
+    return np.where(held > 0, np.log((texts + 1) / (held + 1)), 0.0).astype(np.float32)

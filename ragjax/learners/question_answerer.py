@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.data.batching import EncodedQuestions
+from ragjax.data.corpus_encoding import CorpusEncoder
 from ragjax.data.prepared import PreparedText
 from ragjax.data.report import DataReport
 from ragjax.errors import require
@@ -247,6 +248,17 @@ class QuestionsAnswerer(Learner):
         learner.calibration = self.calibration
         fresh = state.replace(index=IndexState(state.index.embeddings, jnp.full((), -1, jnp.int32)))
         return learner, learner.finish(fresh)
+
+    def corpus_encoder(self, state: State) -> CorpusEncoder:
+        """The retriever, with the parameters that questions are answered with."""
+        retriever = self.config.retriever
+        require(
+            retriever.learned,
+            f"The run's retriever is {type(retriever).__name__}, which embeds nothing; leave out --run, "
+            "or name a run whose retriever is learned.",
+        )
+        params = evaluation_params(state.params, state.opt_state)
+        return CorpusEncoder(self.text, retriever, params, self.config.compute)
 
     def save(self, run_dir: Path) -> None:
         """Writes tokenizer, corpus and what is known of the data."""

@@ -279,6 +279,20 @@ class Learner:
         del state, data
         raise UserError("--passages is for runs of questions; leave it out for a policy.")
 
+    def corpus_encoder(self, state: State) -> Any:
+        """A `data.corpus_encoding.CorpusEncoder`: embeds passages and questions as its retriever does.
+
+        Args:
+          state: one that `finish` gave.
+
+        Raises:
+          UserError: it has no retriever of texts that is learned.
+        """
+        del state
+        raise UserError(
+            "--run names a run of a policy; name one of questions, which embeds passages."
+        )
+
     def save(self, run_dir: Path) -> None:
         """Writes what a run's directory needs beside config and checkpoints to be loaded again."""
         del run_dir

@@ -130,8 +130,8 @@ def _tensorboard(directory: Path, step: int):
 class RunProgress:
     """The progress bar of a run: step, rate, time left, and the last figures."""
 
-    def __init__(self, console: PlainConsole, total: int, done: int):
-        """Shows a bar at `done` of `total` steps, once entered as a context."""
+    def __init__(self, console: PlainConsole, total: int, done: int, unit: str = "step"):
+        """Shows a bar at `done` of `total` steps, or of what `unit` says, once entered as a context."""
         self._progress = Progress(
             BarColumn(bar_width=10),  # short: the line has to fit 80 columns
             MofNCompleteColumn(),
@@ -142,7 +142,7 @@ class RunProgress:
         )
         self._task = self._progress.add_task("", total=total, completed=done, rate="", figures="")
         self._figures: dict[str, float] = {}
-        self._console, self._total, self._said = console, total, done
+        self._console, self._total, self._said, self._unit = console, total, done, unit
 
     def __enter__(self) -> "RunProgress":
         """Starts drawing."""
@@ -172,10 +172,10 @@ class RunProgress:
             if name in metrics and np.isfinite(metrics[name]).all()
         }
         task = self._progress.tasks[0]
-        rate = f"{task.speed:.1f} steps/s" if task.speed else ""
+        rate = f"{task.speed:.1f} {self._unit}s/s" if task.speed else ""
         figures = " ".join(f"{name} {value:.3f}" for name, value in self._figures.items())
         self._progress.update(self._task, completed=step, rate=rate, figures=figures)
         # Where no bar can be drawn, a line now and then shows that the run is alive.
         if not self._console.is_terminal and step - self._said >= self._total / LINES:
             self._said = step
-            self._console.print(f"step {step}/{self._total} {rate} {figures}")
+            self._console.print(f"{self._unit} {step}/{self._total} {rate} {figures}")

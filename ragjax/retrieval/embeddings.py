@@ -1,0 +1,251 @@
+"""Passage embeddings on disk, [N,D], written chunk by chunk and searched without being loaded.
+
+    embeddings.npy  [N,D] float32 or float16, or the bits of bfloat16 as uint16
+    manifest.json   whose embeddings they are; see `ragjax.manifests`
+
+While they are made, `plan.json` says of what, and `done.txt` has a line for each chunk that is on disk.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from ragjax.errors import UserError, require
+from ragjax.files import read_json_object, write_json
+from ragjax.manifests import put_in_place, read_manifest, write_manifest
+from ragjax.ops.scoring import FULL_PRECISION
+from ragjax.precision import single_precision
+from ragjax.retrieval.base import require_depth
+from ragjax.types import TopK
+
+KIND = "embeddings"
+DTYPES = ("float32", "float16", "bfloat16")
+EMBEDDINGS, PLAN, DONE = "embeddings.npy", "plan.json", "done.txt"
+REMEDY = "make them again with `ragjax index build --force`."
+BLOCK = 2**16  # rows that are searched at once
+
+
+class StoredEmbeddings:
+    """[N,D] embeddings on disk.
+
+    Attributes:
+      directory: where they are.
+      facts: what the manifest says: "count" (N), "width" (D), "dtype", "encoder" and "corpus" (digests
+        of what they were made with and of), and what else their maker added.
+      rows: [N,D] in their own dtype, mapped into memory.
+    """
+
+    def __init__(self, directory: Path, *, verify: bool | None = None):
+        """Opens embeddings.
+
+        Args:
+          directory: from `EmbeddingsWriter.finish`.
+          verify: whether all bytes are compared with the manifest's digest, see
+            `manifests.read_manifest`.
+
+        Raises:
+          UserError: it holds no whole embeddings.
+        """
+        self.directory = directory
+        self.facts = read_manifest(directory, KIND, REMEDY, verify=verify)
+        path = directory / EMBEDDINGS
+        try:
+            rows = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} can't be read ({error}); {REMEDY}") from error
+        self.rows = rows.view(np.dtype(jnp.dtype(self.facts["dtype"])))
+
+    def require_made(self, whose: Mapping[str, str], *, allow_other: bool = False) -> None:
+        """Checks what the embeddings were made with.
+
+        Args:
+          whose: fact of the manifest -> the digest that it has to have, such as "encoder" or "corpus".
+          allow_other: whether others are good enough.
+
+        Raises:
+          UserError: one is another.
+        """
+        for name, digest in whose.items():
+            require(
+                allow_other or self.facts.get(name) == digest,
+                f"{self.directory} was made with another {name} ({self.facts.get(name)}) than is given "
+                f"now ({digest}); give that one, or {REMEDY}",
+            )
+
+    def block(self, start: int, stop: int) -> Float[np.ndarray, "n D"]:
+        """The rows `start` to `stop` as float32, in memory."""
+        return np.asarray(self.rows[start:stop], np.float32)
+
+
+@single_precision
+def search_rows(
+    stored: StoredEmbeddings, queries: Float[np.ndarray, "M D"], k: int, block: int = BLOCK
+) -> TopK:
+    """Finds the k rows of highest inner product with each query, exactly, reading all rows once.
+
+    Args:
+      stored: [N,D] on disk.
+      queries: [M,D].
+      k: rows wanted for each query.
+      block: rows that are in memory at once.
+
+    Returns:
+      NumPy `TopK` of [M,k], best first, ties by the lower row.
+
+    Raises:
+      UserError: k exceeds N.
+    """
+    count, width = stored.rows.shape
+    require_depth(k, count)
+    size = min(block, count)
+    asked = jnp.asarray(queries, jnp.float32)
+    scores = jnp.full((len(queries), k), -jnp.inf, jnp.float32)
+    ids = jnp.full((len(queries), k), -1, jnp.int32)
+    for start in range(0, count, size):
+        rows = np.zeros((size, width), np.float32)  # the last block is filled up
+        held = stored.block(start, min(start + size, count))
+        rows[: len(held)] = held
+        scores, ids = _best_of(scores, ids, asked, rows, np.int32(start), np.int32(len(held)))
+    return TopK(np.asarray(ids), np.asarray(scores), np.asarray(ids) >= 0)
+
+
+@jax.jit
+def _best_of(
+    scores: Float[Array, "M k"],
+    ids: Int[Array, "M k"],
+    queries: Float[Array, "M D"],
+    rows: Float[Array, "n D"],
+    start: Int[Array, ""],
+    count: Int[Array, ""],
+) -> tuple[Float[Array, "M k"], Int[Array, "M k"]]:
+    """The best of those found before, whose rows are lower, and of the first `count` of `rows`."""
+    place = jnp.arange(rows.shape[0], dtype=jnp.int32)
+    found = jnp.matmul(queries, rows.T, precision=FULL_PRECISION)
+    found = jnp.where(place < count, found, -jnp.inf)
+    found_ids = jnp.broadcast_to(jnp.where(place < count, start + place, -1), found.shape)
+    every = jnp.concatenate([scores, found], axis=1)
+    # Of equal scores `top_k` takes those that stand first.
+    best, at = jax.lax.top_k(every, scores.shape[1])
+    return best, jnp.take_along_axis(jnp.concatenate([ids, found_ids], axis=1), at, axis=1)
+
+
+class EmbeddingsWriter:
+    """Embeddings that are being made, so that a process that is killed loses one chunk at most.
+
+    Attributes:
+      directory: where they are made.
+      done: chunks of rows that are on disk, counted from the first.
+    """
+
+    def __init__(self, directory: Path, plan: Mapping[str, Any], *, force: bool = False):
+        """Begins, or goes on where an earlier process was stopped.
+
+        Args:
+          directory: where they are made, which gets another name at the end.
+          plan: the manifest's facts, among them "count", "width", "dtype" and "chunk" (rows of a chunk).
+          force: whether what was begun of another plan is thrown away.
+
+        Raises:
+          UserError: another plan was begun here.
+        """
+        self.directory, self._plan = directory, dict(plan)
+        if directory.exists() and not self._goes_on(force):
+            shutil.rmtree(directory)
+        if not directory.exists():
+            directory.mkdir(parents=True)
+            dtype = np.uint16 if plan["dtype"] == "bfloat16" else np.dtype(plan["dtype"])
+            shape = (plan["count"], plan["width"])
+            np.lib.format.open_memmap(directory / EMBEDDINGS, "w+", dtype, shape)
+            write_json(directory / PLAN, self._plan)
+        self.done = self._count_done()
+
+    def _goes_on(self, force: bool) -> bool:
+        """Whether the directory holds the beginning of this plan."""
+        path = self.directory / PLAN
+        if not path.exists():  # killed before anything was embedded
+            return False
+        begun = read_json_object(path, f"delete {self.directory} and begin anew.")
+        differing = [name for name in self._plan if begun.get(name) != self._plan[name]]
+        require(
+            force or not differing,
+            f"{self.directory} was begun with another {', '.join(differing)}; give the same, delete it, "
+            "or begin anew with --force.",
+        )
+        return not differing
+
+    def _count_done(self) -> int:
+        """The chunks that are recorded, whose lines are whole and in order."""
+        with contextlib.suppress(FileNotFoundError):
+            done = (self.directory / DONE).read_bytes()
+            lines = done.split(b"\n")[:-1]
+            count = next((n for n, line in enumerate(lines) if line != b"%d" % n), len(lines))
+            whole = b"".join(b"%d\n" % number for number in range(count))
+            if whole != done:  # a line that was torn
+                (self.directory / DONE).write_bytes(whole)
+            return count
+        return 0
+
+    @property
+    def chunks(self) -> list[range]:
+        """The rows of each chunk."""
+        count, size = self._plan["count"], self._plan["chunk"]
+        return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+    def write(self, rows: Float[np.ndarray, "n D"]) -> None:
+        """Writes the next chunk and records it once it is on disk.
+
+        Raises:
+          UserError: an embedding is not finite, or too large for the dtype.
+        """
+        place, dtype = self.chunks[self.done], self._plan["dtype"]
+        with np.errstate(over="ignore"):  # what becomes infinite is refused
+            stored = rows.astype(jnp.dtype(dtype))
+        fine = np.isfinite(stored.astype(np.float32)).all(axis=1)
+        first = place[int(np.argmin(fine))]
+        require(
+            bool(fine.all()),
+            f"The embedding of passage {first} is not finite as {dtype}; give --dtype float32, or check "
+            "the run's parameters.",
+        )
+        path = self.directory / EMBEDDINGS
+        try:
+            mapped = np.load(path, mmap_mode="r+", allow_pickle=False)
+            mapped[place.start : place.stop] = (
+                stored.view(np.uint16) if dtype == "bfloat16" else stored
+            )
+            mapped.flush()
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{path} can't be written ({error}); free space, or delete {self.directory} and begin "
+                "anew."
+            ) from error
+        with (self.directory / DONE).open("ab") as file:
+            file.write(b"%d\n" % self.done)
+            file.flush()
+            os.fsync(file.fileno())
+        self.done += 1
+
+    def finish(
+        self, directory: Path, facts: Mapping[str, Any], names: tuple[str, ...] = ()
+    ) -> StoredEmbeddings:
+        """Gives the whole embeddings their name, in place of others that have it.
+
+        Args:
+          directory: their name, beside the one under which they were made.
+          facts: what the manifest says beside the plan.
+          names: of more files in the directory that belong to them.
+        """
+        assert self.done == len(self.chunks)
+        write_manifest(self.directory, KIND, {**self._plan, **facts}, (EMBEDDINGS, *names))
+        put_in_place(self.directory, directory)
+        for name in (PLAN, DONE):
+            (directory / name).unlink()
+        return StoredEmbeddings(directory, verify=False)
