@@ -97,7 +97,7 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
     with leased([options.directory], console.print):
         store = _store(options, console)
         told = [f"{store.directory}: {len(store)} passages"]
-        if run is not None:
+        if run is not None and encoder is not None:
             try:
                 told += _embed(options, store, encoder, run.step, console)
             except KeyboardInterrupt:
@@ -293,6 +293,7 @@ def _nearest(
 
     from ragjax.data.corpus_encoding import FittedEncoder
     from ragjax.retrieval.embeddings import StoredEmbeddings, search_rows
+    from ragjax.types import TopK
 
     stored = StoredEmbeddings(options.directory / EMBEDDINGS)
     stored.require_made({"corpus": store.digest})
@@ -307,7 +308,7 @@ def _nearest(
     topk = search_rows(stored, embedded, options.k)
     # A question without a known word has no embedding, and is near to nothing.
     ids = np.where(np.array(known)[:, None], topk.ids, -1)
-    return topk.replace(ids=ids, valid=ids >= 0), notes
+    return TopK(ids, topk.scores, ids >= 0), notes
 
 
 def _hits(store: "PassageStore", ids: Any, scores: Any) -> list[dict[str, Any]]:

@@ -143,7 +143,8 @@ class FittedEncoder:
     @functools.cached_property
     def embed(self) -> Callable[[Params, Array], Array]:
         """The jitted (params, tokens [B,P]) -> [B,D] float32."""
-        return jax.jit(lambda params, x: self.retriever.embed(params, x).astype(jnp.float32))
+        retriever = self.retriever  # built before, not within, the first trace
+        return jax.jit(lambda params, x: retriever.embed(params, x).astype(jnp.float32))
 
     @single_precision
     def questions(self, questions: Sequence[str]) -> tuple[Float[np.ndarray, "M D"], list[bool]]:

@@ -56,11 +56,7 @@ class StoredEmbeddings:
         """
         self.directory = directory
         self.facts = read_manifest(directory, KIND, REMEDY, verify=verify)
-        path = directory / EMBEDDINGS
-        try:
-            rows = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} can't be read ({error}); {REMEDY}") from error
+        rows = _mapped_rows(directory, REMEDY)
         self.rows = rows.view(np.dtype(jnp.dtype(self.facts["dtype"])))
 
     def require_made(self, whose: Mapping[str, str], *, allow_other: bool = False) -> None:
@@ -83,6 +79,14 @@ class StoredEmbeddings:
     def block(self, start: int, stop: int) -> Float[np.ndarray, "n D"]:
         """The rows `start` to `stop` as float32, in memory."""
         return np.asarray(self.rows[start:stop], np.float32)
+
+
+def _mapped_rows(directory: Path, remedy: str) -> np.ndarray:
+    path = directory / EMBEDDINGS
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read ({error}); {remedy}") from error
 
 
 @single_precision
@@ -179,6 +183,9 @@ class EmbeddingsWriter:
             f"{self.directory} was begun with another {', '.join(differing)}; give the same, delete it, "
             "or begin anew with --force.",
         )
+        if not differing:
+            # To be written, a file that was cut would be lengthened with zeros; to be read, it is not.
+            _mapped_rows(self.directory, f"delete {self.directory} and begin anew.")
         return not differing
 
     def _count_done(self) -> int:
@@ -215,18 +222,11 @@ class EmbeddingsWriter:
             f"The embedding of passage {first} is not finite as {dtype}; give --dtype float32, or check "
             "the run's parameters.",
         )
-        path = self.directory / EMBEDDINGS
-        try:
-            mapped = np.load(path, mmap_mode="r+", allow_pickle=False)
-            mapped[place.start : place.stop] = (
-                stored.view(np.uint16) if dtype == "bfloat16" else stored
-            )
-            mapped.flush()
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path} can't be written ({error}); free space, or delete {self.directory} and begin "
-                "anew."
-            ) from error
+        # Mapped anew each time, so that what is written takes no memory of this process for long.
+        mapped = np.load(self.directory / EMBEDDINGS, mmap_mode="r+", allow_pickle=False)
+        bits = stored.view(np.uint16) if dtype == "bfloat16" else stored
+        mapped[place.start : place.stop] = bits
+        mapped.flush()
         with (self.directory / DONE).open("ab") as file:
             file.write(b"%d\n" % self.done)
             file.flush()
