@@ -135,8 +135,8 @@ def _store(options: IndexBuild, console: PlainConsole) -> "PassageStore":
         if options.force:
             for others in (EMBEDDINGS, f"{EMBEDDINGS}.partial"):
                 shutil.rmtree(options.directory / others, ignore_errors=True)
-    for note in store.notes():
-        console.print(note)
+        for note in store.notes():
+            console.print(note)
     return store
 
 

@@ -407,7 +407,7 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 
 COMMANDS = (
     *("train", "evaluate", "answer", "table", "plot", "report", "configs"),
-    *("config show", "config diff"),
+    *("config show", "config diff", "index build", "index search"),
 )
 
 
@@ -417,12 +417,14 @@ def test_help(ragjax):
     for name in COMMANDS:
         assert f"  {name}" in out
     assert ragjax() == (2, out, "")
-    code, configs, err = ragjax("config", "--help")
-    assert (code, err) == (0, "")
-    assert [line.split()[:2] for line in configs.splitlines()[2:]] == [
-        ["config", name] for name in ("show", "diff")
-    ]
-    assert ragjax("config") == (2, configs, "")
+    for group, names in (("config", ("show", "diff")), ("index", ("build", "search"))):
+        code, listed, err = ragjax(group, "--help")
+        assert (code, err) == (0, "")
+        assert listed.startswith(f"usage: ragjax {group} ...; ")
+        assert [line.split()[:2] for line in listed.splitlines()[2:]] == [
+            [group, name] for name in names
+        ]
+        assert ragjax(group) == (2, listed, "")
 
 
 def test_version(ragjax):
@@ -456,6 +458,7 @@ def test_unknown_command(refused):
         f"'trian' is not a command; choose one of {', '.join(COMMANDS)}."
     )
     assert refused("config", "shw").startswith("'config shw' is not a command; ")
+    assert refused("index", "bild").startswith("'index bild' is not a command; ")
 
 
 @pytest.mark.parametrize(

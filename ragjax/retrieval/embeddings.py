@@ -11,7 +11,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax
 import jax.numpy as jnp
@@ -87,6 +87,13 @@ def _mapped_rows(directory: Path, remedy: str) -> np.ndarray:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read ({error}); {remedy}") from error
+
+
+def _write_through(file: BinaryIO, data: bytes) -> None:
+    """Writes data and waits until it is on disk."""
+    file.write(data)
+    file.flush()
+    os.fsync(file.fileno())
 
 
 @single_precision
@@ -222,15 +229,14 @@ class EmbeddingsWriter:
             f"The embedding of passage {first} is not finite as {dtype}; give --dtype float32, or check "
             "the run's parameters.",
         )
-        # Mapped anew each time, so that what is written takes no memory of this process for long.
-        mapped = np.load(self.directory / EMBEDDINGS, mmap_mode="r+", allow_pickle=False)
-        bits = stored.view(np.uint16) if dtype == "bfloat16" else stored
-        mapped[place.start : place.stop] = bits
-        mapped.flush()
+        # Not by memory map: on a full disk that ends the process without a word.
+        path, total = self.directory / EMBEDDINGS, self._plan["count"] * stored[0].nbytes
+        header = path.stat().st_size - total
+        with path.open("r+b") as file:
+            file.seek(header + place.start * stored[0].nbytes)
+            _write_through(file, stored.tobytes())
         with (self.directory / DONE).open("ab") as file:
-            file.write(b"%d\n" % self.done)
-            file.flush()
-            os.fsync(file.fileno())
+            _write_through(file, b"%d\n" % self.done)
         self.done += 1
 
     def finish(

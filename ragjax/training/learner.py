@@ -19,6 +19,7 @@ import optax
 from flax import struct
 from jaxtyping import Array
 
+from ragjax.errors import UserError
 from ragjax.records import Records
 from ragjax.types import Leaf, Loss, Params, QaData
 
