@@ -145,7 +145,8 @@ class Scann(Index):
         ):
             require(
                 value <= most,
-                f"retriever.index.{name} is {value}, but of {rows} passages there can be at most {most}.",
+                f"retriever.index.{name} is {value}, but of {rows} passages there can be at most "
+                f"{most}; choose fewer, or 0.",
             )
         return leaves
 
@@ -306,7 +307,7 @@ def _build_and_ask(spec: Scann, k: int, key: Any, embeddings: Any, query: Any) -
 
 
 def _make_room(coming: Name) -> None:
-    """Drops the searchers that were asked longest ago, and says so if one is built for the second time."""
+    """Drops the searchers that were asked longest ago; says so if a dropped one comes again."""
 
     def size(name: Name) -> int:
         return 4 * math.prod(name[1])

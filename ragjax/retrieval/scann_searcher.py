@@ -36,7 +36,7 @@ LOG_FUNCTIONS = (
 
 
 def import_scann() -> Any:
-    """Imports ScaNN, in some 30 ms; TensorFlow is not needed, but imported with it where it is installed.
+    """Imports ScaNN, which needs no TensorFlow, but imports it where it is installed.
 
     ScaNN writes progress to the standard error of the process. It is told to write errors only, by the
     functions of its own log; a version that lacks them stays talkative.
@@ -202,7 +202,7 @@ def train(embeddings: np.ndarray, leaves: int, threshold: float) -> Any:
 
 
 def load(directory: Path | str, embeddings: np.ndarray | None = None) -> ScannSearcher:
-    """Reads what `ScannSearcher.save` wrote; the rows to score with stay in the file until they are read.
+    """Reads what `ScannSearcher.save` wrote; its rows are read by memory map.
 
     Args:
       directory: the index.

@@ -6,18 +6,26 @@ import json
 import logging
 import pickle
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilations import compiled
+from processes import finish, kill, wait_for
 
 from ragjax.errors import UserError
 from ragjax.retrieval import scann as module
 from ragjax.retrieval.exact import Exact
 from ragjax.retrieval.scann import Scann, build_searcher, fingerprint
 from ragjax.retrieval.scann_searcher import MANIFEST, ScannSearcher, exact_best, load
+from ragjax.run_dir import CHECKPOINTS, load_run
+from ragjax.training.checkpoint import Checkpoints
+
+pytest_plugins = ["tiny_run"]
+
+SUPPORT = Path(__file__).parents[1] / "support"
 
 ROWS, WIDTH = 3_000, 16
 LARGE = Scann(exact_below=16)  # a corpus of these tests is a large one
@@ -469,10 +477,12 @@ def test_what_the_host_refuses():
     for value in (np.nan, -np.inf, 1e30):
         bad = EMBEDDINGS[:100].copy()
         bad[[8, 9], 2] = value
-        with pytest.raises(UserError, match="queries hold NaN .* in 2 of 100 rows, first in row 8"):
+        with pytest.raises(
+            UserError, match=r"queries hold NaN .* in 2 of 100 rows, first in row 8"
+        ):
             searcher().search(bad, 3)
         with pytest.raises(
-            UserError, match="embeddings hold NaN .* in 2 of 100 rows, first in row 8"
+            UserError, match=r"embeddings hold NaN .* in 2 of 100 rows, first in row 8"
         ):
             build_searcher(bad, LARGE)
     with pytest.raises(UserError, match="no embeddings to search"):
@@ -515,3 +525,29 @@ def test_without_scann(monkeypatch):
     with pytest.raises(UserError, match=said):
         build_searcher(EMBEDDINGS, LARGE)
     assert build_searcher(EMBEDDINGS, Scann()).search(QUERIES, 3).valid.all()
+
+
+# A run
+
+
+def test_a_killed_run_ends_as_one_that_was_not(processes, tmp_path):
+    """To the bit: the checkpoint falls between two refreshes, and the searcher is trained again."""
+
+    def train(run_dir, *words):
+        return ["train", SUPPORT / "scann_config.py", "--run-dir", run_dir, *words]
+
+    whole, cut, marker = tmp_path / "whole", tmp_path / "cut", tmp_path / "there"
+    reference = processes(train(whole))
+    process = processes(train(cut), (SUPPORT / "paused.py", "step", 6, marker))
+    wait_for(process, marker)
+    kill(process)
+    assert Checkpoints(cut / CHECKPOINTS).steps() == [4]
+    finish(reference)
+    assert "continuing at step 4 of 6" in finish(processes(train(cut, "--resume")))
+    for name in ("metrics.jsonl", "predictions.jsonl"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes(), name
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["index_age"] for row in rows if "loss" in row] == [0, 1, 2, 0, 1, 2]
+    states = [load_run(run_dir).state for run_dir in (whole, cut)]
+    jax.tree.map(np.testing.assert_array_equal, *states)
+    assert set(states[0].index.embeddings) == {"embeddings", "key"}

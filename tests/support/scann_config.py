@@ -1,4 +1,4 @@
-"""A run of seconds whose passages ScaNN finds, however few: ragjax train tests/support/scann_config.py."""
+"""A run of seconds whose 30 passages ScaNN finds: ragjax train tests/support/scann_config.py."""
 
 import dataclasses
 
