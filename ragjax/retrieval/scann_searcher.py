@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -130,9 +131,11 @@ class ScannSearcher:
             return exact_best(queries @ self.embeddings.T, k)
         if not len(queries):
             return np.empty((0, k), np.int32), np.empty((0, k), np.float32)
-        reorder = min(max(self.plan.reorder * k // DEPTH, self.plan.reorder), len(self.embeddings))
+        reorder = min(
+            max(self.plan.reorder * k // DEPTH, self.plan.reorder, k), len(self.embeddings)
+        )
         found, distances = self.native.search_batched_parallel(
-            queries, k, max(reorder, k), self.plan.leaves_to_search
+            queries, k, reorder, self.plan.leaves_to_search
         )
         # Where fewer are found, ScaNN fills up with row 0 at distance NaN.
         ids = np.where(np.isnan(distances), -1, found.astype(np.int64)).astype(np.int32)
@@ -160,7 +163,8 @@ class ScannSearcher:
             else:
                 self.native.serialize(str(partial), relative_path=True)
             files = {path.name: file_facts(path) for path in sorted(partial.iterdir())}
-            manifest = {"scann": self._version(), "shape": list(self.embeddings.shape)}
+            trained_by = None if self.native is None else version("scann")
+            manifest = {"scann": trained_by, "shape": list(self.embeddings.shape)}
             manifest |= {"plan": dataclasses.asdict(self.plan), "files": files}
             write_json(partial / MANIFEST, manifest)
             partial.rename(directory)
@@ -170,12 +174,6 @@ class ScannSearcher:
             ) from error
         finally:
             shutil.rmtree(partial, ignore_errors=True)
-
-    def _version(self) -> str | None:
-        """The version of ScaNN that trained it."""
-        from importlib.metadata import version
-
-        return None if self.native is None else version("scann")
 
 
 def train(embeddings: np.ndarray, leaves: int, threshold: float) -> Any:
@@ -209,27 +207,31 @@ def load(directory: Path | str, embeddings: np.ndarray | None = None) -> ScannSe
       embeddings: [N,D] rows that it has to be of, and that scores come from; None for its own.
 
     Raises:
-      UserError: a file is missing, cut, or not the one that was written, or it is of other rows.
+      UserError: a file is missing, cut, or not the one that was written, the index is of other rows, or
+        another version of ScaNN trained it.
     """
     directory = Path(directory)
     manifest = read_json_object(directory / MANIFEST, REBUILD)
     try:
         plan = Plan(**manifest["plan"])
         rows, width = manifest["shape"]
-        files = dict(manifest["files"])
+        files, trained_by = dict(manifest["files"]), manifest["scann"]
         complete = {ROWS} | ({ASSETS} if plan.leaves else set()) <= set(files)
+        complete &= all(
+            type(getattr(plan, field.name)) is field.type for field in dataclasses.fields(Plan)
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{directory / MANIFEST} describes no index; {REBUILD}") from error
     require(complete, f"{directory / MANIFEST} describes no whole index; {REBUILD}")
     for name, facts in files.items():
         path = directory / name
         require(
-            Path(name).name == name and path.is_file() and file_facts(path) == facts,
+            Path(name).name == name and _is_whole(path, facts),
             f"{path} is missing, cut or not the file that was written; {REBUILD}",
         )
     try:
         stored = np.load(directory / ROWS, mmap_mode="r", allow_pickle=False)
-        native = _load_native(directory) if plan.leaves else None
+        native = _load_native(directory, trained_by) if plan.leaves else None
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{directory} can't be loaded ({error}); {REBUILD}") from error
     require(
@@ -249,11 +251,23 @@ def load(directory: Path | str, embeddings: np.ndarray | None = None) -> ScannSe
     return ScannSearcher(stored if embeddings is None else embeddings, plan, native)
 
 
-def _load_native(directory: Path) -> Any:
+def _load_native(directory: Path, trained_by: str) -> Any:
     """ScaNN's searcher; its own loader is passed by, since it would read a pickle that lay there."""
     scann = import_scann()
+    require(
+        trained_by == version("scann"),
+        f"{directory} was written by scann {trained_by}, but {version('scann')} is installed; {REBUILD}",
+    )
     assets = (directory / ASSETS).read_text()
     return scann.ScannSearcher(scann.scann_pybind.ScannNumpy(str(directory), assets))
+
+
+def _is_whole(path: Path, facts: Any) -> bool:
+    """Whether a file is there as it was written."""
+    try:
+        return file_facts(path) == facts
+    except OSError:
+        return False
 
 
 def file_facts(path: Path) -> dict[str, Any]:

@@ -433,6 +433,18 @@ def test_files_of_another_index_are_refused(saved, tmp_path):
         (copy / name).unlink()
         with pytest.raises(UserError, match=name):
             load(copy)
+    manifest = json.loads((saved / MANIFEST).read_text())
+    for changed, said in (
+        ({"scann": "1.3.0"}, "was written by scann 1.3.0, but"),
+        ({"shape": [ROWS, 8]}, "holds other rows"),
+        ({"plan": manifest["plan"] | {"leaves": "54"}}, "describes no whole index"),
+        ({"files": manifest["files"] | {"../out": {}}}, "missing, cut or not"),
+    ):
+        copy = tmp_path / said
+        copy_files(saved, copy)
+        (copy / MANIFEST).write_text(json.dumps(manifest | changed))
+        with pytest.raises(UserError, match=said):
+            load(copy)
     for text in ("{}", '{"plan": {"leaves": 3}, "shape": [1], "files": {}}', "[]"):
         (copy / MANIFEST).write_text(text)
         with pytest.raises(UserError, match="build the index again"):
