@@ -32,6 +32,7 @@ HOMES = {
     "orbax": ("training/checkpoint.py",),
     "tyro": ("overrides.py", "cli.py"),
     "bm25s": ("retrieval/bm25.py",),
+    "scann": ("retrieval/scann_searcher.py",),
     "tokenizers": ("data/*",),
     "rlax": ("ops/*",),
     "gymnasium": ("envs/from_gymnasium.py", "envs/to_gymnasium.py"),
