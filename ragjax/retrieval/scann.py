@@ -16,8 +16,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt32
 
 from ragjax.errors import require
-from ragjax.ops.scoring import FULL_PRECISION
-from ragjax.retrieval.base import Index, best, require_depth
+from ragjax.retrieval.base import Index, require_depth
+from ragjax.retrieval.blocks import best_in_blocks
 from ragjax.retrieval.scann_searcher import (
     DEPTH,
     Plan,
@@ -125,12 +125,17 @@ class Scann(Index):
         rows = len(index["embeddings"])
         require_depth(k, rows)
         if rows < self.exact_below:
-            scores = jnp.matmul(query, index["embeddings"].T, precision=FULL_PRECISION)
-            return best(scores, k)
+            return best_in_blocks(index["embeddings"], query, k)
         import_scann()
         self.leaves_of(rows)
         ids, scores = _search_on_host(self, k)(index, query)
         return TopK(ids, scores, ids >= 0)
+
+    def search_exactly(
+        self, index: dict[str, Array], query: Float[Array, "*batch D"], k: int
+    ) -> TopK:
+        """See `Index.search_exactly`."""
+        return best_in_blocks(index["embeddings"], query.astype(jnp.float32), k)
 
     def leaves_of(self, rows: int) -> int:
         """Partitions of a corpus.
