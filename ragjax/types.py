@@ -352,6 +352,7 @@ class Retriever(NamedTuple):
       index: (params, corpus [N,P]) -> what is searched, a tree of arrays.
       search: (index, query [...,D], k) -> `TopK` of [...,K], without gradient; where nothing is found
         the empty passage (row -1) is the only hit.
+      search_exactly: as `search`, also of an index whose own search is approximate.
       scores: (index, query [...,D]) -> [...,N] unscaled scores of all passages; not of every index.
       scale: (params) -> [] the inverse temperature that multiplies scores before the softmax.
       log_prior: (params, query [...,D], corpus, `TopK`, rename=None) -> [...,K] log p(d|x) over the
@@ -363,6 +364,7 @@ class Retriever(NamedTuple):
     embed: Callable[..., Array]
     index: Callable[..., Any]
     search: Callable[..., TopK]
+    search_exactly: Callable[..., TopK]
     scores: Callable[..., Array]
     scale: Callable[..., Array]
     log_prior: Callable[..., Array]

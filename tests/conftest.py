@@ -49,8 +49,12 @@ LONG_FILES = (
 )
 
 
-def pytest_collection_modifyitems(items):
-    """Puts the long files first."""
+def pytest_collection_modifyitems(config, items):
+    """Puts the long files first, and leaves out what is slow unless it is asked for (-m)."""
+    if not config.option.markexpr:
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
     rank = {name: place for place, name in enumerate(LONG_FILES)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
 

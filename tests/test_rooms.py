@@ -40,6 +40,7 @@ HOMES = {
     "orbax": ("training/checkpoint.py",),
     "tyro": ("overrides.py", "cli.py", "index_commands.py"),
     "bm25s": ("retrieval/bm25.py",),
+    "scann": ("retrieval/scann_searcher.py",),
     "tokenizers": ("data/*",),
     "rlax": ("ops/*",),
     "gymnasium": ("envs/from_gymnasium.py", "envs/to_gymnasium.py"),

@@ -151,11 +151,18 @@ class QuestionsAnswerer(Learner):
         return state.replace(index=IndexState(self._embed(params, self.corpus), state.step))
 
     def measure(self, state: State) -> dict[str, float]:
-        """Figures of the development sample, under `dev/`."""
-        state = self.finish(state)
+        """Figures of the development sample, under `dev/`.
+
+        Of a learned retriever also `retrieval_gain`, what EM loses by random passages, and
+        `index_recall`: of the passages that exact search finds by the parameters of this step, the share
+        that the index finds which training searches, stale or approximate as it is.
+        """
+        searched, state = state.index, self.finish(state)
         answered = self._records(state, self._development)
         summary = summarise(answered)
         if self.config.retriever.learned:
+            if searched.built_at_step >= 0:
+                summary["index_recall"] = float(self._index_recall(state, searched))
             blind = self._records(state, self._gain_questions, corpus=self._exchanged)
             summary["retrieval_gain"] = (
                 summarise(answered[:GAIN_QUESTIONS])["em"] - summarise(blind)["em"]
@@ -164,9 +171,33 @@ class QuestionsAnswerer(Learner):
         found = "recall" if summary["gold_questions"] else "has_answer"
         return {
             f"dev/{name}": summary[name]
-            for name in ("em", "f1", f"{found}@1", f"{found}@5", "retrieval_gain")
+            for name in (
+                *("em", "f1", f"{found}@1", f"{found}@5"),
+                *("retrieval_gain", "index_recall"),
+            )
             if summary.get(name) is not None
         }
+
+    @cached_property
+    def _shared_hits(self):
+        """The jitted (params, question [M,Q], index searched, fresh index) -> [] as of `measure`."""
+        retriever, k = self.model.retriever, self.answerer.depth
+
+        def share(params, question, searched, fresh):
+            query = retriever.query(params, question)
+            found = retriever.search(searched, query, k)
+            right = retriever.search_exactly(fresh, query, k)
+            same = (right.ids[..., None] == found.ids[..., None, :]) & found.valid[..., None, :]
+            hits = jnp.any(same, axis=-1) & right.valid
+            return jnp.sum(hits) / jnp.sum(right.valid)
+
+        return jax.jit(share)
+
+    def _index_recall(self, state: State, searched: IndexState) -> Array:
+        """`index_recall` of `measure`, of a state that `finish` gave."""
+        params = evaluation_params(state.params, state.opt_state)
+        question = jnp.asarray(self._development.arrays.question)
+        return self._shared_hits(params, question, searched.embeddings, state.index.embeddings)
 
     def _records(
         self, state: State, encoded: EncodedQuestions, **options: Any

@@ -15,8 +15,9 @@ from ragjax.learners.question_answerer import QuestionsAnswerer
 from ragjax.learners.start import require_start
 from ragjax.origin import made_from
 from ragjax.retrieval.corpus import IndexState
+from ragjax.retrieval.refresh import BackgroundRefresh
 from ragjax.run_dir import load_run
-from ragjax.training.learner import Stage, State, step_keys, traced_scalars
+from ragjax.training.learner import Stage, State, stage_at, step_keys, traced_scalars
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import Loss, Params, RagBatch
 
@@ -124,6 +125,21 @@ class QuestionsLearner(QuestionsAnswerer):
             and phase.candidates is None
         )
 
+    @cached_property
+    def _background(self) -> BackgroundRefresh | None:
+        """What embeds the index beside the training, where the retriever wants that."""
+        every = self.config.retriever.refresh_beside
+        return BackgroundRefresh(self._embed, every) if every else None
+
+    def between_steps(self, state: State, step: int) -> State:
+        """Swaps in an index that was made beside the training, and begins the next."""
+        if self._background is None or not self.searches(stage_at(self, step).phase):
+            return state
+        params = {"retriever": state.params["retriever"]}
+        return state.replace(
+            index=self._background.between_steps(params, self.corpus, state.index, step)
+        )
+
     def collect(
         self, state: State, fed: Any, *, stage: Stage, hyper: dict[str, Array], data: Any
     ) -> tuple[State, Any, dict[str, Array]]:
@@ -132,10 +148,9 @@ class QuestionsLearner(QuestionsAnswerer):
         phase, objective = stage.phase, self.config.objective
         metrics, index = {}, state.index
         if self.searches(phase):
-            retriever: Any = self.config.retriever  # a learned one
-            due = (index.built_at_step < 0) | (
-                state.step - index.built_at_step >= retriever.refresh_every
-            )
+            due = index.built_at_step < 0
+            if every := self.config.retriever.refresh_in_step:
+                due = due | (state.step - index.built_at_step >= every)
             embeddings = jax.lax.cond(
                 due,
                 lambda: self.model.retriever.index(state.params, data["corpus"]),
@@ -205,8 +220,9 @@ class QuestionsLearner(QuestionsAnswerer):
         return found
 
     def notes(self) -> list[str]:
-        """What of the data is left out or not read."""
-        return self.report.sentences()
+        """What of the data is left out or not read, and whether a run can be repeated to the bit."""
+        beside = "the index is refreshed beside the training: no two runs are equal to the bit"
+        return [*self.report.sentences(), *([beside] if self._background else [])]
 
     def first_batch(self) -> list[str]:
         """Questions and accepted answers of the first step."""

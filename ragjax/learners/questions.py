@@ -109,6 +109,11 @@ class QuestionsConfig(Config):
             self.compute in ("float32", "bfloat16"),
             f"compute is {self.compute!r}; choose float32 or bfloat16.",
         )
+        require(
+            not self.retriever.refresh_beside or self.num_seeds == 1,
+            f"num_seeds is {self.num_seeds}, but retriever.asynchronous refreshes the index of one run "
+            "only; train the seeds one by one, or set it to false.",
+        )
         self.optimizer.check(self.steps, self.updates)
 
     @property

@@ -97,6 +97,11 @@ class RetrievalPolicy(Policy):
                 value in options, f"policy.{name} is {value!r}; choose one of {', '.join(options)}."
             )
         require(
+            not self.retriever.asynchronous,
+            "policy.retriever.asynchronous is true, but a policy's index is refreshed in its steps; set "
+            "it to false.",
+        )
+        require(
             self.drawn <= self.k,
             f"policy.drawn is {self.drawn}, more than the policy.k {self.k} passages retrieved.",
         )

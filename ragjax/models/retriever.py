@@ -68,6 +68,10 @@ class Dense(RetrieverSpec):
       refresh_every: steps after which the index is embedded anew. The index only chooses passages;
         scores inside the step always come from the current parameters. Not used by a
         likelihood with `documents="index"`, which embeds the whole corpus in every step.
+      asynchronous: whether training goes on with the old index meanwhile, and the new one is swapped in
+        when it is ready. When that is hangs on the machine, so that two runs are not equal to the bit.
+      train_passages: whether passages' embeddings are trained; False for the queries' alone, where the
+        index never ages. It wants a `query_encoder`.
       index: how the K best passages are found.
     """
 
@@ -77,6 +81,8 @@ class Dense(RetrieverSpec):
     query_encoder: Encoder | None = None
     initial_scale: float = 20.0
     refresh_every: int = 25
+    asynchronous: bool = False
+    train_passages: bool = True
     index: Index = field(default_factory=Exact)
 
     def __post_init__(self):
@@ -89,11 +95,31 @@ class Dense(RetrieverSpec):
             self.refresh_every >= 1,
             f"retriever.refresh_every is {self.refresh_every}; it must be at least 1 step.",
         )
+        require(
+            self.train_passages or self.query_encoder is not None,
+            "retriever.train_passages is false, but queries and passages share one encoder; give "
+            "retriever.query_encoder.",
+        )
+        require(
+            self.train_passages or not self.asynchronous,
+            "retriever.asynchronous is true, but with retriever.train_passages false there is nothing "
+            "to refresh; leave one of them out.",
+        )
 
     @property
     def scores_all(self) -> bool:
         """What its index says."""
         return self.index.scores_all
+
+    @property
+    def refresh_in_step(self) -> int:
+        """See `RetrieverSpec.refresh_in_step`."""
+        return 0 if self.asynchronous or not self.train_passages else self.refresh_every
+
+    @property
+    def refresh_beside(self) -> int:
+        """See `RetrieverSpec.refresh_beside`."""
+        return self.refresh_every if self.asynchronous else 0
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -160,6 +186,8 @@ class Dense(RetrieverSpec):
             return encoded(asking, params, x, rename)
 
         def embed(params, passages, rename=None):
+            if not self.train_passages:
+                params = jax.lax.stop_gradient(params)
             return encoded(storing, params, passages, rename)
 
         def index(params, corpus):
@@ -167,6 +195,9 @@ class Dense(RetrieverSpec):
 
         def search(index, query, k):
             return or_empty(self.index.search(index, jax.lax.stop_gradient(query), k))
+
+        def search_exactly(index, query, k):
+            return or_empty(self.index.search_exactly(index, jax.lax.stop_gradient(query), k))
 
         def scale(params):
             return jnp.exp(params["retriever"]["log_scale"])
@@ -184,6 +215,7 @@ class Dense(RetrieverSpec):
             embed=embed,
             index=index,
             search=search,
+            search_exactly=search_exactly,
             scores=self.index.scores,
             scale=scale,
             log_prior=log_prior,

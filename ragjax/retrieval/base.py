@@ -37,6 +37,16 @@ class RetrieverSpec:
         return False
 
     @property
+    def refresh_in_step(self) -> int:
+        """Steps after which a step embeds the index anew; 0 where only the first one does."""
+        return 0
+
+    @property
+    def refresh_beside(self) -> int:
+        """Steps after which the index is embedded anew beside the training; 0 for never."""
+        return 0
+
+    @property
     def weights(self) -> dict[str, Any]:
         """The fields that decide the shapes and the meaning of its parameters."""
         raise NotImplementedError
@@ -111,6 +121,10 @@ class Index:
           UserError: k exceeds the number of passages.
         """
         raise NotImplementedError
+
+    def search_exactly(self, index: Any, query: Float[Array, "*batch D"], k: int) -> TopK:
+        """As `search` without approximation, to measure it by; an exact kind has this already."""
+        return self.search(index, query, k)
 
     def scores(self, index: Any, query: Float[Array, "*batch D"]) -> Float[Array, "*batch N"]:
         """The inner products of each query with every passage; only where `scores_all`."""

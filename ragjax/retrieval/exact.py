@@ -3,24 +3,24 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from ragjax.ops.scoring import FULL_PRECISION
-from ragjax.retrieval.base import Index, best
+from ragjax.retrieval.base import Index
+from ragjax.retrieval.blocks import best_in_blocks
 from ragjax.types import TopK
 
 
 @dataclass(frozen=True)
 class Exact(Index):
-    """All passage embeddings [N,D], searched exhaustively."""
+    """All passage embeddings [N,D], searched exhaustively, in blocks where they are many."""
 
     scores_all: ClassVar[bool] = True
 
     def search(self, index: Float[Array, "N D"], query: Float[Array, "*batch D"], k: int) -> TopK:
         """See `Index.search`; ties by the lower row."""
-        return best(jax.lax.stop_gradient(self.scores(index, query)), k)
+        return best_in_blocks(index, query, k)
 
     def scores(
         self, index: Float[Array, "N D"], query: Float[Array, "*batch D"]

@@ -66,6 +66,7 @@ class Fixed(RetrieverSpec):
             embed=looked_up,
             index=lambda params, corpus: None,
             search=looked_up,
+            search_exactly=looked_up,
             scores=looked_up,
             scale=scale,
             log_prior=log_prior,

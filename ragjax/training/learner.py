@@ -142,6 +142,11 @@ class Learner:
         del seed, step
         return None
 
+    def between_steps(self, state: State, step: int) -> State:
+        """The state that step `step` (from 0) begins with, where the host changes it in between."""
+        del step
+        return state
+
     def counts(self, steps: int) -> dict[str, int]:
         """What the host counts, to be logged with the metrics of the last of `steps` steps."""
         del steps

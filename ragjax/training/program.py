@@ -90,6 +90,7 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
         return jax.jit(step, donate_argnums=0)
 
     def advance(state: State, step: int):
+        state = state if several else learner.between_steps(state, step)
         fed = [learner.feed(seed, step) for seed in seeds]
         given = jax.tree.map(lambda *leaves: np.stack(leaves), *fed) if several else fed[0]
         state, metrics = compiled(stage_at(learner, step))(state, given, hyper, data)

@@ -1,0 +1,227 @@
+"""Exact search of many passages block by block, on one device or on all of a mesh.
+
+The matrix of all scores is never there as a whole. Passages pass in blocks of `BLOCK`, and of each
+`GROUP` neighbouring rows only the highest score is kept. The k best passages lie in the k groups of
+highest maxima, whose rows are then scored once more. Blocks have one size whatever the number of
+devices, so that a product of the same shape gives each score: one device and many agree to the bit.
+"""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int
+
+from ragjax.errors import require
+from ragjax.ops.scoring import FULL_PRECISION
+from ragjax.retrieval.base import best, require_depth
+from ragjax.types import Leaf, TopK
+
+BLOCK = 4096  # rows of a block
+GROUP = 32  # rows whose highest score is kept; divides BLOCK
+QUERIES = 256  # queries that are searched at once, at most
+GATHERED = 2**26  # numbers of the rows that are scored again, at most
+
+
+def best_in_blocks(
+    embeddings: Float[Array, "N D"],
+    query: Float[Array, "*batch D"],
+    k: int,
+    *,
+    block: int = BLOCK,
+) -> TopK:
+    """The k passages of highest inner product, best first, ties by the lower row; traceable.
+
+    Args:
+      embeddings: [N,D], of any floating type; products are float32 sums of float32 factors.
+      query: [...,D].
+      k: static.
+      block: rows of a block, a multiple of `GROUP`.
+
+    Returns:
+      `TopK` of [...,k], without gradient.
+
+    Raises:
+      UserError: k exceeds N.
+    """
+    count = embeddings.shape[0]
+    require_depth(k, count)
+    embeddings, query = jax.lax.stop_gradient((embeddings, query))
+    if count <= block:
+        return best(_all_scores(embeddings, query), k)
+
+    def search(queries: Array) -> TopK:
+        maxima = _maxima(embeddings, count, queries, block)
+        _, groups = jax.lax.top_k(maxima, min(k, maxima.shape[-1]))
+        rows = _rows(groups)
+        scores = _scores(embeddings, queries, jnp.where(rows < count, rows, -1))
+        return _best_of(scores, rows, k)
+
+    return _in_chunks(search, query, k)
+
+
+def _all_scores(embeddings: Float[Array, "N D"], query: Float[Array, "*batch D"]) -> Array:
+    """[...,N] the scores of a single block, which need no second look."""
+    return jnp.matmul(query, embeddings.astype(query.dtype).T, precision=FULL_PRECISION)
+
+
+def _maxima(
+    embeddings: Float[Array, "n D"], count: Any, query: Float[Array, "q D"], block: int
+) -> Float[Array, "q G"]:
+    """The highest score of each group of rows; -inf where all are rows from `count` on, no passages."""
+    total = embeddings.shape[0]
+
+    def of_block(number: Any, rows: Array) -> Array:
+        scores = _all_scores(rows, query)
+        scores = jnp.where(number * block + jnp.arange(block) < count, scores, -jnp.inf)
+        return jnp.max(scores.reshape(-1, block // GROUP, GROUP), axis=-1)
+
+    def of_whole_block(_, number):
+        rows = jax.lax.dynamic_slice_in_dim(embeddings, number * block, block)
+        return None, of_block(number, rows)
+
+    whole = total // block
+    _, maxima = jax.lax.scan(of_whole_block, None, jnp.arange(whole))
+    maxima = jnp.moveaxis(maxima, 0, 1).reshape(query.shape[0], -1)
+    if total % block:
+        rest = jnp.pad(embeddings[whole * block :], ((0, -total % block), (0, 0)))
+        maxima = jnp.concatenate([maxima, of_block(whole, rest)], axis=-1)
+    return maxima
+
+
+def _rows(groups: Int[Array, "q g"]) -> Int[Array, "q r"]:
+    """The rows of groups, in order, so that the lower row of a tie comes first."""
+    first = jnp.sort(groups, axis=-1) * GROUP
+    return (first[..., None] + jnp.arange(GROUP)).reshape(groups.shape[0], -1)
+
+
+def _scores(
+    embeddings: Float[Array, "n D"], query: Float[Array, "q D"], rows: Int[Array, "q r"]
+) -> Float[Array, "q r"]:
+    """The inner products with some rows; -inf for row -1."""
+    found = embeddings[jnp.maximum(rows, 0)].astype(query.dtype)
+    scores = jnp.einsum("qd,qrd->qr", query, found, precision=FULL_PRECISION)
+    return jnp.where(rows >= 0, scores, -jnp.inf)
+
+
+def _best_of(scores: Float[Array, "q r"], rows: Int[Array, "q r"], k: int) -> TopK:
+    """The k best of some rows, which are in order."""
+    topk = best(scores, k)
+    ids = jnp.take_along_axis(rows, jnp.maximum(topk.ids, 0), axis=-1)
+    return TopK(jnp.where(topk.valid, ids, -1), topk.scores, topk.valid)
+
+
+def _in_chunks(search: Any, query: Float[Array, "*batch D"], k: int) -> TopK:
+    """Searches some queries at a time, to bound the memory."""
+    width = query.shape[-1]
+    flat = query.reshape(-1, width)
+    size = max(1, min(QUERIES, GATHERED // (k * GROUP * width), len(flat)))
+    padded = jnp.pad(flat, ((0, -len(flat) % size), (0, 0)))
+    found = jax.lax.map(search, padded.reshape(-1, size, width))
+    return jax.tree.map(
+        lambda leaf: leaf.reshape(-1, k)[: len(flat)].reshape(*query.shape[:-1], k), found
+    )
+
+
+@struct.dataclass
+class ShardedRows:
+    """Embeddings whose rows are dealt out to the devices of a mesh, whole blocks to each.
+
+    Attributes:
+      rows: [n,D], n >= N; the last are no passages.
+      count: N.
+      mesh: the devices, on an axis "data".
+    """
+
+    rows: Leaf
+    count: int = struct.field(pytree_node=False)
+    mesh: Mesh = struct.field(pytree_node=False)
+
+
+def data_mesh(devices: int = 0) -> Mesh:
+    """A mesh of one axis, "data".
+
+    Args:
+      devices: how many of this process's devices; 0 for all.
+
+    Raises:
+      UserError: there are fewer.
+    """
+    there = jax.local_devices()
+    require(
+        0 <= devices <= len(there),
+        f"{devices} devices are asked for, but JAX has {len(there)} here; choose at most that many, or "
+        "0 for all.",
+    )
+    return Mesh(np.array(there[: devices or len(there)]), ("data",))
+
+
+def shard_rows(embeddings: Any, mesh: Mesh, *, block: int = BLOCK) -> ShardedRows:
+    """Deals the rows of a host array [N,D] out to the devices of a mesh, each its own part only.
+
+    Every device holds as many blocks as any other, the last of them empty where they don't suffice.
+    """
+    count, width = embeddings.shape
+    blocks = -(-count // block)
+    rows = -(-blocks // mesh.size) * block
+    sharding = NamedSharding(mesh, P("data"))
+
+    def part(index: Any) -> np.ndarray:
+        start, stop, _ = index[0].indices(rows * mesh.size)
+        own = np.asarray(embeddings[start : min(stop, count)])
+        return np.pad(own, ((0, stop - start - len(own)), (0, 0)))
+
+    shape = (rows * mesh.size, width)
+    return ShardedRows(jax.make_array_from_callback(shape, sharding, part), count, mesh)
+
+
+def best_in_shards(
+    index: ShardedRows, query: Float[Array, "*batch D"], k: int, *, block: int = BLOCK
+) -> TopK:
+    """As `best_in_blocks`, over the devices of a mesh, of which each searches its own rows; traceable.
+
+    Devices exchange the maxima of their k best groups, [q,k] each, and the scores of the k best groups
+    of all, [q,k*GROUP]; no embedding leaves its device. Queries are on every device.
+
+    Raises:
+      UserError: k exceeds N.
+    """
+    require_depth(k, index.count)
+    rows_of_each = index.rows.shape[0] // index.mesh.size
+    groups_of_each = rows_of_each // GROUP
+
+    def search(own: Array, queries: Array) -> TopK:
+        first = jax.lax.axis_index("data") * rows_of_each
+        maxima = _maxima(own, index.count - first, queries, block)
+        values, places = jax.lax.top_k(maxima, min(k, groups_of_each))
+        # Devices one after another are in the order of their rows, as ties have to be.
+        values, groups = (
+            jnp.moveaxis(jax.lax.all_gather(of_each, "data"), 0, 1).reshape(len(queries), -1)
+            for of_each in (values, places + first // GROUP)
+        )
+        _, places = jax.lax.top_k(values, min(k, values.shape[-1]))
+        rows = _rows(jnp.take_along_axis(groups, places, axis=-1))
+        mine = (rows >= first) & (rows < first + rows_of_each) & (rows < index.count)
+        scores = _scores(own, queries, jnp.where(mine, rows - first, -1))
+        return _best_of(jax.lax.pmax(scores, "data"), rows, k)
+
+    def on_every_device(own: Array, queries: Array) -> TopK:
+        if index.count <= block:  # the first device has them all
+            scores = _all_scores(own[: index.count], queries)
+            first = jax.lax.axis_index("data") == 0
+            return best(jax.lax.pmax(jnp.where(first, scores, -jnp.inf), "data"), k)
+        return _in_chunks(partial(search, own), queries, k)
+
+    everywhere = jax.shard_map(
+        on_every_device,
+        mesh=index.mesh,
+        in_specs=(P("data"), P()),
+        out_specs=P(),
+        check_vma=False,  # it can't tell that the result of the exchange is the same everywhere
+    )
+    return everywhere(index.rows, jax.lax.stop_gradient(query))
