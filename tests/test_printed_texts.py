@@ -136,7 +136,7 @@ def test_a_report_of_relations_like_markup(capsys):
 def test_passages_like_markup(capsys):
     titles = ["[bold]x[/]", "[/]", "\\[red]", "w" * 200, "\x1b[2J"]
     passages = [{"title": title, "text": f"of {title}", "prior": 1.0} for title in titles]
-    result_commands._print_passages(passages, ("prior",))
+    result_commands.print_passages(passages, ("prior",))
     out = capsys.readouterr().out
     for text in ("[[bold]x[/]] of [bold]x[/]", "[[/]] of [/]", r"[\[red]] of \[red]", r"\x1b[2J"):
         assert text in out

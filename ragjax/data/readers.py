@@ -11,6 +11,7 @@ import json
 import sys
 import zlib
 from collections.abc import Collection, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -285,16 +286,20 @@ def text_files(path: Path) -> list[Path]:
 
 def _cut_text(file: Path, name: str, words: int, overlap: int) -> Iterator[tuple[int, Passage]]:
     """The passages of a text, each with the line of its first word; an empty text is an empty one."""
-    lines = list(_lines(file))
-    headings = (line.strip("# \t\r\n") for _, line in lines if line.startswith("#"))
+    headings = (line.strip("# \t\r\n") for _, line in _lines(file) if line.startswith("#"))
     title = next(filter(None, headings), "") if kind_of(file) != ".txt" else ""
-    text = [(number, word) for number, line in lines for word in line.split()]
-    for count, start in enumerate(range(0, max(len(text) - overlap, 1), words - overlap)):
-        piece = text[start : start + words]
-        passage = Passage(
-            f"{name}#{count}", title or Path(name).stem, " ".join(word for _, word in piece)
+    found = ((number, word) for number, line in _lines(file) for word in line.split())
+    piece, count = list(islice(found, words)), 0
+    more = piece
+    while more or not count:
+        text = " ".join(word for _, word in piece)
+        yield (
+            piece[0][0] if piece else 1,
+            Passage(f"{name}#{count}", title or Path(name).stem, text),
         )
-        yield (piece[0][0] if piece else 1), passage
+        more = list(islice(found, words - overlap))
+        piece = piece[len(piece) - overlap :] + more
+        count += 1
 
 
 def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, dict[str, Any]]]:

@@ -30,7 +30,7 @@ KIND = "embeddings"
 DTYPES = ("float32", "float16", "bfloat16")
 EMBEDDINGS, PLAN, DONE = "embeddings.npy", "plan.json", "done.txt"
 REMEDY = "make them again with `ragjax index build --force`."
-BLOCK = 2**16  # rows that are searched at once
+BLOCK, QUERIES = 2**16, 256  # rows and queries whose scores are in memory at once
 
 
 class StoredEmbeddings:
@@ -117,15 +117,25 @@ def search_rows(
     count, width = stored.rows.shape
     require_depth(k, count)
     size = min(block, count)
-    asked = jnp.asarray(queries, jnp.float32)
-    scores = jnp.full((len(queries), k), -jnp.inf, jnp.float32)
-    ids = jnp.full((len(queries), k), -1, jnp.int32)
+    asked = [
+        jnp.asarray(queries[start : start + QUERIES], jnp.float32)
+        for start in range(0, len(queries), QUERIES)
+    ]
+    best = [
+        (jnp.full((len(some), k), -jnp.inf, jnp.float32), jnp.full((len(some), k), -1, jnp.int32))
+        for some in asked
+    ]
     for start in range(0, count, size):
-        rows = np.zeros((size, width), np.float32)  # the last block is filled up
         held = stored.block(start, min(start + size, count))
+        rows = np.zeros((size, width), np.float32)  # the last block is filled up
         rows[: len(held)] = held
-        scores, ids = _best_of(scores, ids, asked, rows, np.int32(start), np.int32(len(held)))
-    return TopK(np.asarray(ids), np.asarray(scores), np.asarray(ids) >= 0)
+        block_rows, place = jnp.asarray(rows), (np.int32(start), np.int32(len(held)))
+        best = [
+            _best_of(*found, some, block_rows, *place)
+            for found, some in zip(best, asked, strict=True)
+        ]
+    scores, ids = (np.concatenate(parts) for parts in zip(*best, strict=True))
+    return TopK(ids, scores, ids >= 0)
 
 
 @jax.jit

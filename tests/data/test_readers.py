@@ -3,9 +3,10 @@
 import gzip
 import json
 
+import numpy as np
 import pytest
 
-from ragjax.data.readers import read_passages, read_questions, read_rows
+from ragjax.data.readers import located_passages, read_passages, read_questions, read_rows
 from ragjax.errors import UserError
 from ragjax.types import Passage, Question
 
@@ -168,3 +169,26 @@ def test_rows_come_one_by_one(tmp_path):
     path = write(tmp_path / "p.jsonl", '{"text": "x"}\n' * 3 + "{")
     rows = read_rows(path)
     assert next(rows) == (1, {"text": "x"})
+
+
+def test_texts_are_cut_as_a_stream_by_the_same_rule(tmp_path):
+    """Passage n begins at word n * (words - overlap), while more than the overlap is left."""
+    rng = np.random.default_rng(0)
+    path = tmp_path / "a.txt"
+    for case in range(200):
+        words, count = int(rng.integers(1, 7)), int(rng.integers(0, 25))
+        overlap = int(rng.integers(0, words))
+        text = [f"w{place}" for place in range(count)]
+        lines = np.sort(rng.integers(0, 5, count))
+        rows = [" ".join(np.array(text, str)[lines == line]) for line in range(5)]
+        write(path, "\n".join(rows))
+        starts = range(0, max(count - overlap, 1), words - overlap)
+        expected = [
+            (
+                path,
+                int(lines[start]) + 1 if count else 1,
+                Passage(f"a.txt#{number}", "a", " ".join(text[start : start + words])),
+            )
+            for number, start in enumerate(starts)
+        ]
+        assert list(located_passages(path, words=words, overlap=overlap)) == expected, case

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
+from ragjax.retrieval import embeddings
 from ragjax.retrieval.embeddings import EmbeddingsWriter, StoredEmbeddings, search_rows
 
 
@@ -25,8 +26,9 @@ def expected(rows, queries, k):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-def test_the_best_rows_are_found_whatever_the_blocks(dtype, tmp_path):
+def test_the_best_rows_are_found_whatever_the_blocks(dtype, tmp_path, monkeypatch):
     """Small whole numbers, which every dtype holds: half of the scores are ties."""
+    monkeypatch.setattr(embeddings, "QUERIES", 5)  # of which 9 is no multiple
     rng = np.random.default_rng(0)
     rows = rng.integers(-3, 4, (70, 4)).astype(np.float32)
     queries = rng.integers(-3, 4, (9, 4)).astype(np.float32)
