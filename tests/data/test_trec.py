@@ -20,7 +20,8 @@ def write(path, content):
 
 def test_a_run_by_hand(tmp_path):
     """The score decides, then the rank, then the line; what separates columns is any white space."""
-    text = "q Q0 low 1 0.5 t\n\nq\tQ0\thigh 9 7 t\r\nq Q0 tie2 5 0.5 t\nq Q0 tie1 4 0.5 t\np 0 d 0 -1 t\n"
+    text = "q Q0 low 1 0.5 t\n\nq\tQ0\thigh 9 7 t\r\nq Q0 tie2 5 0.5 t\nq Q0 tie1 4 0.5 t\n"
+    text += "p 0 d 0 -1 t\n"
     expected = {
         "q": [("high", 7.0), ("low", 0.5), ("tie1", 0.5), ("tie2", 0.5)],
         "p": [("d", -1.0)],
@@ -121,7 +122,7 @@ def test_a_line_of_judgements_that_is_none(tmp_path, header, cells, said):
 
 def test_three_columns_without_their_names_are_told_of_both_formats(tmp_path):
     with pytest.raises(
-        UserError, match="line 1 has 3 columns.*'qid 0 docid grade' .or to be headed"
+        UserError, match=r"line 1 has 3 columns.*'qid 0 docid grade' .or to be headed"
     ):
         read_qrels(write(tmp_path / "qrels.tsv", "q\td\t1\n"))
 
@@ -129,7 +130,7 @@ def test_three_columns_without_their_names_are_told_of_both_formats(tmp_path):
 @pytest.mark.parametrize("read", [read_run, read_qrels])
 def test_files_that_are_none(tmp_path, read):
     for path in (write(tmp_path / "empty", "\n \n"), write(tmp_path / "empty.gz", "")):
-        with pytest.raises(UserError, match="empty.* holds no "):
+        with pytest.raises(UserError, match=r"empty.* holds no "):
             read(path)
     with pytest.raises(UserError, match="can't be read"):
         read(tmp_path / "nowhere")
@@ -159,7 +160,7 @@ def test_ids_that_no_column_can_hold(tmp_path, name):
         lambda: write_qrels(path, {"q": {name: 1}}),
         lambda: write_qrels(tmp_path / "out.tsv", {"q": {name: 1}}),
     ):
-        with pytest.raises(UserError, match="white space|half of a character"):
+        with pytest.raises(UserError, match=r"white space|half of a character"):
             write_it()
     assert not list(tmp_path.iterdir())
 

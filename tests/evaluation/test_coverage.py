@@ -65,7 +65,8 @@ def slowly_tokenised(text):
 
     tokens = []
     for of, run in itertools.groupby(unicodedata.normalize("NFD", text), key=kind):
-        tokens += ["".join(run)] if of == "word" else run if of == "other" else []
+        found = "".join(run)
+        tokens += [found] if of == "word" else list(found) if of == "other" else []
     return " ".join(["", *tokens, ""]).lower() if tokens else " "
 
 
