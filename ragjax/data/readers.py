@@ -135,7 +135,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         kind in ROW_KINDS,
         f"{path} is no {', '.join(ROW_KINDS)} file (.gz or not); convert it to one of these.",
     )
-    lines = _lines(path)
+    lines = read_lines(path)
     if kind == ".jsonl":
         for number, line in lines:
             if line.strip():
@@ -149,8 +149,15 @@ def kind_of(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields each line with its number; only a newline ends one."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields each line with its number; only a newline ends one.
+
+    Args:
+      path: a file in UTF-8, compressed if its name ends in `.gz`.
+
+    Raises:
+      UserError: the file, or the line named, can't be read.
+    """
     number = 0
     try:
         with contextlib.ExitStack() as stack:
@@ -271,7 +278,7 @@ def text_files(path: Path) -> list[Path]:
 
 
 def _cut_text(file: Path, name: str, words: int, overlap: int) -> Iterator[Passage]:
-    lines = [line for _, line in _lines(file)]
+    lines = [line for _, line in read_lines(file)]
     headings = (line.strip("# \t\r\n") for line in lines if line.startswith("#"))
     title = next(filter(None, headings), "") if kind_of(file) != ".txt" else ""
     text = " ".join(lines).split()
