@@ -182,7 +182,7 @@ def _computed(run: Run, gold: Qrels, names: Sequence[str]) -> dict[str, dict[str
     except ImportError as error:
         raise UserError(
             "retrieval can't be measured by judgements, for ir_measures isn't installed; run "
-            "`pip install ir-measures`."
+            "`pip install 'ragjax[measures]'`."
         ) from error
     measures = {}
     for name in names:
