@@ -15,10 +15,11 @@ from jaxtyping import Array, Bool, Float, Int
 from ragjax.errors import require
 from ragjax.types import TopK
 
+Numbers = Array | np.ndarray  # of the device or of the host
 _LAST = np.iinfo(np.int32).max  # sorts behind every row
 
 
-def listed_scores(hits: TopK, rows: Int[Array, "*batch R"]) -> Float[Array, "*batch R"]:
+def listed_scores(hits: TopK, rows: Int[Numbers, "*batch R"]) -> Float[Array, "*batch R"]:
     """What a ranking says of given passages.
 
     Args:
@@ -28,6 +29,7 @@ def listed_scores(hits: TopK, rows: Int[Array, "*batch R"]) -> Float[Array, "*ba
     Returns:
       [...,R] the scores of those that are listed, with gradient, and 0 for the others.
     """
+    hits = _arrays(hits)
     same = (rows[..., :, None] == hits.ids[..., None, :]) & _is_hit(hits)[..., None, :]
     place = jnp.argmax(same, axis=-1)
     scores = jnp.take_along_axis(_hit_scores(hits), place, axis=-1)
@@ -36,6 +38,7 @@ def listed_scores(hits: TopK, rows: Int[Array, "*batch R"]) -> Float[Array, "*ba
 
 def scores_of_all(hits: TopK, passages: int) -> Float[Array, "*batch N"]:
     """[...,N] what `listed_scores` gives for all N `passages` of the corpus."""
+    hits = _arrays(hits)
     counted = _is_hit(hits) & ~_repeated(hits.ids, _is_hit(hits))
     rows = jnp.where(counted, hits.ids, passages)  # beyond the last, which is dropped
     empty = jnp.zeros(passages, hits.scores.dtype)
@@ -54,8 +57,8 @@ def weighted(
     weight: Float[Array, ""] | float,
     k: int,
     *,
-    dense_of_lexical: Float[Array, "*batch C"] | None = None,
-    lexical_of_dense: Float[Array, "*batch L"] | None = None,
+    dense_of_lexical: Float[Numbers, "*batch C"] | None = None,
+    lexical_of_dense: Float[Numbers, "*batch L"] | None = None,
     normalise: bool = False,
 ) -> TopK:
     """The k best of all candidates by score(d) = dense(d) + λ · lexical(d).
@@ -82,7 +85,7 @@ def weighted(
     Raises:
       UserError: k is below 1.
     """
-    dense, lexical = jax.tree.map(jnp.asarray, (dense, lexical))
+    dense, lexical = _arrays(dense), _arrays(lexical)
     if lexical_of_dense is None:
         lexical_of_dense = listed_scores(lexical, dense.ids)
     if dense_of_lexical is None:
@@ -91,8 +94,8 @@ def weighted(
         dense_of_lexical = jnp.broadcast_to(lowest, lexical.ids.shape)
     ids = jnp.concatenate([dense.ids, lexical.ids], axis=-1)
     valid = jnp.concatenate([_is_hit(dense), _is_hit(lexical)], axis=-1)
-    left = jnp.concatenate([_hit_scores(dense), dense_of_lexical], axis=-1)
-    right = jnp.concatenate([lexical_of_dense, _hit_scores(lexical)], axis=-1)
+    left = jnp.concatenate([_hit_scores(dense), jnp.asarray(dense_of_lexical)], axis=-1)
+    right = jnp.concatenate([jnp.asarray(lexical_of_dense), _hit_scores(lexical)], axis=-1)
     if normalise:
         left, right = _min_max(left, valid), _min_max(right, valid)
     return _best_distinct(ids, left + weight * right, valid, k)
@@ -120,8 +123,8 @@ def reciprocal_rank_fusion(rankings: Sequence[TopK], k: int, constant: float = 6
     require(constant >= 0, f"constant is {constant}; it must not be negative.")
     ids, shares, hits = [], [], []
     for ranking in rankings:
-        rows = jnp.asarray(ranking.ids)
-        hit = _is_hit(jax.tree.map(jnp.asarray, ranking))
+        ranking = _arrays(ranking)
+        rows, hit = ranking.ids, _is_hit(ranking)
         hit &= ~_repeated(rows, hit)
         rank = jnp.cumsum(hit, axis=-1).astype(jnp.float32)
         ids.append(rows)
@@ -178,7 +181,7 @@ def choose_weight(
     require(len(grid) > 0, "grid is empty; give at least one weight.")
     for value in grid:
         require(
-            np.isfinite(value) and value >= 0,
+            0 <= value < float("inf"),
             f"grid holds {value}; a weight is a number that is not negative.",
         )
     counts = [len(dense.ids), len(lexical.ids), len(gold)]
@@ -202,6 +205,11 @@ def choose_weight(
     table = tuple((float(weight), recall(weight)) for weight in grid)
     weight, best = min(table, key=lambda row: (-row[1], row[0]))
     return WeightChoice(weight, best, table, int(known.sum()))
+
+
+def _arrays(topk: TopK) -> TopK:
+    """A ranking of the host as one of the device."""
+    return jax.tree.map(jnp.asarray, topk)
 
 
 def _is_hit(topk: TopK) -> Bool[Array, "*batch K"]:
