@@ -97,6 +97,8 @@ class RagBatch:
       positives: [B,R] corpus rows of the gold passages, padded with -1.
       retrieved: `TopK` of [B,K] from a retriever that is not learned, at least as many as are used, or
         None.
+      lexical: `TopK` of [B,C], what words in common say, for a learned retriever that fuses them with
+        its own ranking; None for others.
       weight: [B] 1 for a real example and 0 for one that fills up the batch.
     """
 
@@ -106,6 +108,7 @@ class RagBatch:
     positives: Leaf = None
     retrieved: Leaf = None
     weight: Leaf = None
+    lexical: Leaf = None
 
 
 @struct.dataclass
@@ -343,7 +346,8 @@ class Retriever(NamedTuple):
 
     Queries x and passages d are tokens or numbers, as their encoders read them. `rename` are [V] new
     token ids, see `ops.augmentation`. A retriever that is not learned has no more than `init`, `scale`
-    and `log_prior`, which takes the scores that it found.
+    and `log_prior`, which takes the scores that it found. One that fuses its ranking with words in
+    common has `weigh`, and its `search` and `log_prior` take what that gives as a last argument.
 
     Attributes:
       init: (key) -> params["retriever"].
@@ -357,6 +361,8 @@ class Retriever(NamedTuple):
       scale: (params) -> [] the inverse temperature that multiplies scores before the softmax.
       log_prior: (params, query [...,D], corpus, `TopK`, rename=None) -> [...,K] log p(d|x) over the
         hits, their embeddings computed anew and with gradient; -inf at a miss.
+      weigh: (params, lexical `TopK` [B,C]) -> `TopK` of [B,C], its scores times a weight, with gradient:
+        what a passage has beyond its inner product; None of a retriever that goes by embeddings alone.
     """
 
     init: Callable[..., Params]
@@ -368,6 +374,7 @@ class Retriever(NamedTuple):
     scores: Callable[..., Array]
     scale: Callable[..., Array]
     log_prior: Callable[..., Array]
+    weigh: Callable[..., TopK] | None = None
 
 
 class RagModel(NamedTuple):

@@ -17,6 +17,7 @@ from ragjax.ops.retrieval_figures import retrieval_figures
 from ragjax.ops.scoring import FULL_PRECISION, log_prior_in_batch, log_prior_index
 from ragjax.retrieval.base import best, prior_of_scores, require_depth
 from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.fusion import listed_scores, scores_of_all
 from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK
 
 HUB_QUESTIONS = 16  # of fewer each is a large share itself
@@ -258,25 +259,48 @@ def retrieve(
 
     require_depth(k, corpus.shape[0])
     query, scale = retriever.query(params, batch.question, rename), retriever.scale(params)
+    words = ()
+    if retriever.weigh is not None:
+        assert batch.lexical is not None, "the lexical hits of a hybrid are in the batch"
+        words = (retriever.weigh(params, batch.lexical),)
     if objective.documents == "index":
         if frozen_index:
-            topk = given or retriever.search(index, query, k)
-            scores = retriever.scores(index, query)
+            topk = given or retriever.search(index, query, k, *words)
+            scores = _with_words(retriever.scores(index, query), words)
         else:
             embedded = retriever.embed(params, corpus, rename)
             scores = jnp.matmul(query, embedded.T, precision=FULL_PRECISION)
+            scores = _with_words(scores, words)
             topk = given or best(scores, k)
         return topk, log_prior_index(scale * scores, topk.ids, topk.valid)
     if frozen_index:
-        topk = retriever.search(index, query, k)
+        topk = retriever.search(index, query, k, *words)
         return topk, prior_of_scores(scale, topk)
     # The index holds original names, so the search must use them too; only scores are renamed.
-    topk = given or retriever.search(index, retriever.query(params, batch.question), k)
+    topk = given or retriever.search(index, retriever.query(params, batch.question), k, *words)
     if objective.documents == "in_batch":
         passages = retriever.embed(params, gather_passages(corpus, topk.ids), rename)
-        scores = scale * jnp.einsum("bd,ckd->bck", query, passages, precision=FULL_PRECISION)
+        scores = jnp.einsum("bd,ckd->bck", query, passages, precision=FULL_PRECISION)
+        scores = scale * _with_words(scores, words, topk.ids)
         return topk, log_prior_in_batch(scores, topk.ids, topk.valid)
-    return topk, retriever.log_prior(params, query, corpus, topk, rename)
+    return topk, retriever.log_prior(params, query, corpus, topk, rename, *words)
+
+
+def _with_words(scores: Array, words: tuple[TopK, ...], rows: Array | None = None) -> Array:
+    """Inner products with what words in common add to them.
+
+    Args:
+      scores: [B,N] of all passages, or [B,C,K] of those that were found for C questions.
+      words: `TopK` [B,L] of the B questions, weighted, or nothing.
+      rows: [C,K] of those that were found.
+    """
+    for hits in words:
+        if rows is None:
+            scores = scores + scores_of_all(hits, scores.shape[-1])
+        else:
+            everyone = jnp.broadcast_to(rows.reshape(-1), (scores.shape[0], rows.size))
+            scores = scores + listed_scores(hits, everyone).reshape(scores.shape)
+    return scores
 
 
 @dataclass(frozen=True)
