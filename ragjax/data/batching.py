@@ -105,8 +105,8 @@ def encode_questions(
 ) -> EncodedQuestions:
     """Tokenises a split and looks up what the host finds for it.
 
-    That are the passages of a fixed retriever, which may be `candidates` for a learned one, and the
-    lexical hits of a retriever that fuses them with its own.
+    That is: the passages of a fixed retriever, or of `candidates` for a learned one, and the lexical
+    hits of a retriever that fuses them with its own ranking.
 
     Accepted answers are left out where they do not end within T tokens: cut, they would be answers that
     nobody accepts. A first answer that is cut is still learned from, as far as it goes.

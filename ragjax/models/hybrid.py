@@ -43,12 +43,13 @@ class Hybrid(RetrieverSpec):
     The lexical scores are BM25's, of the question as it was asked: neither renaming nor corrupted words
     reach them. They are looked up once for every question, on the host, for its `depth` best passages;
     any other passage has lexical score 0, whatever p(d|x) is normalised over. That is its BM25 if it has
-    no word in common with the question, and too little if it has and `depth` others have more; a `depth`
-    as large as the corpus makes all scores exact. The K passages that are read are the best of those
-    `depth` and of as many that the index finds.
+    no word in common with the question, and too little if it has some but `depth` others score more; a
+    `depth` as large as the corpus makes all scores exact. The K passages that are read are the best of
+    those `depth` and of as many that the index finds.
 
-    λ is of one corpus, since BM25 is: it rises with the number of passages. The parameters are those of
-    the dense retriever and, where λ is learned, "log_lexical_weight".
+    BM25 rises with the number of passages, so a λ that was learned on one corpus counts for more on a
+    larger one. The parameters are those of the dense retriever and, where λ is learned,
+    "log_lexical_weight".
 
     Attributes:
       dense: encoders, temperature τ, and index.
@@ -56,7 +57,8 @@ class Hybrid(RetrieverSpec):
       lexical_weight: λ, at the start if it is learned. 0.05 lets a BM25 of 20 count as much as the
         inner product of two embeddings that are the same.
       learn_weight: whether λ is learned.
-      depth: passages that either ranking proposes; where the corpus has fewer, all of them.
+      depth: passages that either ranking proposes, the index K if that is more; where the corpus has
+        fewer, all of them.
     """
 
     learned: ClassVar[bool] = True
