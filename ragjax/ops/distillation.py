@@ -96,7 +96,9 @@ def emdr2_token(
     Atlas averages over the tokens of the batch; here tokens are added up. Arguments as of
     `emdr2_sequence`.
     """
-    return -rag_token(log_prior, jax.lax.stop_gradient(token_logprobs), mask)
+    # What stands at padding must not reach the gradient either, where 0 * inf is NaN.
+    said = jnp.where(mask[:, None], jax.lax.stop_gradient(token_logprobs), 0.0)
+    return -rag_token(log_prior, said, mask)
 
 
 def perplexity_distillation(

@@ -23,8 +23,8 @@ class InverseCloze(Task):
 
     A training question is a sentence, and its gold passage the one that it was taken from (Lee et al.,
     arXiv 1906.00300, section 5). The passage is not changed here: `Contrastive(remove_question=0.9)`
-    embeds it without the sentence, nine times of ten. Passages, vocabulary, development and test questions
-    are those of `task`, so that a run on `task` can `start` from one on this.
+    embeds it without the sentence, nine times of ten. Passages, vocabulary, development and test
+    questions are those of `task`, so that a run on `task` can `start` from one on this.
 
     No answer is known: the passage's title stands for it, or else the sentence.
 
