@@ -389,6 +389,8 @@ class RagModel(NamedTuple):
       values: (params, memory, target [B,T]) -> [B,K,T] a critic's V(x, d_k, y_<t), for its parameters.
       init_cache: (params, memory, length) -> an empty cache for `length` decoding steps.
       decode_step: (params, memory, cache, token [B,K], t) -> ([B,K,V] log-probabilities, cache).
+      attention: (params, memory, target [B,T]) -> the cross-attention's scores before the softmax
+        [B,K,J,T,S], norms of its values [B,K,J,S] and the source's mask [B,K,S]; J heads in all layers.
     """
 
     init: Callable[..., Params]
@@ -399,3 +401,4 @@ class RagModel(NamedTuple):
     values: Callable[..., Array]
     init_cache: Callable[..., Any]
     decode_step: Callable[..., tuple[Array, Any]]
+    attention: Callable[..., tuple[Array, Array, Array]] | None = None

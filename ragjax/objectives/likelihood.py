@@ -156,6 +156,22 @@ class Likelihood(Objective):
             metrics |= {name: (count * value, count) for name, value in health.items()}
         return Loss(sum=-total(log_likelihood), denom=jnp.sum(batch.weight), metrics=metrics)
 
+    def noise(self, context: Context, key: Array, batch: RagBatch) -> tuple[RagBatch, Array, Array]:
+        """The noise of a step's key.
+
+        Returns:
+          The batch with corrupted questions, and the [V] names that are shown to the retriever and
+          those that are shown to the reader.
+        """
+        content = context.vocabulary.content
+        reader_key, retriever_key, word_key = jax.random.split(key, 3)
+        question = corrupt_words(word_key, batch.question, content, self.corrupt_words)
+        return (
+            dataclasses.replace(batch, question=question),  # pyright: ignore[reportArgumentType]
+            random_renaming(retriever_key, content, self.rename_retriever),
+            random_renaming(reader_key, content, self.rename_reader),
+        )
+
     def read(
         self,
         context: Context,
@@ -167,20 +183,11 @@ class Likelihood(Objective):
         index: Any,
     ) -> Reading:
         """Retrieves and reads, with the noise of a step's key; see `Objective.loss`."""
-        model, content = context.model, context.vocabulary.content
-        reader_key, retriever_key, word_key = jax.random.split(key, 3)
-        question = corrupt_words(word_key, batch.question, content, self.corrupt_words)
-        batch = dataclasses.replace(batch, question=question)  # pyright: ignore[reportArgumentType]
+        model = context.model
+        batch, retriever_names, rename = self.noise(context, key, batch)
         topk, log_prior = retrieve(
-            self,
-            context,
-            params,
-            batch,
-            corpus=corpus,
-            index=index,
-            rename=random_renaming(retriever_key, content, self.rename_retriever),
+            self, context, params, batch, corpus=corpus, index=index, rename=retriever_names
         )
-        rename = random_renaming(reader_key, content, self.rename_reader)
         shown, own = (
             jnp.broadcast_to(names, (batch.question.shape[0], *names.shape))
             for names in (rename, jnp.argsort(rename))  # a permutation and its inverse
@@ -217,6 +224,13 @@ def is_gold(topk: TopK, positives: Array) -> Array:
     return jnp.any(same & (positives[..., None, :] >= 0), axis=-1)
 
 
+def given_passages(batch: RagBatch, k: int) -> TopK | None:
+    """The first K of the passages that a batch brings along, or None."""
+    if batch.retrieved is None:
+        return None
+    return jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
+
+
 def retrieve(
     objective: Likelihood,
     context: Context,
@@ -250,9 +264,7 @@ def retrieve(
       UserError: K exceeds the number of passages.
     """
     retriever, k = context.model.retriever, context.k
-    given = None
-    if batch.retrieved is not None:
-        given = jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
+    given = given_passages(batch, k)
     if not context.retriever.learned:
         assert given is not None, "a fixed retriever puts its passages into the batch"
         return given, retriever.log_prior(params, None, corpus, given)
