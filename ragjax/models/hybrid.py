@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 import jax
@@ -91,9 +92,14 @@ class Hybrid(RetrieverSpec):
         return self.dense.scores_all
 
     @property
-    def refresh_every(self) -> int:
+    def refresh_in_step(self) -> int:
         """That of the dense retriever."""
-        return self.dense.refresh_every
+        return self.dense.refresh_in_step
+
+    @property
+    def refresh_beside(self) -> int:
+        """That of the dense retriever."""
+        return self.dense.refresh_beside
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -140,11 +146,10 @@ class Hybrid(RetrieverSpec):
         def searched(index):
             return index.embeddings if index.built is None else index.built
 
-        def search(index, query, k, hits):
+        def fused(find, index, query, k, hits):
             query, hits = jax.lax.stop_gradient((query, hits))
-            found = dense.search(
-                searched(index), query, min(max(k, self.depth), index.embeddings.shape[0])
-            )
+            depth = min(max(k, self.depth), index.embeddings.shape[0])
+            found = find(searched(index), query, depth)
             stored = gather_passages(index.embeddings, hits.ids).astype(query.dtype)
             scores = jnp.einsum("...d,...kd->...k", query, stored, precision=FULL_PRECISION)
             return or_empty(weighted(found, hits, 1.0, k, dense_of_lexical=scores))
@@ -158,7 +163,8 @@ class Hybrid(RetrieverSpec):
         return dense._replace(
             init=init,
             index=index,
-            search=search,
+            search=partial(fused, dense.search),
+            search_exactly=partial(fused, dense.search_exactly),
             scores=lambda index, query: dense.scores(searched(index), query),
             log_prior=log_prior,
             weigh=weigh,

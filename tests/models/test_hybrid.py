@@ -205,7 +205,8 @@ def test_the_host_looks_up_as_many_as_there_are():
 def test_what_a_run_needs_to_know_of_it():
     spec = Hybrid(Dense(refresh_every=7), lexical_weight=0.3)
     assert (spec.learned, spec.fuses, spec.needs_gold) == (True, True, False)
-    assert spec.refresh_every == 7
+    assert (spec.refresh_in_step, spec.refresh_beside) == (7, 0)
+    assert Hybrid(Dense(refresh_every=7, asynchronous=True)).refresh_beside == 7
     assert spec.scores_all
     assert spec.weights == Dense().weights | {
         "lexical": BM25(),
