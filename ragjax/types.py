@@ -97,6 +97,7 @@ class RagBatch:
       positives: [B,R] corpus rows of the gold passages, padded with -1.
       retrieved: `TopK` of [B,K] from a retriever that is not learned, at least as many as are used, or
         None.
+      lexical: `TopK` of [B,C] by words in common, for a learned retriever that fuses both rankings.
       weight: [B] 1 for a real example and 0 for one that fills up the batch.
     """
 
@@ -106,6 +107,7 @@ class RagBatch:
     positives: Leaf = None
     retrieved: Leaf = None
     weight: Leaf = None
+    lexical: Leaf = None
 
 
 @struct.dataclass
@@ -206,8 +208,7 @@ class Timestep:
       terminated: [] bool.
       truncated: [] bool.
       final_observation: [O...] the observation that the step led to, also where a reset replaced it.
-      metrics: name -> [] what wrappers report, such as the return of an episode that has just ended;
-        a `Figure` where it is about some episodes only.
+      metrics: name -> [] what wrappers report; a `Figure` where it is about some episodes only.
     """
 
     observation: Leaf
@@ -227,8 +228,7 @@ class Env(NamedTuple):
     """An environment as pure functions of one episode; batching is `vmap`'s work (`envs.wrappers`).
 
     Attributes:
-      params: the constants of its dynamics, a tree of arrays; state and parameters are apart, so that
-        physics can be traced, batched or differentiated like anything else.
+      params: the constants of its dynamics, a tree of arrays, traced and batched like anything else.
       reset: (params, key) -> (state, `Timestep`), the first of an episode.
       step: (params, key, state, action []) -> (state, `Timestep`).
       num_actions: A; actions are the integers 0 <= a < A.
@@ -342,8 +342,9 @@ class Retriever(NamedTuple):
     """p(d|x) as pure functions of the whole tree of parameters, for questions and observations alike.
 
     Queries x and passages d are tokens or numbers, as their encoders read them. `rename` are [V] new
-    token ids, see `ops.augmentation`. A retriever that is not learned has no more than `init`, `scale`
-    and `log_prior`, which takes the scores that it found.
+    token ids (`ops.augmentation`). A retriever that is not learned has no more than `init`, `scale`
+    and `log_prior`, which takes the scores that it found. One that fuses its ranking with words in
+    common has `weigh`; its searches and `log_prior` take what that gives as a last argument.
 
     Attributes:
       init: (key) -> params["retriever"].
@@ -357,6 +358,7 @@ class Retriever(NamedTuple):
       scale: (params) -> [] the inverse temperature that multiplies scores before the softmax.
       log_prior: (params, query [...,D], corpus, `TopK`, rename=None) -> [...,K] log p(d|x) over the
         hits, their embeddings computed anew and with gradient; -inf at a miss.
+      weigh: (params, lexical `TopK` [B,C]) -> the same with its scores weighted, with gradient, or None.
     """
 
     init: Callable[..., Params]
@@ -368,6 +370,7 @@ class Retriever(NamedTuple):
     scores: Callable[..., Array]
     scale: Callable[..., Array]
     log_prior: Callable[..., Array]
+    weigh: Callable[..., TopK] | None = None
 
 
 class RagModel(NamedTuple):
@@ -382,6 +385,8 @@ class RagModel(NamedTuple):
       values: (params, memory, target [B,T]) -> [B,K,T] a critic's V(x, d_k, y_<t), for its parameters.
       init_cache: (params, memory, length) -> an empty cache for `length` decoding steps.
       decode_step: (params, memory, cache, token [B,K], t) -> ([B,K,V] log-probabilities, cache).
+      attention: (params, memory, target [B,T]) -> cross-attention's scores before the softmax
+        [B,K,J,T,S], norms of its values [B,K,J,S], the source's mask [B,K,S]; J heads in all layers.
     """
 
     init: Callable[..., Params]
@@ -392,3 +397,4 @@ class RagModel(NamedTuple):
     values: Callable[..., Array]
     init_cache: Callable[..., Any]
     decode_step: Callable[..., tuple[Array, Any]]
+    attention: Callable[..., tuple[Array, Array, Array]] | None = None

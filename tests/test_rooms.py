@@ -46,6 +46,7 @@ HOMES = {
     "gymnasium": ("envs/from_gymnasium.py", "envs/to_gymnasium.py"),
     "matplotlib": ("evaluation/plots.py",),
     "tensorboardX": ("training/logging.py",),
+    "ir_measures": ("evaluation/retrieval_measures.py",),
 }
 
 

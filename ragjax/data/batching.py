@@ -29,19 +29,21 @@ class EncodedQuestions:
         fill = 0 if size is None else size - len(index)
         picked = np.concatenate([index, np.zeros(fill, index.dtype)])
         weight = np.concatenate([np.ones(len(index)), np.zeros(fill)]).astype(np.float32)
-        arrays, retrieved = self.arrays, self.arrays.retrieved
-        if retrieved is not None:
-            retrieved = TopK(
-                retrieved.ids[picked], retrieved.scores[picked], retrieved.valid[picked]
-            )
+        arrays = self.arrays
         return RagBatch(
             question=arrays.question[picked],
             target=arrays.target[picked],
             accepted=arrays.accepted[picked],
             positives=arrays.positives[picked],
-            retrieved=retrieved,
+            retrieved=_rows_of(arrays.retrieved, picked),
             weight=weight,
+            lexical=_rows_of(arrays.lexical, picked),
         )
+
+
+def _rows_of(topk: TopK | None, rows: np.ndarray) -> TopK | None:
+    """Rows of a ranking, where there is one."""
+    return topk and TopK(topk.ids[rows], topk.scores[rows], topk.valid[rows])
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,12 @@ def encode_questions(
     questions: Sequence[Question],
     retriever: RetrieverSpec,
     k: int,
+    candidates: RetrieverSpec | None = None,
 ) -> EncodedQuestions:
-    """Tokenises a split and, for a fixed retriever, looks up its passages.
+    """Tokenises a split and looks up what the host finds for it.
+
+    That is: the passages of a fixed retriever, or of `candidates` for a learned one, and the lexical
+    hits of a retriever that fuses them with its own ranking.
 
     Accepted answers are left out where they do not end within T tokens: cut, they would be answers that
     nobody accepts. A first answer that is cut is still learned from, as far as it goes.
@@ -128,7 +134,9 @@ def encode_questions(
                 name in rows, f"Question {question.id!r} names passage {name!r}, which is missing."
             )
             row[column] = rows[name]
-    retrieved = None if retriever.learned else retriever.lookup(corpus.passages, questions, k)
+    source = candidates or retriever
+    retrieved = None if source.learned else source.lookup(corpus.passages, questions, k)
+    lexical = retriever.lexical_hits(corpus.passages, questions) if retriever.fuses else None
     arrays = RagBatch(
         question=asked,
         target=target,
@@ -136,6 +144,7 @@ def encode_questions(
         positives=positives,
         retrieved=retrieved,
         weight=np.ones(len(questions), np.float32),
+        lexical=lexical,
     )
     return EncodedQuestions(tuple(questions), arrays)
 

@@ -129,10 +129,16 @@ class PreparedText:
         return PreparedText(self.spec, self.tokenizer, corpus)
 
     def encode(
-        self, questions: Sequence[Question], retriever: RetrieverSpec, k: int
+        self,
+        questions: Sequence[Question],
+        retriever: RetrieverSpec,
+        k: int,
+        candidates: RetrieverSpec | None = None,
     ) -> EncodedQuestions:
-        """Tokenises questions, and looks up K passages for each if the retriever is a fixed one."""
-        return encode_questions(self.tokenizer, self.spec, self.corpus, questions, retriever, k)
+        """Tokenises questions, and looks up what the host finds for each; see `encode_questions`."""
+        return encode_questions(
+            self.tokenizer, self.spec, self.corpus, questions, retriever, k, candidates
+        )
 
     def known_words(self, text: str) -> tuple[str, list[str]]:
         """A question in known words, and the words that were left out; see `Lexicon.known_form`."""

@@ -139,7 +139,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         kind in ROW_KINDS,
         f"{path} is no {', '.join(ROW_KINDS)} file (.gz or not); convert it to one of these.",
     )
-    lines = _lines(path)
+    lines = read_lines(path)
     if kind == ".jsonl":
         for number, line in lines:
             if line.strip():
@@ -153,8 +153,15 @@ def kind_of(path: Path) -> str:
     return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yields each line with its number; only a newline ends one."""
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yields each line with its number; only a newline ends one.
+
+    Args:
+      path: a file in UTF-8, compressed if its name ends in `.gz`.
+
+    Raises:
+      UserError: the file, or the line named, can't be read.
+    """
     number = 0
     try:
         with contextlib.ExitStack() as stack:
@@ -286,9 +293,9 @@ def text_files(path: Path) -> list[Path]:
 
 def _cut_text(file: Path, name: str, words: int, overlap: int) -> Iterator[tuple[int, Passage]]:
     """The passages of a text, each with the line of its first word; an empty text is an empty one."""
-    headings = (line.strip("# \t\r\n") for _, line in _lines(file) if line.startswith("#"))
+    headings = (line.strip("# \t\r\n") for _, line in read_lines(file) if line.startswith("#"))
     title = next(filter(None, headings), "") if kind_of(file) != ".txt" else ""
-    found = ((number, word) for number, line in _lines(file) for word in line.split())
+    found = ((number, word) for number, line in read_lines(file) for word in line.split())
     piece, count = list(islice(found, words)), 0
     more = piece
     while more or not count:

@@ -76,7 +76,7 @@ class QuestionStream:
         self._sources = tuple(dict.fromkeys(phase.candidates for phase in phases))
         deepest = max(phase.k for phase in phases)
         self.encoded: list[EncodedQuestions] = [
-            text.encode(questions, source or retriever, deepest) for source in self._sources
+            text.encode(questions, retriever, deepest, source) for source in self._sources
         ]
 
     @cached_property

@@ -174,7 +174,9 @@ class Answerer:
             hidden = np.full((len(encoded.questions), self._context.k), -1, np.int32)
         for rows, batch in batches_in_order(encoded, self._batch_size):
             # Splits differ in the shapes of what is accepted, for which nothing shall be compiled anew.
-            asked = RagBatch(question=batch.question, retrieved=batch.retrieved)
+            asked = RagBatch(
+                question=batch.question, retrieved=batch.retrieved, lexical=batch.lexical
+            )
             read = self._corpus if corpus is None else corpus
             unread = np.full((self._batch_size, hidden.shape[1]), -1, np.int32)
             unread[: len(rows)] = hidden[rows]

@@ -27,8 +27,6 @@ import string
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from functools import cache
-from itertools import groupby
 
 _DELETE_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLE = re.compile(r"\b(?:an?|the)\b")
@@ -111,20 +109,22 @@ def tokenised(text: str) -> str:
 
     "St. Étienne" becomes " st . étienne " (its É in two characters), a text without a token " ".
     """
-    tokens = []
-    for kind, run in groupby(unicodedata.normalize("NFD", text), key=_kind):
-        if kind == "word":
-            tokens.append("".join(run))
-        elif kind == "other":
-            tokens += run
+    tokens = unicodedata.normalize("NFD", text).translate(_SEPARATED).split()
     return " ".join(["", *tokens, ""]).lower() if tokens else " "
 
 
-@cache
-def _kind(character: str) -> str:
-    """Whether a character belongs to a word, is a token by itself (other), or none (blank)."""
-    category = unicodedata.category(character)[0]
-    return "word" if category in "LNM" else "blank" if category in "ZC" else "other"
+class _Separated(dict[int, str]):
+    """Code point -> its character, with blanks around one that is a token by itself, or a blank."""
+
+    def __missing__(self, code: int) -> str:
+        character = chr(code)
+        kind = unicodedata.category(character)[0]
+        made = character if kind in "LNM" else " " if kind in "ZC" else f" {character} "
+        self[code] = made
+        return made
+
+
+_SEPARATED = _Separated()
 
 
 def answer_rank(passages: Iterable[str], answers: Sequence[str]) -> int | None:

@@ -31,7 +31,7 @@ from ragjax.objectives.base import Context
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, State
 from ragjax.training.optimizer import evaluation_params
-from ragjax.types import QaData, Question
+from ragjax.types import QaData, Question, RagBatch
 
 GAIN_QUESTIONS = 128  # of the development sample, answered once more with random passages
 
@@ -180,13 +180,15 @@ class QuestionsAnswerer(Learner):
 
     @cached_property
     def _shared_hits(self):
-        """The jitted (params, question [M,Q], index searched, fresh index) -> [] as of `measure`."""
+        """The jitted (params, questions, index searched, fresh index) -> [] as of `measure`."""
         retriever, k = self.model.retriever, self.answerer.depth
 
-        def share(params, question, searched, fresh):
-            query = retriever.query(params, question)
-            found = retriever.search(searched, query, k)
-            right = retriever.search_exactly(fresh, query, k)
+        def share(params, batch, searched, fresh):
+            query, words = retriever.query(params, batch.question), ()
+            if retriever.weigh is not None:
+                words = (retriever.weigh(params, batch.lexical),)
+            found = retriever.search(searched, query, k, *words)
+            right = retriever.search_exactly(fresh, query, k, *words)
             same = (right.ids[..., None] == found.ids[..., None, :]) & found.valid[..., None, :]
             hits = jnp.any(same, axis=-1) & right.valid
             return jnp.sum(hits) / jnp.sum(right.valid)
@@ -196,8 +198,9 @@ class QuestionsAnswerer(Learner):
     def _index_recall(self, state: State, searched: IndexState) -> Array:
         """`index_recall` of `measure`, of a state that `finish` gave."""
         params = evaluation_params(state.params, state.opt_state)
-        question = jnp.asarray(self._development.arrays.question)
-        return self._shared_hits(params, question, searched.embeddings, state.index.embeddings)
+        arrays = self._development.arrays
+        asked = RagBatch(arrays.question, lexical=arrays.lexical)
+        return self._shared_hits(params, asked, searched.embeddings, state.index.embeddings)
 
     def _records(
         self, state: State, encoded: EncodedQuestions, **options: Any

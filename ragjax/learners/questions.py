@@ -89,6 +89,7 @@ class QuestionsConfig(Config):
                 f"phases.{number}.batch_size is {phase.batch_size}, which optimizer.accumulate "
                 f"{self.optimizer.accumulate} does not divide; choose a multiple of it.",
             )
+            self.objective.check(self.retriever, phase.k)
         require_few_updates(f"phases has {self.steps} steps", self.updates)
         require(
             self.retriever.learned or self.objective.normalised_over == "retrieved",
@@ -155,7 +156,8 @@ class QuestionsConfig(Config):
         data = self.task.load()
         require_splits(data, self.task.name, SPLITS)
         self.check_depths(len(data.passages))
-        text = PreparedText.make(self.tokenizer, data)
+        known = self.task.vocabulary_task
+        text = PreparedText.make(self.tokenizer, data if known is self.task else known.load())
         return QuestionsLearner(self, text, DataReport.measure(data, text), data)
 
     def load(self, run_dir: Path) -> QuestionsLearner:

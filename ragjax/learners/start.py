@@ -10,7 +10,8 @@ from ragjax.run_dir import CONFIG, RESULT
 
 def _model_fields(config: Any) -> dict[str, Any]:
     """What decides the shapes and the meaning of parameters, as JSON."""
-    fields = {name: to_json(getattr(config, name)) for name in ("task", "tokenizer", "reader")}
+    fields = {"task": to_json(config.task.vocabulary_task)}
+    fields |= {name: to_json(getattr(config, name)) for name in ("tokenizer", "reader")}
     weights = {name: to_json(value) for name, value in config.retriever.weights.items()}
     return fields | {"retriever": weights}
 

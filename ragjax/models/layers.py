@@ -57,6 +57,12 @@ class Attention(nn.Module):
         """Projects the attended sequence to keys and values [..., heads, n, H / heads]."""
         return KeyValue(self._split(self.key(x)), self._split(self.value(x)))
 
+    def logits(self, x: Float[Array, "*batch m H"], kv: KeyValue) -> Array:
+        """The scores [...,heads,m,n] before mask and softmax, float32."""
+        query = self._split(self.query(x))
+        logits = jnp.einsum("...hmc,...hnc->...hmn", query, kv.key).astype(jnp.float32)
+        return logits / jnp.sqrt(jnp.float32(query.shape[-1]))
+
     def __call__(
         self, x: Float[Array, "*batch m H"], kv: KeyValue, mask: Bool[Array, "..."]
     ) -> Float[Array, "*batch m H"]:
@@ -70,9 +76,7 @@ class Attention(nn.Module):
         Returns:
           [...,m,H].
         """
-        query = self._split(self.query(x))
-        logits = jnp.einsum("...hmc,...hnc->...hmn", query, kv.key).astype(jnp.float32)
-        logits = logits / jnp.sqrt(jnp.float32(query.shape[-1]))
+        logits = self.logits(x, kv)
         # A large finite number: a row that is masked throughout stays finite and is ignored later.
         weights = jax.nn.softmax(jnp.where(mask, logits, -1e9), axis=-1).astype(self.dtype)
         mixed = jnp.einsum("...hmn,...hnc->...hmc", weights, kv.value)
@@ -133,10 +137,11 @@ class DecoderLayer(nn.Module):
 
     def __call__(self, x: Array, cross: KeyValue, source_mask: Array) -> Array:
         """Teacher forcing: maps all m target positions [...,m,H] -> [...,m,H] at once."""
-        normed = self.self_norm(x)
-        causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
-        x = x + self.self_attention(normed, self.self_attention.project(normed), causal)
-        return self._attend_source(x, cross, source_mask)
+        return self._attend_source(self._attend_target(x), cross, source_mask)
+
+    def cross_logits(self, x: Array, cross: KeyValue) -> Array:
+        """Teacher forcing: the cross-attention's scores [...,heads,m,S] before mask and softmax."""
+        return self.cross_attention.logits(self.cross_norm(self._attend_target(x)), cross)
 
     def step(
         self, x: Array, cache: KeyValue, cross: KeyValue, source_mask: Array, position: Array
@@ -151,6 +156,11 @@ class DecoderLayer(nn.Module):
         seen = jnp.arange(cache.key.shape[-2]) <= position
         x = x + self.self_attention(normed, cache, seen)
         return self._attend_source(x, cross, source_mask), cache
+
+    def _attend_target(self, x: Array) -> Array:
+        normed = self.self_norm(x)
+        causal = jnp.tril(jnp.ones((x.shape[-2], x.shape[-2]), bool))
+        return x + self.self_attention(normed, self.self_attention.project(normed), causal)
 
     def _attend_source(self, x: Array, cross: KeyValue, source_mask: Array) -> Array:
         x = x + self.cross_attention(self.cross_norm(x), cross, source_mask[..., None, None, :])

@@ -82,6 +82,9 @@ def build_model(
     def logprobs(params, memory, target) -> Any:
         return reader_module.apply({"params": params["reader"]}, memory, target, method="logprobs")
 
+    def attention(params, memory, target) -> Any:
+        return reader_module.apply({"params": params["reader"]}, memory, target, method="attention")
+
     def values(params, memory, target) -> Any:
         states: Any = reader_module.apply(
             {"params": params["reader"]}, memory, target, method="states"
@@ -108,4 +111,5 @@ def build_model(
         values=values,
         init_cache=init_cache,
         decode_step=decode_step,
+        attention=attention,
     )

@@ -186,8 +186,8 @@ class ReaderModule(nn.Module):
             source_mask=mask,
         )
 
-    def _written(self, memory: Memory, target: Array) -> tuple[Array, Array]:
-        """Decoder states [B,K,T,H] before each token of [B,T] targets, and `align` there."""
+    def _begun(self, memory: Memory, target: Array) -> tuple[Array, Array]:
+        """What the decoder is fed [B,K,T,H] before each token of [B,T] targets, and `align` there."""
         start = jnp.full_like(target[:, :1], BOS_ID)
         previous = jnp.concatenate([start, target[:, :-1]], axis=-1)
         length = target.shape[-1]
@@ -195,10 +195,31 @@ class ReaderModule(nn.Module):
         earlier = jnp.pad(previous, ((0, 0), (HISTORY, 0)))
         written = jnp.stack([earlier[:, i : i + length] for i in range(HISTORY + 1)], axis=-1)
         alignment = align(memory.passage, written[:, None])
-        x = x[:, None] + self._selective_read(memory, alignment)
+        return x[:, None] + self._selective_read(memory, alignment), alignment
+
+    def _written(self, memory: Memory, target: Array) -> tuple[Array, Array]:
+        """Decoder states [B,K,T,H] before each token of [B,T] targets, and `align` there."""
+        x, alignment = self._begun(memory, target)
         for layer, cross in zip(self.decoder, memory.cross, strict=True):
             x = layer(x, cross, memory.source_mask)
         return x, alignment
+
+    def attention(self, memory: Memory, target: Array) -> tuple[Array, Array, Array]:
+        """Teacher forcing: the cross-attention of all J heads of all layers.
+
+        Returns:
+          Scores before the softmax [B,K,J,T,S], norms of the values [B,K,J,S], and the mask of the
+          source [B,K,S].
+        """
+        x, _ = self._begun(memory, target)
+        logits = []
+        for layer, cross in zip(self.decoder, memory.cross, strict=True):
+            logits.append(layer.cross_logits(x, cross))
+            x = layer(x, cross, memory.source_mask)
+        norms = [
+            jnp.linalg.norm(cross.value.astype(jnp.float32), axis=-1) for cross in memory.cross
+        ]
+        return jnp.concatenate(logits, 2), jnp.concatenate(norms, 2), memory.source_mask
 
     def states(self, memory: Memory, target: Array) -> Float[Array, "B K T H"]:
         """The decoder's normalised states before each token of [B,T] targets."""

@@ -56,6 +56,14 @@ class Objective:
         """Whether the loss needs the model's `values`."""
         return False
 
+    def check(self, retriever: RetrieverSpec, k: int) -> None:
+        """Checks that it can learn from K passages of a retriever.
+
+        Raises:
+          UserError: it can't.
+        """
+        del retriever, k
+
     def loss(
         self,
         context: Context,

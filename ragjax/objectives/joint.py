@@ -11,6 +11,7 @@ from ragjax.errors import require
 from ragjax.objectives.answer_reward import AnswerReward, Reference, Samples
 from ragjax.objectives.base import Context, Documents, Objective
 from ragjax.objectives.likelihood import RagSequence, Reading
+from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import Loss, Params, RagBatch, RagModel, TopK
 
 
@@ -69,6 +70,10 @@ class Joint(Objective):
     def critic(self) -> bool:
         """That of the reward."""
         return self.reward.critic
+
+    def check(self, retriever: RetrieverSpec, k: int) -> None:
+        """That of the likelihood."""
+        self.likelihood.check(retriever, k)
 
     def loss(
         self,

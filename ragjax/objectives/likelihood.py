@@ -17,6 +17,7 @@ from ragjax.ops.retrieval_figures import retrieval_figures
 from ragjax.ops.scoring import FULL_PRECISION, log_prior_in_batch, log_prior_index
 from ragjax.retrieval.base import best, prior_of_scores, require_depth
 from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.fusion import listed_scores, scores_of_all
 from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK
 
 HUB_QUESTIONS = 16  # of fewer each is a large share itself
@@ -155,6 +156,22 @@ class Likelihood(Objective):
             metrics |= {name: (count * value, count) for name, value in health.items()}
         return Loss(sum=-total(log_likelihood), denom=jnp.sum(batch.weight), metrics=metrics)
 
+    def noise(self, context: Context, key: Array, batch: RagBatch) -> tuple[RagBatch, Array, Array]:
+        """The noise of a step's key.
+
+        Returns:
+          The batch with corrupted questions, and the [V] names that are shown to the retriever and
+          those that are shown to the reader.
+        """
+        content = context.vocabulary.content
+        reader_key, retriever_key, word_key = jax.random.split(key, 3)
+        question = corrupt_words(word_key, batch.question, content, self.corrupt_words)
+        return (
+            dataclasses.replace(batch, question=question),  # pyright: ignore[reportArgumentType]
+            random_renaming(retriever_key, content, self.rename_retriever),
+            random_renaming(reader_key, content, self.rename_reader),
+        )
+
     def read(
         self,
         context: Context,
@@ -166,20 +183,11 @@ class Likelihood(Objective):
         index: Any,
     ) -> Reading:
         """Retrieves and reads, with the noise of a step's key; see `Objective.loss`."""
-        model, content = context.model, context.vocabulary.content
-        reader_key, retriever_key, word_key = jax.random.split(key, 3)
-        question = corrupt_words(word_key, batch.question, content, self.corrupt_words)
-        batch = dataclasses.replace(batch, question=question)  # pyright: ignore[reportArgumentType]
+        model = context.model
+        batch, retriever_names, rename = self.noise(context, key, batch)
         topk, log_prior = retrieve(
-            self,
-            context,
-            params,
-            batch,
-            corpus=corpus,
-            index=index,
-            rename=random_renaming(retriever_key, content, self.rename_retriever),
+            self, context, params, batch, corpus=corpus, index=index, rename=retriever_names
         )
-        rename = random_renaming(reader_key, content, self.rename_reader)
         shown, own = (
             jnp.broadcast_to(names, (batch.question.shape[0], *names.shape))
             for names in (rename, jnp.argsort(rename))  # a permutation and its inverse
@@ -216,6 +224,13 @@ def is_gold(topk: TopK, positives: Array) -> Array:
     return jnp.any(same & (positives[..., None, :] >= 0), axis=-1)
 
 
+def given_passages(batch: RagBatch, k: int) -> TopK | None:
+    """The first K of the passages that a batch brings along, or None."""
+    if batch.retrieved is None:
+        return None
+    return jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
+
+
 def retrieve(
     objective: Likelihood,
     context: Context,
@@ -249,34 +264,55 @@ def retrieve(
       UserError: K exceeds the number of passages.
     """
     retriever, k = context.model.retriever, context.k
-    given = None
-    if batch.retrieved is not None:
-        given = jax.tree.map(lambda leaf: leaf[:, :k], batch.retrieved)
+    given = given_passages(batch, k)
     if not context.retriever.learned:
         assert given is not None, "a fixed retriever puts its passages into the batch"
         return given, retriever.log_prior(params, None, corpus, given)
 
     require_depth(k, corpus.shape[0])
     query, scale = retriever.query(params, batch.question, rename), retriever.scale(params)
+    words = ()
+    if retriever.weigh is not None:
+        assert batch.lexical is not None, "the lexical hits of a hybrid are in the batch"
+        words = (retriever.weigh(params, batch.lexical),)
     if objective.documents == "index":
         if frozen_index:
-            topk = given or retriever.search(index, query, k)
-            scores = retriever.scores(index, query)
+            topk = given or retriever.search(index, query, k, *words)
+            scores = _with_words(retriever.scores(index, query), words)
         else:
             embedded = retriever.embed(params, corpus, rename)
             scores = jnp.matmul(query, embedded.T, precision=FULL_PRECISION)
+            scores = _with_words(scores, words)
             topk = given or best(scores, k)
         return topk, log_prior_index(scale * scores, topk.ids, topk.valid)
     if frozen_index:
-        topk = retriever.search(index, query, k)
+        topk = retriever.search(index, query, k, *words)
         return topk, prior_of_scores(scale, topk)
     # The index holds original names, so the search must use them too; only scores are renamed.
-    topk = given or retriever.search(index, retriever.query(params, batch.question), k)
+    topk = given or retriever.search(index, retriever.query(params, batch.question), k, *words)
     if objective.documents == "in_batch":
         passages = retriever.embed(params, gather_passages(corpus, topk.ids), rename)
-        scores = scale * jnp.einsum("bd,ckd->bck", query, passages, precision=FULL_PRECISION)
+        scores = jnp.einsum("bd,ckd->bck", query, passages, precision=FULL_PRECISION)
+        scores = scale * _with_words(scores, words, topk.ids)
         return topk, log_prior_in_batch(scores, topk.ids, topk.valid)
-    return topk, retriever.log_prior(params, query, corpus, topk, rename)
+    return topk, retriever.log_prior(params, query, corpus, topk, rename, *words)
+
+
+def _with_words(scores: Array, words: tuple[TopK, ...], rows: Array | None = None) -> Array:
+    """Inner products with what words in common add to them.
+
+    Args:
+      scores: [B,N] of all passages, or [B,C,K] of those that were found for C questions.
+      words: `TopK` [B,L] of the B questions, weighted, or nothing.
+      rows: [C,K] of those that were found.
+    """
+    for hits in words:
+        if rows is None:
+            scores = scores + scores_of_all(hits, scores.shape[-1])
+        else:
+            everyone = jnp.broadcast_to(rows.reshape(-1), (scores.shape[0], rows.size))
+            scores = scores + listed_scores(hits, everyone).reshape(scores.shape)
+    return scores
 
 
 @dataclass(frozen=True)

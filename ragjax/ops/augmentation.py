@@ -86,3 +86,27 @@ def corrupt_words(
     noise = jnp.where(kept_out, PAD_ID, words).astype(question.dtype)
     hit = jax.random.bernoulli(where_key, probability, question.shape) & template[question]
     return jnp.where(hit, noise, question)
+
+
+def without_span(
+    passage: Int[Array, "B P"], span: Int[Array, "B Q"]
+) -> tuple[Int[Array, "B P"], Bool[Array, "B"]]:
+    """Takes a span of tokens out of a passage, the first time that it stands there as a whole.
+
+    Args:
+      passage: [B,P] tokens, padded with 0.
+      span: [B,Q] tokens, padded with 0.
+
+    Returns:
+      [B,P] what is left, moved together and padded, and [B] whether the span was there.
+    """
+    length, places = jnp.sum(span != PAD_ID, axis=-1), jnp.arange(passage.shape[-1])
+    windows = jnp.pad(passage, ((0, 0), (0, span.shape[-1])))
+    windows = windows[:, places[:, None] + jnp.arange(span.shape[-1])]  # [B,P,Q]
+    same = (windows == span[:, None]) | (span == PAD_ID)[:, None]
+    starts = jnp.all(same, axis=-1) & (length > 0)[:, None]
+    found, start = jnp.any(starts, axis=-1), jnp.argmax(starts, axis=-1)
+    after = places - start[:, None]
+    out = found[:, None] & (after >= 0) & (after < length[:, None])
+    order = jnp.argsort(out, axis=-1, stable=True)
+    return jnp.take_along_axis(jnp.where(out, PAD_ID, passage), order, axis=-1), found

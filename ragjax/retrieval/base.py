@@ -26,10 +26,12 @@ class RetrieverSpec:
     Attributes:
       learned: whether it is searched inside the training step, by parameters that the step moves.
       needs_gold: whether it needs to know the gold passages of a question.
+      fuses: whether it is learned and fuses its ranking with `lexical_hits`.
     """
 
     learned: ClassVar[bool] = False
     needs_gold: ClassVar[bool] = False
+    fuses: ClassVar[bool] = False
 
     @property
     def scores_all(self) -> bool:
@@ -88,6 +90,18 @@ class RetrieverSpec:
           NumPy `TopK` of [M,K].
         """
         raise NotImplementedError(f"{type(self).__name__} is searched inside the training step")
+
+    def lexical_hits(self, passages: Sequence[Passage], questions: Sequence[Question]) -> TopK:
+        """Finds what words in common say of M questions, on the host; only where it `fuses`.
+
+        Args:
+          passages: the corpus.
+          questions: M questions.
+
+        Returns:
+          NumPy `TopK` of [M,C].
+        """
+        raise NotImplementedError(f"{type(self).__name__} goes by one ranking")
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,22 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from ragjax.errors import require
 from ragjax.retrieval.base import require_depth
 from ragjax.retrieval.fixed import Fixed
 from ragjax.text import with_word_breaks
 from ragjax.types import Passage, Question, TopK
+
+
+def _words(questions: Sequence[Question]) -> list[list[str]]:
+    """What is looked up of each question."""
+    import bm25s  # imported here: only this arm needs it, and start-up time is felt
+
+    texts = [with_word_breaks(question.question) for question in questions]
+    words: Any = bm25s.tokenize(texts, show_progress=False, return_ids=False)
+    return words
 
 
 @dataclass(frozen=True)
@@ -44,16 +54,9 @@ class BM25(Fixed):
         Raises:
           UserError: k exceeds the number of passages.
         """
-        import bm25s
-
         require_depth(k, len(passages))
         index = self._index(tuple(passages))
-        queries = bm25s.tokenize(
-            [with_word_breaks(question.question) for question in questions],
-            show_progress=False,
-            return_ids=False,
-        )
-        ids, scores = index.retrieve(queries, k=k, show_progress=False)
+        ids, scores = index.retrieve(_words(questions), k=k, show_progress=False)
         # Ties are broken by the corpus order, so that the ranking does not hang on a partial sort.
         order = np.lexsort((ids, -scores), axis=-1)
         ids = np.take_along_axis(ids, order, axis=-1).astype(np.int32)
@@ -64,6 +67,29 @@ class BM25(Fixed):
         scores[nothing, 0], valid[nothing, 0] = 0.0, True
         return TopK(ids, scores, valid)
 
+    def scores_of(
+        self,
+        passages: Sequence[Passage],
+        questions: Sequence[Question],
+        rows: Int[np.ndarray, "M K"],
+    ) -> Float[np.ndarray, "M K"]:
+        """The scores of given passages, whether they are among the best or not.
+
+        Args:
+          passages: the corpus.
+          questions: M questions.
+          rows: [M,K] rows of the corpus; -1 for none.
+
+        Returns:
+          [M,K] BM25, 0 without a common word and for row -1.
+        """
+        index = self._index(tuple(passages))
+        found = np.zeros(rows.shape, np.float32)
+        for place, words in enumerate(_words(questions)):
+            if words:
+                found[place] = index.get_scores(words)[np.maximum(rows[place], 0)]
+        return np.where(rows >= 0, found, np.float32(0))
+
     @cached_property
     def _newest(self) -> list[tuple[tuple[Passage, ...], Any]]:
         """The corpus that was asked last, with its index: single questions come one by one."""
@@ -71,7 +97,7 @@ class BM25(Fixed):
 
     def _index(self, passages: tuple[Passage, ...]) -> Any:
         """The index of a corpus, told by its content."""
-        import bm25s  # imported here: only this arm needs it, and start-up time is felt
+        import bm25s
 
         for known, index in self._newest:
             if known == passages:

@@ -1,5 +1,6 @@
-"""Retrievers that are not learned, and two that need no search: the gold passage, and none at all."""
+"""Retrievers that are not learned, and three that need no search: the gold passage, any, and none."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,7 +10,8 @@ import numpy as np
 from jax.typing import DTypeLike
 
 from ragjax.errors import require
-from ragjax.retrieval.base import RetrieverSpec, prior_of_scores
+from ragjax.ranges import SEED
+from ragjax.retrieval.base import RetrieverSpec, prior_of_scores, require_depth
 from ragjax.types import Passage, Question, Retriever, TopK, Vocabulary
 
 
@@ -98,6 +100,42 @@ class Oracle(Fixed):
         rows = {passage.id: row for row, passage in enumerate(passages)}
         ids = np.array([[rows[question.positives[0]]] for question in questions], np.int32)
         return TopK(ids.reshape(-1, 1), np.zeros(ids.shape, np.float32), np.ones(ids.shape, bool))
+
+
+@dataclass(frozen=True)
+class Random(Fixed):
+    """Passages of chance, each as likely: what a reader makes of passages that no search has chosen.
+
+    Those of a question follow from the seed and from its text, so that it has the same ones whenever and
+    however it is asked.
+
+    Attributes:
+      passage_seed: of the choice.
+    """
+
+    passage_seed: int = field(default=0, metadata=SEED)
+
+    def __post_init__(self):
+        """Checks the fields."""
+        super().__post_init__()
+        require(
+            self.passage_seed >= 0,
+            f"retriever.passage_seed is {self.passage_seed}; it must not be negative.",
+        )
+
+    def lookup(self, passages: Sequence[Passage], questions: Sequence[Question], k: int) -> TopK:
+        """Returns k distinct passages of each question, [M,k], all of score 0.
+
+        Raises:
+          UserError: k exceeds the number of passages.
+        """
+        require_depth(k, len(passages))
+        ids = np.empty((len(questions), k), np.int32)
+        for row, question in zip(ids, questions, strict=True):
+            digest = hashlib.blake2b(question.question.strip().encode(), digest_size=16).digest()
+            rng = np.random.default_rng((self.passage_seed, int.from_bytes(digest)))
+            row[:] = rng.choice(len(passages), k, replace=False)
+        return TopK(ids, np.zeros(ids.shape, np.float32), np.ones(ids.shape, bool))
 
 
 @dataclass(frozen=True)

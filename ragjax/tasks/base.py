@@ -44,6 +44,14 @@ class Task:
         """The files that it reads."""
         return ()
 
+    @property
+    def vocabulary_task(self) -> "Task":
+        """The task whose passages and training questions make the vocabulary: this one.
+
+        Another one has the same passages; runs on both can start from each other.
+        """
+        return self
+
     def _make_absolute(self, *names: str) -> None:
         """Makes the paths in these fields absolute: a run is used from other directories, too."""
         for name in names:

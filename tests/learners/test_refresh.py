@@ -23,6 +23,7 @@ from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.corpus import IndexState
 from ragjax.run_dir import load_run
 from ragjax.training.program import first_state, training_program
+from ragjax.types import RagBatch
 
 pytest_plugins = ["tiny_run"]
 
@@ -105,6 +106,7 @@ def test_how_much_of_an_exact_search_a_stale_index_finds(beside):
     state = states[-1]
     fresh = np.asarray(learner._embed(state.params, learner.corpus))
     params, question = state.params, jnp.asarray(learner._development.arrays.question)
+    asked = RagBatch(question)
     query = np.asarray(learner.model.retriever.query(params, question))
     stale = np.random.default_rng(0).normal(size=fresh.shape).astype(np.float32)
 
@@ -116,12 +118,12 @@ def test_how_much_of_an_exact_search_a_stale_index_finds(beside):
     shared = [len(set(a) & set(b)) for a, b in zip(top(stale), top(fresh), strict=True)]
     index = IndexState(jnp.asarray(stale), state.index.built_at_step)
     # Both sides take the parameters that are not averaged, so that they can be compared by hand.
-    found = learner._shared_hits(params, question, index.embeddings, jnp.asarray(fresh))
+    found = learner._shared_hits(params, asked, index.embeddings, jnp.asarray(fresh))
     assert 0 < float(found) < 1
     np.testing.assert_allclose(
         found, np.sum(shared) / (len(query) * learner.answerer.depth), rtol=1e-6
     )
-    assert float(learner._shared_hits(params, question, fresh, jnp.asarray(fresh))) == 1.0
+    assert float(learner._shared_hits(params, asked, fresh, jnp.asarray(fresh))) == 1.0
     # What is logged: the state's own index against one that is fresh.
     measured = learner.measure(state.replace(index=index))
     assert 0 < measured["dev/index_recall"] < 1

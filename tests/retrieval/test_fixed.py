@@ -8,7 +8,7 @@ from specs import specs_of
 
 from ragjax.errors import UserError
 from ragjax.models.retriever import Dense
-from ragjax.retrieval.fixed import ClosedBook, Fixed, Oracle
+from ragjax.retrieval.fixed import ClosedBook, Fixed, Oracle, Random
 from ragjax.types import Passage, Question, TopK
 
 PASSAGES = tuple(Passage(name, "", name) for name in "abc")
@@ -41,6 +41,38 @@ def test_closed_book_gives_one_empty_passage_that_counts():
     assert found.scores.tolist() == [[0.0]] * 3
     assert np.all(found.valid)
     assert ClosedBook().passages_per_question(4) == 1
+
+
+MANY = tuple(Passage(str(n), "", str(n)) for n in range(40))
+
+
+def test_random_passages_are_distinct_and_the_same_every_time():
+    asked = [Question(str(n), f"who is {n}?", ("!",), (), "r", "e") for n in range(300)]
+    found = Random(passage_seed=3).lookup(MANY, asked, 5)
+    assert found.ids.shape == (300, 5)
+    assert found.ids.dtype == np.int32
+    assert all(len(set(row)) == 5 for row in found.ids.tolist())
+    assert np.all(found.valid)
+    assert not np.any(found.scores)  # a uniform p(d|x)
+    # By its text alone, and not by the questions that are asked with it.
+    again = Question("asked", " who is 7? ", ("",), (), "", "")
+    one = Random(passage_seed=3).lookup(MANY, [again], 5)
+    np.testing.assert_array_equal(one.ids[0], found.ids[7])
+    other = Random().lookup(MANY, asked, 5)
+    assert np.mean(other.ids == found.ids) < 0.1
+    # Each passage as often: 1,500 draws of 40, so 37.5 ± 6 of each.
+    counts = np.bincount(found.ids.ravel(), minlength=40)
+    assert counts.min() > 15
+    assert counts.max() < 65
+
+
+def test_all_passages_or_too_many():
+    everything = Random().lookup(PASSAGES, QUESTIONS, 3)
+    np.testing.assert_array_equal(np.sort(everything.ids), [[0, 1, 2]] * 3)
+    with pytest.raises(UserError, match="k is 4, but there are 3 passages"):
+        Random().lookup(PASSAGES, QUESTIONS, 4)
+    with pytest.raises(UserError, match=r"retriever.passage_seed is -1; it must not be"):
+        Random(passage_seed=-1)
 
 
 def test_only_the_dense_retriever_is_searched_in_the_step():

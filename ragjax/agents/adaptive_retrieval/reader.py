@@ -75,7 +75,7 @@ class TrainedReader:
         """Reads a finished run.
 
         Raises:
-          UserError: there is none, or its retriever is a fixed one.
+          UserError: there is none, or its retriever is a fixed one or a hybrid.
         """
         require(
             (run_dir / RESULT).is_file(),
@@ -87,6 +87,11 @@ class TrainedReader:
             raise UserError(
                 f"env.reader names {run_dir}, which is no run of a reader with a retriever of its own."
             )
+        require(
+            not config.retriever.fuses,
+            f"env.reader names {run_dir}, whose retriever also goes by words in common; a query that "
+            "the reader writes has none looked up, so train one with a Dense retriever.",
+        )
         run = load_run(run_dir)
         assert isinstance(run.learner, QuestionsLearner)
         params = evaluation_params(run.state.params, run.state.opt_state)
