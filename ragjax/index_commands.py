@@ -301,6 +301,8 @@ def _nearest(
     encoder = run.learner.corpus_encoder(run.state)
     stored.require_made(encoder.digests, allow_other=options.force)
     fitted = FittedEncoder.of(encoder, store, stored.directory)
+    if fitted.retriever.weigh is not None:
+        console.print("the run's retriever also counts words; its embeddings alone are searched")
     notes: list[str] = []
     if options.questions is None:
         _, notes = fitted.text.check_question(questions[0].question)
