@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
-from rich.table import Table as RichTable
 from tyro.conf import Positional, arg
 
-from ragjax import index_commands, result_commands
+from ragjax import index_commands, index_search, result_commands
 from ragjax.errors import UserError, require
 from ragjax.interrupts import (
     held_interrupts,
@@ -201,7 +200,8 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "config show": (ConfigShow, result_commands.config_show),
         "config diff": (ConfigDiff, result_commands.config_diff),
         "index build": (index_commands.IndexBuild, index_commands.build),
-        "index search": (index_commands.IndexSearch, index_commands.search),
+        "index search": (index_search.IndexSearch, index_search.search),
+        "index evaluate": (index_search.IndexEvaluate, index_search.evaluate),
     }
     groups = {name.partition(" ")[0] for name in commands if " " in name}
     if arguments and arguments[0] == "--version":
@@ -297,7 +297,7 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
             run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
             before = _holds_run(run_dir)
         results = commands.train(config, run_dir, resume=options.resume, console=console)
-        _print_report(config.records.report(results))
+        result_commands.print_report(config.records.report(results))
         first = results[0]
         print_line(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
         stop_if_interrupted()
@@ -363,23 +363,8 @@ def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:
     if options.json:
         print_json(figures, indent=2)
     else:
-        _print_report(records.report([figures]))
+        result_commands.print_report(records.report([figures]))
     return 0
-
-
-def _print_report(tables: Sequence[Any]) -> None:
-    """Prints tables; where one is wider than the screen it is narrowed, and no word is cut short."""
-    console = PlainConsole()
-    for table in tables:
-        shown = RichTable(*table.columns, title=table.title or None)
-        for place, column in enumerate(shown.columns):
-            column.justify, column.overflow = "right" if place else "left", "fold"
-        for row in table.rows:
-            shown.add_row(*row)
-        roomy = console.options.update(max_width=1000)
-        if console.measure(shown, options=roomy).maximum > console.width:
-            shown.padding = 0
-        console.print(shown)
 
 
 def _answer(options: Answer, overrides: list[str], console: PlainConsole) -> int:

@@ -183,3 +183,18 @@ def print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -
         shown = f"[{passage['title']}] {passage['text']}"
         table.add_row(*(f"{passage[name]:.3f}" for name in figures), shown)
     PlainConsole().print(table)
+
+
+def print_report(tables: Sequence[Any]) -> None:
+    """Prints tables; where one is wider than the screen it is narrowed, and no word is cut short."""
+    console = PlainConsole()
+    for table in tables:
+        shown = RichTable(*table.columns, title=table.title or None)
+        for place, column in enumerate(shown.columns):
+            column.justify, column.overflow = "right" if place else "left", "fold"
+        for row in table.rows:
+            shown.add_row(*row)
+        roomy = console.options.update(max_width=1000)
+        if console.measure(shown, options=roomy).maximum > console.width:
+            shown.padding = 0
+        console.print(shown)

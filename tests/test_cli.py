@@ -407,7 +407,7 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 
 COMMANDS = (
     *("train", "evaluate", "answer", "table", "plot", "report", "configs"),
-    *("config show", "config diff", "index build", "index search"),
+    *("config show", "config diff", "index build", "index search", "index evaluate"),
 )
 
 
@@ -417,7 +417,7 @@ def test_help(ragjax):
     for name in COMMANDS:
         assert f"  {name}" in out
     assert ragjax() == (2, out, "")
-    for group, names in (("config", ("show", "diff")), ("index", ("build", "search"))):
+    for group, names in (("config", ("show", "diff")), ("index", ("build", "search", "evaluate"))):
         code, listed, err = ragjax(group, "--help")
         assert (code, err) == (0, "")
         assert listed.startswith(f"usage: ragjax {group} ...; ")

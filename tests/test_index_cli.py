@@ -332,7 +332,7 @@ def test_a_trec_run_is_written(ragjax, refused, embedded, questions, tmp_path):
     ] == expected
     spaced = write_jsonl(tmp_path / "q.jsonl", [{"id": "a b", "question": ASKED}])
     words = ["index", "search", embedded, "--questions", spaced, "--output", tmp_path / "no.trec"]
-    assert refused(*words).startswith("The id 'a b' has white space, which the format of --output")
+    assert "'a b' is empty or holds white space" in refused(*words)
     assert not (tmp_path / "no.trec").exists()
 
 
@@ -363,13 +363,13 @@ def test_embeddings_of_other_passages_are_refused(refused, embedded, ragjax, tmp
     directory = tmp_path / "index"
     path = write_jsonl(tmp_path / "p.jsonl", [{"text": "x"}])
     assert ragjax("index", "build", path, directory)[0] == 0
-    message = refused("index", "search", directory, ASKED, "--run", "nowhere")
+    message = refused("index", "search", directory, ASKED, "--run", "nowhere", "--k", 1)
     assert f"{directory} has no embeddings, which --run is for" in message
     assert "k is 2, but there are 1 passages" in refused(
         "index", "search", directory, "x", "--k", 2
     )
     shutil.copytree(embedded / "embeddings", directory / "embeddings")
-    message = refused("index", "search", directory, ASKED, "--force")
+    message = refused("index", "search", directory, ASKED, "--force", "--k", 1)
     assert "embeddings was made with another corpus" in message
     (directory / "embeddings").rename(directory / "embeddings.partial")
     message = refused("index", "search", directory, ASKED)
@@ -390,4 +390,129 @@ def test_bad_questions_are_refused(refused, embedded, questions, tmp_path):
     assert "q.jsonl has no questions" in refused(*search, "--questions", write_jsonl(twice, []))
     assert "not a directory of passages; build it again" in refused(
         "index", "search", tmp_path / "nothing", ASKED
+    )
+
+
+# Ways of searching, and measuring them
+
+
+@pytest.fixture(scope="module")
+def judged(passages):
+    """Questions with gold passages and answers."""
+    rows = [
+        {
+            "id": f"q{row}",
+            "question": f"Where does {PEOPLE[row]} live?",
+            "answers": [TOWNS[row]],
+            "positives": [TinyTask().generate().passages[row].id],
+        }
+        for row in range(4)
+    ]
+    return write_jsonl(passages.with_name("judged.jsonl"), rows)
+
+
+def found_by(ragjax, directory, questions, *words):
+    """Question id -> [(passage id, score)]."""
+    code, out, err = ragjax(
+        "index", "search", directory, "--questions", questions, "--json", *map(str, words)
+    )
+    assert code == 0, err
+    return {
+        row["id"]: [(hit["id"], hit["score"]) for hit in row["passages"]] for row in hits_of(out)
+    }
+
+
+def test_scann_of_few_passages_and_the_faster_one_are_exact_and_kept(ragjax, embedded, judged):
+    exact = found_by(ragjax, embedded, judged, "--how", "exact", "--k", 3)
+    scann = found_by(ragjax, embedded, judged, "--how", "scann", "--k", 3)
+    again = found_by(ragjax, embedded, judged, "--how", "scann", "--k", 3)
+    auto = found_by(ragjax, embedded, judged, "--how", "auto", "--k", 3)
+    assert (embedded / "scann").is_dir()
+    assert scann == again
+    for other in (scann, auto):
+        for name, hits in exact.items():
+            assert [hit for hit, _ in hits] == [hit for hit, _ in other[name]]
+    code, out, _ = ragjax("index", "evaluate", embedded, "--questions", judged, "--how", "auto")
+    assert code == 0
+    assert "scann: recall@10 1.000, " in out
+
+
+def test_fused_rankings_by_hand(ragjax, embedded, judged):
+    """score = inner product + weight * BM25, and 1 / (60 + rank) of both."""
+    everything = ("--k", 33)
+    dense = found_by(ragjax, embedded, judged, "--how", "exact", *everything)
+    words = found_by(ragjax, embedded, judged, "--how", "bm25", *everything)
+    hybrid = found_by(ragjax, embedded, judged, "--how", "hybrid", "--weight", 0.3, *everything)
+    rrf = found_by(ragjax, embedded, judged, "--how", "rrf", *everything)
+    for name in dense:
+        lexical = dict(words[name])
+        expected = {hit: score + 0.3 * lexical.get(hit, 0.0) for hit, score in dense[name]}
+        assert dict(hybrid[name]) == pytest.approx(expected, rel=1e-5)
+        ranks: dict[str, float] = {}
+        for ranking in (dense[name], words[name]):
+            for rank, (hit, _) in enumerate(ranking, 1):
+                ranks[hit] = ranks.get(hit, 0.0) + 1 / (60 + rank)
+        assert dict(rrf[name]) == pytest.approx(ranks, rel=1e-5)
+
+
+def test_a_weight_is_chosen_on_development_questions(ragjax, refused, embedded, judged):
+    words = ["index", "search", embedded, ASKED, "--how", "hybrid", "--k", "2"]
+    assert refused(*words).startswith("--how hybrid has no weight")
+    code, out, _ = ragjax(*words, "--tune", judged)
+    assert code == 0
+    assert "by recall@2 on 4 development questions (" in out
+    assert "--weight is of --how hybrid, but --how is exact" in refused(
+        "index", "search", embedded, ASKED, "--weight", 1
+    )
+
+
+def test_random_and_gold_passages_to_compare_with(ragjax, embedded, judged):
+    gold = found_by(ragjax, embedded, judged, "--how", "oracle")
+    assert {name: hits[0][0] for name, hits in gold.items()} == {
+        row["id"]: row["positives"][0] for row in map(json.loads, judged.read_text().splitlines())
+    }
+    drawn = found_by(ragjax, embedded, judged, "--how", "random", "--k", 5)
+    assert all(len({hit for hit, _ in hits}) == 5 for hits in drawn.values())
+    assert drawn == found_by(ragjax, embedded, judged, "--how", "random", "--k", 5)
+
+
+def test_figures_of_what_is_found(ragjax, embedded, judged, tmp_path):
+    words = ["index", "evaluate", embedded, "--questions", judged, "--how", "bm25", "--k", 5]
+    code, out, err = ragjax(*words, "--json", "--per-question", tmp_path / "each.jsonl")
+    assert (code, err) == (0, "")
+    figures = json.loads(out)
+    found = found_by(ragjax, embedded, judged, "--how", "bm25", "--k", 5)
+    gold = {
+        row["id"]: row["positives"][0] for row in map(json.loads, judged.read_text().splitlines())
+    }
+    ranks = [
+        next((rank for rank, (hit, _) in enumerate(found[name], 1) if hit == gold[name]), None)
+        for name in gold
+    ]
+    assert figures["hit@1"] == np.mean([rank == 1 for rank in ranks])
+    assert figures["mrr"] == pytest.approx(np.mean([1 / rank if rank else 0 for rank in ranks]))
+    assert figures["coverage"] == 1.0
+    assert figures["questions"] == 4
+    assert "hit@100" not in figures
+    each = [json.loads(line) for line in (tmp_path / "each.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in each] == list(gold)
+    qrels = tmp_path / "qrels.txt"
+    qrels.write_text("".join(f"{name} 0 {found[name][0][0]} 2\n" for name in gold))
+    code, out, _ = ragjax(*words, "--qrels", qrels)
+    assert code == 0
+    shown = dict(row.split("\u2502")[1:3] for row in out.splitlines() if row.count("\u2502") == 3)
+    assert {name.strip(): value.strip() for name, value in shown.items()}["mrr"] == "1.000"
+
+
+def test_what_can_t_be_measured(refused, ragjax, embedded, worded, judged, tmp_path):
+    evaluate = ["index", "evaluate", embedded]
+    assert refused(*evaluate).startswith("--questions is missing")
+    bad = tmp_path / "qrels.txt"
+    bad.write_text("q0 0 doc one\n")
+    assert f"{bad}, line 1" in refused(*evaluate, "--questions", judged, "--qrels", bad)
+    assert "k is 34, but there are 33 passages" in refused(
+        *evaluate, "--questions", judged, "--k", 34
+    )
+    assert f"{worded} has no embeddings, which --how rrf is for" in refused(
+        "index", "search", worded, ASKED, "--how", "rrf"
     )

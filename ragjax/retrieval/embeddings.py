@@ -21,9 +21,9 @@ from jaxtyping import Array, Float, Int
 from ragjax.errors import UserError, require
 from ragjax.files import read_json_object, write_json
 from ragjax.manifests import put_in_place, read_manifest, write_manifest
-from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.precision import single_precision
 from ragjax.retrieval.base import require_depth
+from ragjax.retrieval.blocks import best_in_blocks
 from ragjax.types import TopK
 
 KIND = "embeddings"
@@ -114,9 +114,8 @@ def search_rows(
     Raises:
       UserError: k exceeds N.
     """
-    count, width = stored.rows.shape
+    count = stored.rows.shape[0]
     require_depth(k, count)
-    size = min(block, count)
     asked = [
         jnp.asarray(queries[start : start + QUERIES], jnp.float32)
         for start in range(0, len(queries), QUERIES)
@@ -125,13 +124,10 @@ def search_rows(
         (jnp.full((len(some), k), -jnp.inf, jnp.float32), jnp.full((len(some), k), -1, jnp.int32))
         for some in asked
     ]
-    for start in range(0, count, size):
-        held = stored.block(start, min(start + size, count))
-        rows = np.zeros((size, width), np.float32)  # the last block is filled up
-        rows[: len(held)] = held
-        block_rows, place = jnp.asarray(rows), (np.int32(start), np.int32(len(held)))
+    for start in range(0, count, block):
+        rows = jnp.asarray(stored.block(start, min(start + block, count)))
         best = [
-            _best_of(*found, some, block_rows, *place)
+            _best_of(*found, some, rows, np.int32(start))
             for found, some in zip(best, asked, strict=True)
         ]
     scores, ids = (np.concatenate(parts) for parts in zip(*best, strict=True))
@@ -145,17 +141,14 @@ def _best_of(
     queries: Float[Array, "M D"],
     rows: Float[Array, "n D"],
     start: Int[Array, ""],
-    count: Int[Array, ""],
 ) -> tuple[Float[Array, "M k"], Int[Array, "M k"]]:
-    """The best of those found before, whose rows are lower, and of the first `count` of `rows`."""
-    place = jnp.arange(rows.shape[0], dtype=jnp.int32)
-    found = jnp.matmul(queries, rows.T, precision=FULL_PRECISION)
-    found = jnp.where(place < count, found, -jnp.inf)
-    found_ids = jnp.broadcast_to(jnp.where(place < count, start + place, -1), found.shape)
-    every = jnp.concatenate([scores, found], axis=1)
+    """The best of those found before, whose rows are lower, and of `rows`, which begin at `start`."""
+    found = best_in_blocks(rows, queries, min(scores.shape[1], rows.shape[0]))
+    every = jnp.concatenate([scores, found.scores], axis=1)
+    every_ids = jnp.concatenate([ids, jnp.where(found.valid, start + found.ids, -1)], axis=1)
     # Of equal scores `top_k` takes those that stand first.
     best, at = jax.lax.top_k(every, scores.shape[1])
-    return best, jnp.take_along_axis(jnp.concatenate([ids, found_ids], axis=1), at, axis=1)
+    return best, jnp.take_along_axis(every_ids, at, axis=1)
 
 
 class EmbeddingsWriter:

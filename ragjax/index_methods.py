@@ -1,0 +1,326 @@
+"""The ways of searching a directory of `ragjax index build`: by embeddings, by words, by both."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from tyro.conf import Positional
+
+from ragjax.errors import UserError, require
+from ragjax.index_commands import EMBEDDINGS, SCANN, open_run
+from ragjax.printing import PlainConsole
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ragjax.data.corpus_encoding import FittedEncoder
+    from ragjax.data.passage_store import PassageStore
+    from ragjax.retrieval.embeddings import StoredEmbeddings
+    from ragjax.types import Question, TopK
+
+# As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
+
+How = Literal["", "auto", "exact", "scann", "bm25", "hybrid", "rrf", "random", "oracle"]
+DEPTH = 100  # passages that each ranking proposes to a fused one, at least
+WEIGHTS = (0.0, *(0.001 * 2.0**power for power in range(12)))  # λ, of which --tune chooses
+SAMPLE = 256  # questions that `auto` measures with
+
+
+@dataclass(frozen=True)
+class Searching:
+    """The options that searching and evaluating have in common."""
+
+    directory: Positional[Path]
+    """From `ragjax index build`."""
+    questions: Path | None = None
+    """A file of questions: JSON lines, CSV or TSV."""
+    fields: str = ""
+    """What that file calls its columns: question=Frage."""
+    how: How = ""
+    """exact or scann: the nearest embeddings; auto: the faster of them that finds 95% of what is
+    nearest, measured on the questions; bm25: words in common; hybrid: embeddings and --weight times
+    BM25; rrf: both rankings by rank alone; random and oracle (gold passages): to compare with. exact if
+    not given, and bm25 without embeddings."""
+    run: Path | None = None
+    """The run that embeds the questions; the one that embedded the passages if not given."""
+    force: bool = False
+    """Search embeddings that another run has made."""
+    k: int = 10
+    """Passages found for each question."""
+    weight: float | None = None
+    """Of BM25 in hybrid; what a hybrid run has learned if not given."""
+    tune: Path | None = None
+    """Development questions with gold passages, on which the weight of hybrid is chosen instead."""
+    output: Path | None = None
+    """A file for what is found for a file of questions, in the format of TREC runs."""
+    json: bool = False
+    """Print JSON."""
+
+
+class Found(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+      topk: NumPy `TopK` of [M,k].
+      notes: what the user should know of it.
+    """
+
+    topk: "TopK"
+    notes: list[str]
+
+
+class Searches:
+    """The ways of searching one directory."""
+
+    def __init__(self, options: Searching, store: "PassageStore", console: PlainConsole):
+        """Opens nothing yet, but refuses what can't be searched."""
+        self.options, self.store, self.console = options, store, console
+        self.directory = options.directory / EMBEDDINGS
+        self.how = options.how or ("exact" if self.directory.exists() else "bm25")
+        partial = self.directory.with_name(f"{EMBEDDINGS}.partial")
+        require(
+            self.directory.exists() or not partial.exists(),
+            f"{self.directory} is not complete yet; give the `ragjax index build` command again, which "
+            f"goes on, or delete {partial} to search by BM25.",
+        )
+        wants = self.how in ("auto", "exact", "scann", "hybrid", "rrf")
+        require(
+            self.directory.exists() or not (wants or options.run),
+            f"{options.directory} has no embeddings, which {'--how ' + self.how if wants else '--run'} "
+            "is for; make them with `ragjax index build ... --run`, or leave it out to search by BM25.",
+        )
+        for name in ("weight", "tune"):
+            require(
+                getattr(options, name) is None or self.how == "hybrid",
+                f"--{name} is of --how hybrid, but --how is {self.how}; leave it out.",
+            )
+
+    def find(self, questions: Sequence["Question"]) -> Found:
+        """What `how` says."""
+        from ragjax.retrieval.fusion import reciprocal_rank_fusion
+
+        k, depth = self.options.k, self._depth
+        if self.how == "hybrid":
+            return self._hybrid(questions)
+        if self.how == "rrf":
+            notes = self._notes(questions)
+            both = [self._nearest(questions, depth), self._by_words(questions, depth)]
+            return Found(_on_host(reciprocal_rank_fusion(both, k)), notes)
+        if self.how == "bm25":
+            return Found(self._by_words(questions, k), [])
+        if self.how in ("random", "oracle"):
+            return Found(self._fixed(questions, k), [])
+        notes = self._notes(questions)
+        return Found(self._nearest(questions, k, notes), notes)
+
+    @property
+    def _depth(self) -> int:
+        """Passages that each ranking proposes to a fused one."""
+        return min(max(DEPTH, self.options.k), len(self.store))
+
+    # Of words
+
+    def _fixed(self, questions: Sequence["Question"], k: int) -> "TopK":
+        from ragjax.retrieval.fixed import Oracle, Random
+
+        return (Oracle() if self.how == "oracle" else Random()).lookup(self.store, questions, k)
+
+    def _by_words(self, questions: Sequence["Question"], k: int) -> "TopK":
+        found = self._bm25.lookup(self.store, questions, k)
+        # The empty passage stands for no hit in a reader's batch; here it is none.
+        return _masked(found, found.ids >= 0)
+
+    @functools.cached_property
+    def _bm25(self) -> Any:
+        from ragjax.retrieval.bm25 import BM25
+
+        return BM25()
+
+    # Of embeddings
+
+    @functools.cached_property
+    def _stored(self) -> "StoredEmbeddings":
+        from ragjax.retrieval.embeddings import StoredEmbeddings
+
+        stored = StoredEmbeddings(self.directory)
+        stored.require_made({"corpus": self.store.digest})
+        return stored
+
+    @functools.cached_property
+    def _fitted(self) -> "FittedEncoder":
+        """The encoder of the questions."""
+        from ragjax.data.corpus_encoding import FittedEncoder
+
+        run = open_run(self.options.run or Path(self._stored.facts["run"]), self.console)
+        encoder = run.learner.corpus_encoder(run.state)
+        self._stored.require_made(encoder.digests, allow_other=self.options.force)
+        return FittedEncoder.of(encoder, self.store, self._stored.directory)
+
+    def _notes(self, questions: Sequence["Question"]) -> list[str]:
+        """What of a single question can't be read."""
+        if self.options.questions is not None:
+            return []
+        return list(self._fitted.text.check_question(questions[0].question)[1])
+
+    def _embedded(self, questions: Sequence["Question"]) -> tuple["np.ndarray", list[bool]]:
+        """[M,D] of the questions, and whether each has a known word."""
+        embedded, known = self._fitted.questions([question.question for question in questions])
+        return embedded, known
+
+    def _nearest(
+        self, questions: Sequence["Question"], k: int, notes: list[str] | None = None
+    ) -> "TopK":
+        """The nearest embeddings."""
+        import numpy as np
+
+        embedded, known = self._embedded(questions)
+        how = self.how
+        if notes is not None and self._fitted.retriever.weigh is not None:
+            notes.append("the run's retriever also counts words (--how hybrid); these are left out")
+        if how == "auto":
+            how = self._fastest(embedded, k, [] if notes is None else notes)
+        find = self._scann.search if how == "scann" else self._exactly
+        topk = find(embedded, k)
+        # A question without a known word has no embedding, and is near to nothing.
+        return _masked(topk, np.array(known)[:, None] & topk.valid)
+
+    def _exactly(self, queries: "np.ndarray", k: int) -> "TopK":
+        from ragjax.retrieval.embeddings import search_rows
+
+        return search_rows(self._stored, queries, k)
+
+    @functools.cached_property
+    def _scann(self) -> Any:
+        """The ScaNN index of the embeddings, read or made."""
+        import numpy as np
+
+        from ragjax.retrieval.scann import Scann, build_searcher
+        from ragjax.retrieval.scann_searcher import load
+
+        directory, rows = self.options.directory / SCANN, self._stored.rows
+        rows = np.asarray(rows, np.float32)
+        if directory.exists():
+            return load(directory, rows)
+        self.console.print(f"making {directory}")
+        searcher = build_searcher(rows, Scann())
+        searcher.save(directory)
+        return searcher
+
+    def _fastest(self, queries: "np.ndarray", k: int, notes: list[str]) -> str:
+        """Exact or scann, by what is measured."""
+        from ragjax.retrieval.auto import choose_index
+
+        exact = _Callable(self._exactly)
+        choice = choose_index({"scann": self._scann}, exact, queries[:SAMPLE], k)
+        notes += [
+            f"{row.name}: recall@{k} {row.recall:.3f}, {row.queries_per_second:,.0f} queries/s"
+            for row in choice.table
+        ]
+        notes.append(choice.reason)
+        return choice.name
+
+    # Of both
+
+    def _hybrid(self, questions: Sequence["Question"]) -> Found:
+        import jax.numpy as jnp
+
+        from ragjax.retrieval.fusion import weighted
+        from ragjax.types import TopK
+
+        options, notes = self.options, self._notes(questions)
+        weight = options.weight if options.tune is None else self._tuned(options.tune, notes)
+        if weight is None:
+            retriever = self._fitted.retriever
+            if retriever.weigh is None:
+                raise UserError(
+                    "--how hybrid has no weight: the run's retriever has learned none; give --weight, "
+                    "or --tune FILE with development questions."
+                )
+            unit = TopK(*(jnp.ones((1, 1), kind) for kind in (jnp.int32, jnp.float32, bool)))
+            weight = float(retriever.weigh(self._fitted.encoder.params, unit).scores[0, 0])
+        require(weight >= 0, f"--weight is {weight}; it must not be negative.")
+        both = self._both(questions)
+        topk = weighted(*both.topks, weight, options.k, dense_of_lexical=both.dense_of_lexical)
+        return Found(_on_host(topk), [*notes, f"BM25 counts {weight:.4g} times"])
+
+    def _tuned(self, path: Path, notes: list[str]) -> float:
+        """λ by recall on development questions."""
+        import numpy as np
+
+        from ragjax.retrieval.fusion import choose_weight
+
+        options = self.options
+        asked = read_asked(path, options.fields)
+        wanted = sorted({name for question in asked for name in question.positives})
+        rows = dict(zip(wanted, self.store.row_of(wanted), strict=True))
+        most = max(1, *(len(question.positives) for question in asked))
+        gold = np.full((len(asked), most), -1, np.int32)
+        for place, question in enumerate(asked):
+            gold[place, : len(question.positives)] = [rows[name] for name in question.positives]
+        both = self._both(asked)
+        choice = choose_weight(
+            *both.topks, gold, WEIGHTS, options.k, dense_of_lexical=both.dense_of_lexical
+        )
+        notes.append(
+            f"by recall@{options.k} on {choice.questions} development questions ({choice.recall:.3f})"
+        )
+        return choice.weight
+
+    def _both(self, questions: Sequence["Question"]) -> "_Both":
+        """Both rankings, and the inner products of what words have found."""
+        import numpy as np
+
+        embedded, known = self._embedded(questions)
+        topk = self._exactly(embedded, self._depth)
+        dense = _masked(topk, np.array(known)[:, None] & topk.valid)
+        lexical = self._by_words(questions, self._depth)
+        products = [
+            np.asarray(self._stored.rows[np.maximum(ids, 0)], np.float32) @ query
+            for ids, query in zip(lexical.ids, embedded, strict=True)
+        ]
+        return _Both((dense, lexical), np.where(np.array(known)[:, None], products, 0.0))
+
+
+class _Both(NamedTuple):
+    topks: tuple["TopK", "TopK"]
+    dense_of_lexical: Any
+
+
+class _Callable(NamedTuple):
+    """An index that is a function."""
+
+    search: Callable[..., "TopK"]
+
+
+def _masked(topk: "TopK", valid: Any) -> "TopK":
+    """The hits where `valid`, and misses elsewhere."""
+    import numpy as np
+
+    from ragjax.types import TopK
+
+    ids, scores = np.where(valid, topk.ids, -1), np.where(valid, topk.scores, -np.inf)
+    return TopK(ids, scores, ids >= 0)
+
+
+def _on_host(topk: "TopK") -> "TopK":
+    import jax
+
+    return jax.device_get(topk)
+
+
+def read_asked(path: Path, fields: str) -> list["Question"]:
+    """The questions of a file, each with an id of its own."""
+    from ragjax.data.readers import QUESTION_NAMES, parse_fields, read_questions
+
+    parse_fields(fields, tuple(QUESTION_NAMES), "--fields")
+    questions: dict[str, Question] = {}
+    for question, _ in read_questions(path, fields=fields):
+        require(
+            question.id not in questions,
+            f"{path} has two questions with the id {question.id!r}; give each its own.",
+        )
+        questions[question.id] = question
+    require(bool(questions), f"{path} has no questions; give it at least one.")
+    return list(questions.values())

@@ -1,0 +1,153 @@
+"""`ragjax index search` and `evaluate`: what is found in a directory of `ragjax index build`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tyro.conf import Positional
+
+from ragjax.errors import require
+from ragjax.index_commands import PASSAGES
+from ragjax.index_methods import Found, Searches, Searching, read_asked
+from ragjax.printing import PlainConsole, print_json, print_line
+from ragjax.result_commands import print_passages, print_report
+
+if TYPE_CHECKING:
+    from ragjax.data.passage_store import PassageStore
+    from ragjax.types import Question
+
+# As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
+
+
+@dataclass(frozen=True)
+class IndexSearch(Searching):
+    """Find the passages nearest to a question or to each of a file: ragjax index search DIR."""
+
+    question: Positional[str | None] = None
+    """The question, if there is no file of them."""
+
+
+@dataclass(frozen=True)
+class IndexEvaluate(Searching):
+    """Measure what is found for questions with answers or gold passages: ragjax index evaluate DIR."""
+
+    qrels: Path | None = None
+    """Judgements in TREC's or BEIR's format; the questions' own gold passages if not given."""
+    per_question: Path | None = None
+    """A file for the figures of each question, as JSON lines."""
+
+
+def search(options: IndexSearch, _: list[str], console: PlainConsole) -> int:
+    """Finds passages for one question, or for each of a file."""
+    require(
+        (options.question is None) != (options.questions is None),
+        "Give either a question or --questions FILE.",
+    )
+    require(
+        options.output is None or options.questions is not None,
+        f"--output is {options.output}, but holds what is found for --questions FILE; give that too.",
+    )
+    questions = _asked(options, options.question)
+    store, found = _search(options, questions, console)
+    rankings = [_hits(store, *row) for row in zip(found.topk.ids, found.topk.scores, strict=True)]
+    if options.output is not None:
+        _write(options.output, questions, rankings)
+        return 0
+    for question, hits in zip(questions, rankings, strict=True):
+        asked = {} if options.questions is None else {"id": question.id}
+        if options.json:
+            told = {"question": question.question, "passages": hits, "notes": found.notes}
+            print_json(asked | told)
+            continue
+        if asked:
+            print_line(question.question)
+        for note in found.notes:
+            print_line(f"  note: {note}")
+        print_passages(hits, ("score",)) if hits else print_line("nothing found")
+    return 0
+
+
+def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int:
+    """Measures what is found for a file of questions."""
+    from ragjax.data.trec import read_qrels
+    from ragjax.evaluation.metrics import write_predictions
+    from ragjax.evaluation.retrieval_measures import FIGURES, measure_retrieval
+    from ragjax.records import ReportTable
+
+    require(options.questions is not None, "--questions is missing; give a file of them.")
+    questions = _asked(options, None)
+    qrels = None if options.qrels is None else read_qrels(options.qrels)
+    store, found = _search(options, questions, console)
+    topk, deep = found.topk, options.k
+    names = [name for name in FIGURES if int(name.partition("@")[2] or 0) <= deep]
+    outcomes = measure_retrieval(store, questions, topk.ids, topk.scores, qrels, names)
+    if options.output is not None:
+        rankings = [_hits(store, *row) for row in zip(topk.ids, topk.scores, strict=True)]
+        _write(options.output, questions, rankings)
+    if options.per_question is not None:
+        write_predictions(options.per_question, outcomes.rows())
+    figures = outcomes.summary()
+    if options.json:
+        print_json(figures | {"notes": found.notes}, indent=2)
+        return 0
+    for note in found.notes:
+        print_line(note)
+    rows = [(name, _shown(value)) for name, value in figures.items()]
+    print_report([ReportTable("", ("", "measured"), rows)])
+    return 0
+
+
+def _shown(value: float | int | None) -> str:
+    if value is None:
+        return "not measured"
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
+
+
+def _search(
+    options: Searching, questions: Sequence["Question"], console: PlainConsole
+) -> tuple["PassageStore", Found]:
+    """The passages, and what is found for the questions."""
+    from ragjax.data.passage_store import PassageStore
+    from ragjax.retrieval.base import require_depth
+
+    store = PassageStore(options.directory / PASSAGES)
+    require_depth(options.k, len(store))
+    found = Searches(options, store, console).find(questions)
+    nothing = [q.id for q, valid in zip(questions, found.topk.valid, strict=True) if not any(valid)]
+    if nothing and options.questions is not None:
+        console.print(
+            f"{len(nothing)} of {len(questions)} questions find nothing, such as {nothing[0]}"
+        )
+    return store, found
+
+
+def _asked(options: Searching, text: str | None) -> list["Question"]:
+    """The questions; of a file, each with an id of its own."""
+    from ragjax.types import Question
+
+    if options.questions is not None:
+        return read_asked(options.questions, options.fields)
+    require(bool((text or "").strip()), "The question is empty; ask one in words.")
+    return [Question("asked", text or "", (), (), "", "")]
+
+
+def _hits(store: "PassageStore", ids: Any, scores: Any) -> list[dict[str, Any]]:
+    return [
+        vars(store[int(row)]) | {"score": float(score)}
+        for row, score in zip(ids, scores, strict=True)
+        if row >= 0
+    ]
+
+
+def _write(
+    path: Path, questions: Sequence["Question"], rankings: Sequence[Sequence[dict[str, Any]]]
+) -> None:
+    from ragjax.data.trec import write_run
+
+    run = {
+        question.id: [(hit["id"], hit["score"]) for hit in hits]
+        for question, hits in zip(questions, rankings, strict=True)
+    }
+    write_run(path, run)
+    print_line(f"{path}: {sum(map(len, rankings))} passages, {len(rankings)} questions")
