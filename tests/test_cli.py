@@ -17,10 +17,11 @@ import pytest
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax import __version__, commands
-from ragjax.cli import INTERRUPTED, _keep_compiled, _print_report, main
+from ragjax.cli import INTERRUPTED, _keep_compiled, main
 from ragjax.evaluation.metrics import read_predictions, summarise
 from ragjax.learners.questions import QuestionsLearner
 from ragjax.records import ReportTable
+from ragjax.result_commands import print_report
 from ragjax.run_dir import load_run
 from ragjax.training.checkpoint import Checkpoints
 
@@ -164,7 +165,7 @@ def test_a_wide_report_is_printed_whole(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     labels = ("relation", "questions", "em", "strict_em", "f1", "recall@1", "recall@5", "mrr")
     row = ("element_symbol", "1565", *["0.938"] * 6)
-    _print_report([ReportTable("wide", labels, [row]), ReportTable("", labels[:3], [row[:3]])])
+    print_report([ReportTable("wide", labels, [row]), ReportTable("", labels[:3], [row[:3]])])
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= 80
     assert "│element_symbol│     1565│0.938│" in out
@@ -172,7 +173,7 @@ def test_a_wide_report_is_printed_whole(capsys, monkeypatch):
         assert label in out
     assert "│ element_symbol │      1565 │ 0.938 │" in out
     many = tuple(f"figure_{n}" for n in range(12))
-    _print_report([ReportTable("wider", many, [tuple(f"{n}.12345678" for n in range(12))])])
+    print_report([ReportTable("wider", many, [tuple(f"{n}.12345678" for n in range(12))])])
     assert "…" not in capsys.readouterr().out
 
 

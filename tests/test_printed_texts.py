@@ -126,7 +126,8 @@ def test_cells_of_a_table_are_whole_and_its_lines_even(encoding):
 
 def test_a_report_of_relations_like_markup(capsys):
     names = ["[bold]x[/]", "[/]", ":cat:", "\x1b[31mred", "\udc80"]
-    cli._print_report([ReportTable("[/red]", ("relation", "[em]"), [(n, "1.000") for n in names])])
+    rows = [(name, "1.000") for name in names]
+    result_commands.print_report([ReportTable("[/red]", ("relation", "[em]"), rows)])
     out = capsys.readouterr().out
     for text in ("[/red]", "[em]", "[bold]x[/]", "[/]", ":cat:", r"\x1b[31mred", r"\udc80"):
         assert text in out

@@ -14,7 +14,7 @@ from plain_run import PlainConfig, PlainLearner, PlainRecords
 from processes import PATIENCE, wait_for
 from tiny_task import CachedTask
 
-from ragjax import cli, commands
+from ragjax import cli, commands, result_commands
 from ragjax.cli import INTERRUPTED
 from ragjax.data import builder
 from ragjax.envs import from_gymnasium
@@ -183,7 +183,7 @@ MOMENTS = {
     "the records": (PlainRecords, "write", 1, [8, 11]),
     "the facts": (commands, "provenance", 1, [8, 11]),
     "the result": (commands, "write_json", 1, [8, 11]),
-    "the report": (cli, "_print_report", 1, [8, 11]),
+    "the report": (result_commands, "print_report", 1, [8, 11]),
 }
 
 
