@@ -49,6 +49,8 @@ class Searching:
     """Search embeddings that another run has made."""
     k: int = 10
     """Passages found for each question."""
+    devices: int = 0
+    """Devices that exact search is spread over, each with its part of the embeddings; 0 for all."""
     weight: float | None = None
     """Of BM25 in hybrid; what a hybrid run has learned if not given."""
     tune: Path | None = None
@@ -189,7 +191,25 @@ class Searches:
     def _exactly(self, queries: "np.ndarray", k: int) -> "TopK":
         from ragjax.retrieval.embeddings import search_rows
 
-        return search_rows(self._stored, queries, k)
+        if self._sharded is None:
+            return search_rows(self._stored, queries, k)
+        return _on_host(self._sharded(queries, k))
+
+    @functools.cached_property
+    def _sharded(self) -> Callable[..., "TopK"] | None:
+        """Search of embeddings that lie on several devices; None of one, which reads them from disk."""
+        import jax
+        import jax.numpy as jnp
+
+        from ragjax.mesh import data_mesh
+        from ragjax.retrieval.blocks import best_in_shards, shard_rows
+
+        mesh = data_mesh(self.options.devices)
+        if mesh.size == 1:
+            return None
+        rows = shard_rows(self._stored.rows, mesh)
+        find = jax.jit(best_in_shards, static_argnames="k")
+        return lambda queries, k: find(rows, jnp.asarray(queries), k=k)
 
     @functools.cached_property
     def _scann(self) -> Any:

@@ -372,7 +372,7 @@ def test_embeddings_of_other_passages_are_refused(refused, embedded, ragjax, tmp
     message = refused("index", "search", directory, ASKED, "--force", "--k", 1)
     assert "embeddings was made with another corpus" in message
     (directory / "embeddings").rename(directory / "embeddings.partial")
-    message = refused("index", "search", directory, ASKED)
+    message = refused("index", "search", directory, ASKED, "--k", 1)
     assert "embeddings is not complete yet; give the `ragjax index build` command again" in message
 
 
@@ -435,6 +435,15 @@ def test_scann_of_few_passages_and_the_faster_one_are_exact_and_kept(ragjax, emb
     code, out, _ = ragjax("index", "evaluate", embedded, "--questions", judged, "--how", "auto")
     assert code == 0
     assert "scann: recall@10 1.000, " in out
+
+
+def test_one_device_and_several_find_the_same(ragjax, refused, embedded, judged):
+    words = ("--how", "exact", "--k", 5, "--devices")
+    one, two = (found_by(ragjax, embedded, judged, *words, count) for count in (1, 2))
+    assert one == two
+    assert refused("index", "search", embedded, ASKED, *words, 9).startswith(
+        "9 devices are asked for, but JAX has 2 here"
+    )
 
 
 def test_fused_rankings_by_hand(ragjax, embedded, judged):

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "ragjax"
 # A room imports from itself and from the rooms before it.
 ROOMS = (
     *("errors", "ranges", "precision", "types", "text", "files", "manifests", "printing"),
-    *("shipped", "interrupts", "lease", "records"),
+    *("shipped", "interrupts", "lease", "records", "mesh"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config_differences", "config", "origin", "run_dir", "learners", "agents"),

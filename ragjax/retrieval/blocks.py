@@ -17,7 +17,6 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int
 
-from ragjax.errors import require
 from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.retrieval.base import best, require_depth
 from ragjax.types import Leaf, TopK
@@ -38,7 +37,7 @@ def best_in_blocks(
     """The k passages of highest inner product, best first, ties by the lower row; traceable.
 
     Args:
-      embeddings: [N,D], of any floating type; products are float32 sums of float32 factors.
+      embeddings: [N,D], of any floating type; multiplied in the type of the query.
       query: [...,D].
       k: static.
       block: rows of a block, a multiple of `GROUP`.
@@ -55,14 +54,17 @@ def best_in_blocks(
     if count <= block:
         return best(_all_scores(embeddings, query), k)
 
-    def search(queries: Array) -> TopK:
-        maxima = _maxima(embeddings, count, queries, block)
-        _, groups = jax.lax.top_k(maxima, min(k, maxima.shape[-1]))
+    def score(queries: Array, groups: Array) -> TopK:
         rows = _rows(groups)
         scores = _scores(embeddings, queries, jnp.where(rows < count, rows, -1))
         return _best_of(scores, rows, k)
 
-    return _in_chunks(search, query, k)
+    def search(queries: Array) -> TopK:
+        maxima = _maxima(embeddings, count, queries, block)
+        _, groups = jax.lax.top_k(maxima, min(k, maxima.shape[-1]))
+        return _in_chunks(score, _scored_at_once(groups, queries), queries, groups)
+
+    return _over_batch(search, query)
 
 
 def _all_scores(embeddings: Float[Array, "N D"], query: Float[Array, "*batch D"]) -> Array:
@@ -116,16 +118,29 @@ def _best_of(scores: Float[Array, "q r"], rows: Int[Array, "q r"], k: int) -> To
     return TopK(jnp.where(topk.valid, ids, -1), topk.scores, topk.valid)
 
 
-def _in_chunks(search: Any, query: Float[Array, "*batch D"], k: int) -> TopK:
-    """Searches some queries at a time, to bound the memory."""
-    width = query.shape[-1]
-    flat = query.reshape(-1, width)
-    size = max(1, min(QUERIES, GATHERED // (k * GROUP * width), len(flat)))
-    padded = jnp.pad(flat, ((0, -len(flat) % size), (0, 0)))
-    found = jax.lax.map(search, padded.reshape(-1, size, width))
-    return jax.tree.map(
-        lambda leaf: leaf.reshape(-1, k)[: len(flat)].reshape(*query.shape[:-1], k), found
-    )
+def _scored_at_once(groups: Int[Array, "q g"], query: Float[Array, "q D"]) -> int:
+    """How many queries' groups are scored again at once, to bound the memory that their rows take."""
+    return max(1, GATHERED // (groups.shape[-1] * GROUP * query.shape[-1]))
+
+
+def _in_chunks(work: Any, size: int, *arrays: Array) -> Any:
+    """`work` on up to `size` of the q rows of arrays at a time."""
+    count = len(arrays[0])
+    size = min(size, count)
+    chunks = [
+        jnp.pad(of, ((0, -count % size), *[(0, 0)] * (of.ndim - 1))).reshape(
+            -1, size, *of.shape[1:]
+        )
+        for of in arrays
+    ]
+    done = jax.lax.map(lambda parts: work(*parts), chunks)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], done)
+
+
+def _over_batch(search: Any, query: Float[Array, "*batch D"]) -> TopK:
+    """Searches queries of any axes, `QUERIES` at a time."""
+    found = _in_chunks(search, QUERIES, query.reshape(-1, query.shape[-1]))
+    return jax.tree.map(lambda leaf: leaf.reshape(*query.shape[:-1], leaf.shape[-1]), found)
 
 
 @struct.dataclass
@@ -141,24 +156,6 @@ class ShardedRows:
     rows: Leaf
     count: int = struct.field(pytree_node=False)
     mesh: Mesh = struct.field(pytree_node=False)
-
-
-def data_mesh(devices: int = 0) -> Mesh:
-    """A mesh of one axis, "data".
-
-    Args:
-      devices: how many of this process's devices; 0 for all.
-
-    Raises:
-      UserError: there are fewer.
-    """
-    there = jax.local_devices()
-    require(
-        0 <= devices <= len(there),
-        f"{devices} devices are asked for, but JAX has {len(there)} here; choose at most that many, or "
-        "0 for all.",
-    )
-    return Mesh(np.array(there[: devices or len(there)]), ("data",))
 
 
 def shard_rows(embeddings: Any, mesh: Mesh, *, block: int = BLOCK) -> ShardedRows:
@@ -195,6 +192,12 @@ def best_in_shards(
     rows_of_each = index.rows.shape[0] // index.mesh.size
     groups_of_each = rows_of_each // GROUP
 
+    def score(own: Array, queries: Array, groups: Array) -> TopK:
+        first, rows = jax.lax.axis_index("data") * rows_of_each, _rows(groups)
+        mine = (rows >= first) & (rows < first + rows_of_each) & (rows < index.count)
+        scores = _scores(own, queries, jnp.where(mine, rows - first, -1))
+        return _best_of(jax.lax.pmax(scores, "data"), rows, k)
+
     def search(own: Array, queries: Array) -> TopK:
         first = jax.lax.axis_index("data") * rows_of_each
         maxima = _maxima(own, index.count - first, queries, block)
@@ -205,17 +208,15 @@ def best_in_shards(
             for of_each in (values, places + first // GROUP)
         )
         _, places = jax.lax.top_k(values, min(k, values.shape[-1]))
-        rows = _rows(jnp.take_along_axis(groups, places, axis=-1))
-        mine = (rows >= first) & (rows < first + rows_of_each) & (rows < index.count)
-        scores = _scores(own, queries, jnp.where(mine, rows - first, -1))
-        return _best_of(jax.lax.pmax(scores, "data"), rows, k)
+        groups = jnp.take_along_axis(groups, places, axis=-1)
+        return _in_chunks(partial(score, own), _scored_at_once(groups, queries), queries, groups)
 
     def on_every_device(own: Array, queries: Array) -> TopK:
         if index.count <= block:  # the first device has them all
             scores = _all_scores(own[: index.count], queries)
             first = jax.lax.axis_index("data") == 0
             return best(jax.lax.pmax(jnp.where(first, scores, -jnp.inf), "data"), k)
-        return _in_chunks(partial(search, own), queries, k)
+        return _over_batch(partial(search, own), queries)
 
     everywhere = jax.shard_map(
         on_every_device,

@@ -12,12 +12,9 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.retrieval.blocks import (
-    best_in_blocks,
-    best_in_shards,
-    data_mesh,
-    shard_rows,
-)
+from ragjax.mesh import data_mesh
+from ragjax.retrieval import blocks
+from ragjax.retrieval.blocks import best_in_blocks, best_in_shards, shard_rows
 
 BLOCK = 64  # so that few passages are several blocks
 in_blocks = jax.jit(partial(best_in_blocks, block=BLOCK), static_argnames="k")
@@ -79,7 +76,8 @@ def test_eight_devices_some_of_them_empty():
     """In a process of its own: this one has begun with fewer."""
     code = """
 import jax, numpy as np
-from ragjax.retrieval.blocks import best_in_blocks, best_in_shards, data_mesh, shard_rows
+from ragjax.mesh import data_mesh
+from ragjax.retrieval.blocks import best_in_blocks, best_in_shards, shard_rows
 rng = np.random.default_rng(0)
 mesh = data_mesh(8)
 assert mesh.size == 8
@@ -121,6 +119,21 @@ def test_batch_axes_and_many_queries():
     assert found.ids.shape == (3, 100, 5)
     ids, _ = sorted_by_numpy(embeddings, query, 5)
     np.testing.assert_array_equal(np.reshape(found.ids, (300, 5)), ids)
+
+
+def test_rows_that_are_scored_again_a_few_queries_at_a_time(monkeypatch):
+    """Where each query's take much memory; the passages are still read once for all of them."""
+    rng = np.random.default_rng(3)
+    embeddings, query = drawn(rng, 257, queries=11)
+    expected = best_in_blocks(jnp.asarray(embeddings), jnp.asarray(query), 5, block=BLOCK)
+    monkeypatch.setattr(blocks, "GATHERED", 5 * 32 * 4 * 3)  # three queries
+    for found in (
+        best_in_blocks(jnp.asarray(embeddings), jnp.asarray(query), 5, block=BLOCK),
+        best_in_shards(
+            shard_rows(embeddings, data_mesh(), block=BLOCK), jnp.asarray(query), 5, block=BLOCK
+        ),
+    ):
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])
