@@ -16,6 +16,7 @@ from tyro.conf import Positional
 
 from ragjax.errors import UserError, require
 from ragjax.printing import PlainConsole, print_line, print_text
+from ragjax.text import OVERLAP, PASSAGE_WORDS
 
 if TYPE_CHECKING:
     from ragjax.data.corpus_encoding import CorpusEncoder
@@ -42,9 +43,9 @@ class IndexBuild:
     """A run whose retriever embeds them; without one, they are searched by BM25."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the embeddings on disk."""
-    words: int = 100
+    words: int = PASSAGE_WORDS
     """Words of a passage that is cut from a text."""
-    overlap: int = 20
+    overlap: int = OVERLAP
     """Words that such a passage and the next have in common."""
     fields: str = ""
     """What the file calls its columns: text=Absatz,id=Nummer."""
@@ -68,12 +69,12 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
     # Whatever the run lacks is said before anything is written.
     run = None if options.run is None else open_run(options.run, console)
     encoder = None if run is None else run.learner.corpus_encoder(run.state)
-    with leased([options.directory], console.print):
-        store = _store(options, console)
+    with leased([options.directory], console.print) as check:
+        store = _store(options, check, console)
         told = [f"{store.directory}: {len(store)} passages"]
         if run is not None and encoder is not None:
             try:
-                told += _embed(options, store, encoder, run.step, console)
+                told += _embed(options, store, encoder, run.step, check, console)
             except KeyboardInterrupt:
                 print_text("stopped; the same command goes on from there", sys.stderr)
                 raise
@@ -82,7 +83,7 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
     return 0
 
 
-def _store(options: IndexBuild, console: PlainConsole) -> "PassageStore":
+def _store(options: IndexBuild, check: Callable[[], None], console: PlainConsole) -> "PassageStore":
     """The store of the passages, as it is there or made now."""
     from ragjax.data.passage_store import PassageStore, build_store, source_of
     from ragjax.manifests import remove_abandoned
@@ -105,8 +106,11 @@ def _store(options: IndexBuild, console: PlainConsole) -> "PassageStore":
             "another directory, or replace what is there with --force.",
         )
         console.print(f"storing {options.passages}")
-        store = build_store(options.passages, directory, replace=options.force, **reading)
-        if options.force:
+        digest = None if store is None else store.digest
+        store = build_store(
+            options.passages, directory, replace=options.force, check=check, **reading
+        )
+        if options.force and store.digest != digest:
             for others in (EMBEDDINGS, f"{EMBEDDINGS}.partial", SCANN):
                 shutil.rmtree(options.directory / others, ignore_errors=True)
         for note in store.notes():
@@ -119,11 +123,13 @@ def _embed(
     store: "PassageStore",
     encoder: "CorpusEncoder",
     step: int,
+    check: Callable[[], None],
     console: PlainConsole,
 ) -> list[str]:
     """Embeds the passages; returns what came of it, a line each."""
     from ragjax.data.corpus_encoding import encode_store
 
+    assert options.run is not None
     directory = options.directory / EMBEDDINGS
     with _bars(console) as progress:
         embeddings = encode_store(
@@ -132,7 +138,8 @@ def _embed(
             directory,
             dtype=options.dtype,
             force=options.force,
-            facts={"run": str(options.run), "step": step},
+            facts={"run": str(options.run.absolute()), "step": step},
+            check=check,
             progress=progress,
         )
     count, width = embeddings.rows.shape

@@ -11,11 +11,12 @@ import jax
 from ragjax.config import Config, config_json, read_json
 from ragjax.config_differences import differing_fields
 from ragjax.data.checks import checked, in_plain_text
-from ragjax.data.readers import OVERLAP, PASSAGE_WORDS, read_passages
+from ragjax.data.readers import read_passages
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
 from ragjax.origin import changes_since
 from ragjax.precision import single_precision
+from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
 from ragjax.training.program import state_shapes

@@ -3,6 +3,8 @@
 import re
 import unicodedata
 
+PASSAGE_WORDS, OVERLAP = 100, 20  # of passages that are cut from a text, if nobody says otherwise
+
 # Soft hyphens, joiners of words, byte order marks, and marks of the writing direction.
 _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]")
 _ASCII_SIGNS = str.maketrans("‘’ʼ“”‐‑‒–—−", "'''\"\"------")

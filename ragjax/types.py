@@ -95,8 +95,8 @@ class RagBatch:
       accepted: [B,Y,T] the answers that are right and not cut, in the form of `target`; rows of 0 where
         there are fewer.
       positives: [B,R] corpus rows of the gold passages, padded with -1.
-      retrieved: `TopK` of [B,K] from a retriever that is not learned, at least as many as are used, or
-        None.
+      retrieved: `TopK` of [B,K] found before, which are used instead of a search; at least as many as
+        are needed, or None.
       lexical: `TopK` of [B,C] by words in common, for a learned retriever that fuses both rankings.
       weight: [B] 1 for a real example and 0 for one that fills up the batch.
     """

@@ -23,6 +23,8 @@ from ragjax.config_differences import differing_fields
 from ragjax.errors import UserError
 from ragjax.learners.questions import Evaluation, Phase, QuestionsConfig
 from ragjax.models.encoder import BagEncoder
+from ragjax.models.hybrid import Hybrid
+from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 from ragjax.tasks.base import Task
@@ -205,6 +207,9 @@ def test_read_json_refuses_bytes(tmp_path):
         read_json(path)
 
 
+FROZEN = Dense(query_encoder=BagEncoder(width=64), train_passages=False)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -214,6 +219,13 @@ def test_read_json_refuses_bytes(tmp_path):
         ({"checkpoint_every": 0}, "checkpoint_every is 0; "),
         ({"optimizer": Adam(accumulate=4)}, r"phases\.0\.batch_size is 6, .*accumulate 4"),
         ({"optimizer": Adam(warmup_steps=12)}, "warmup_steps is 12, more than the 11 updates"),
+        *(
+            (
+                {"retriever": retriever, "optimizer": Adam(weight_decay=0.1)},
+                r"weight_decay is 0\.1, .* train_passages is false; set weight_decay to 0",
+            )
+            for retriever in (FROZEN, Hybrid(dense=FROZEN))
+        ),
         (
             {"retriever": BM25()},
             "The objective's documents is 'index', but a fixed retriever .* choose retrieved",

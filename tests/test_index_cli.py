@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from pkgutil import resolve_name
 
 import jax
 import numpy as np
@@ -12,12 +13,14 @@ from tiny_task import PEOPLE, TOWNS, TinyTask
 from ragjax import commands
 from ragjax.cli import main
 from ragjax.data.passage_store import PassageStore
+from ragjax.index_commands import IndexBuild
 from ragjax.learners.questions import QuestionsLearner
 from ragjax.lease import leased
 from ragjax.models.retriever import Dense
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.embeddings import StoredEmbeddings
 from ragjax.run_dir import load_run
+from ragjax.tasks.own_data import OwnData
 from ragjax.training.learner import Learner
 from ragjax.training.optimizer import evaluation_params
 from ragjax.types import Question
@@ -171,6 +174,57 @@ def test_other_passages_replace_those_that_are_there_if_asked(
     assert ragjax("index", "build", other, directory, "--force")[0] == 0
     assert [path.name for path in directory.iterdir()] == ["passages"]
     assert len(PassageStore(directory / "passages")) == 1
+
+
+def test_embeddings_of_the_same_passages_stay(ragjax, refused, embedded, passages, tmp_path):
+    """Whatever their file is called now."""
+    directory = shutil.copytree(embedded, tmp_path / "index")
+    (directory / "scann").mkdir(exist_ok=True)
+    renamed = shutil.copy(passages, tmp_path / "renamed.jsonl")
+    assert "was not built from" in refused("index", "build", renamed, directory)
+    assert ragjax("index", "build", renamed, directory, "--force")[0] == 0
+    assert PassageStore(directory / "passages").facts["source"]["name"] == "renamed.jsonl"
+    assert snapshot(directory / "embeddings") == snapshot(embedded / "embeddings")
+    assert (directory / "scann").is_dir()
+
+
+def test_the_run_is_found_from_another_directory(
+    ragjax, passages, trained, embedded, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(trained.parent)
+    words = ["index", "build", passages, tmp_path / "index", "--run", trained.name]
+    assert ragjax(*words)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    found = ragjax("index", "search", "index", ASKED, "--json")
+    assert found == ragjax("index", "search", embedded, ASKED, "--json")
+
+
+@pytest.mark.parametrize("after", ["write_passages", "FittedEncoder.of"])
+def test_a_directory_that_was_taken_over_is_left_alone(
+    after, refused, passages, trained, tmp_path, monkeypatch
+):
+    """Nothing is put in place, and no chunk is recorded."""
+    directory = tmp_path / "index"
+    home = "passage_store" if after == "write_passages" else "corpus_encoding"
+    place = f"ragjax.data.{home}.{after}"
+    do = resolve_name(place)
+
+    def taken_over(*args, **kwargs):
+        done = do(*args, **kwargs)
+        (directory / "lock.1").unlink()
+        return done
+
+    monkeypatch.setattr(place, taken_over)
+    message = refused("index", "build", passages, directory, "--run", trained)
+    assert "index was taken over by another process while" in message
+    left = ["embeddings.partial", "passages"] if after == "FittedEncoder.of" else []
+    assert sorted(path.name for path in directory.iterdir()) == left
+    assert not list(directory.glob("*/done.txt"))
+
+
+def test_texts_are_cut_as_those_of_a_run():
+    cut = OwnData.passage_words, OwnData.overlap
+    assert (IndexBuild.words, IndexBuild.overlap) == cut
 
 
 def test_damaged_passages_are_built_again_if_asked(ragjax, refused, worded, passages, tmp_path):

@@ -36,6 +36,7 @@ BATCH = 256  # passages that are embedded at once
 BATCHES = 32  # of a chunk, after which what is done is recorded
 _WIDTHS = 4  # batch shapes, by length
 _READ = 4096  # passages that are measured at once
+_ASKED = 64  # questions that are embedded at once
 
 # (what is done, passages done, of how many) -> nothing
 Progress = Callable[[str, int, int], None]
@@ -146,6 +147,12 @@ class FittedEncoder:
         retriever = self.retriever  # built before, not within, the first trace
         return jax.jit(lambda params, x: retriever.embed(params, x).astype(jnp.float32))
 
+    @functools.cached_property
+    def query(self) -> Callable[[Params, Array], Array]:
+        """The jitted (params, tokens [B,Q]) -> [B,D] float32."""
+        retriever = self.retriever
+        return jax.jit(lambda params, x: retriever.query(params, x).astype(jnp.float32))
+
     @single_precision
     def questions(self, questions: Sequence[str]) -> tuple[Float[np.ndarray, "M D"], list[bool]]:
         """Embeds questions; words that neither run nor corpus has are left out.
@@ -156,9 +163,14 @@ class FittedEncoder:
         known = [self.text.known_words(question)[0] for question in questions]
         length = self.text.spec.question_length
         tokens, _ = self.text.tokenizer.encode_batch(known, length)
-        embedded = jax.jit(self.retriever.query)(self.encoder.params, jnp.asarray(tokens))
+        # Batches of one size, the last filled up, so that all are embedded by one program.
+        rows = np.pad(tokens, ((0, -len(tokens) % _ASKED), (0, 0)), constant_values=PAD_ID)
+        parts = [
+            np.asarray(self.query(self.encoder.params, jnp.asarray(rows[start : start + _ASKED])))
+            for start in range(0, len(rows), _ASKED)
+        ]
         has_word = [any(letter.isalnum() for letter in text) for text in known]
-        return np.asarray(embedded, np.float32), has_word
+        return np.concatenate(parts)[: len(tokens)], has_word
 
 
 @single_precision
@@ -172,6 +184,7 @@ def encode_store(
     batches: int = BATCHES,
     force: bool = False,
     facts: dict[str, Any] | None = None,
+    check: Callable[[], None] = lambda: None,
     progress: Progress = lambda what, done, total: None,
 ) -> StoredEmbeddings:
     """Embeds all passages of a store, each once, also if the process is killed and started again.
@@ -189,6 +202,7 @@ def encode_store(
       batches: of a chunk. A process that is killed embeds its chunks in flight again, two at most.
       force: whether embeddings of another encoder, corpus or dtype are replaced.
       facts: what else the manifest says.
+      check: called before a chunk is written, and before the embeddings get their name; may raise.
       progress: is told what is done of how many passages.
 
     Returns:
@@ -208,8 +222,9 @@ def encode_store(
     partial = directory.with_name(f"{directory.name}.partial")
     writer = EmbeddingsWriter(partial, plan, force=force)
     cut = _measure(encoder, store, partial, progress)
-    _embed(FittedEncoder.of(encoder, store, partial), store, writer, batch_size, progress)
+    _embed(FittedEncoder.of(encoder, store, partial), store, writer, batch_size, check, progress)
     told = {"cut": cut, "versions": versions_of(PACKAGES), **(facts or {})}
+    check()
     return writer.finish(directory, told, (IDF, WORDS))
 
 
@@ -256,6 +271,7 @@ def _embed(
     store: PassageStore,
     writer: EmbeddingsWriter,
     batch_size: int,
+    check: Callable[[], None],
     progress: Progress,
 ) -> None:
     """Embeds and writes the chunks that are not on disk yet.
@@ -271,6 +287,7 @@ def _embed(
         rows = np.zeros((len(chunk), parts[0][1].shape[-1]), np.float32)
         for places, embedded in parts:
             rows[places] = np.asarray(embedded)[: len(places)]
+        check()
         writer.write(rows)
         progress("embedding", chunk.stop, len(store))
 

@@ -5,7 +5,7 @@ digests, and where the passages come from; see `ragjax.manifests`.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
 
@@ -115,6 +115,7 @@ def build_store(
     fields: str = "",
     drop_repeats: bool = False,
     replace: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> PassageStore:
     """Builds a store of what `readers.read_passages` reads, as a stream.
 
@@ -129,6 +130,7 @@ def build_store(
       fields: what the file calls its columns, see `readers.parse_fields`.
       drop_repeats: whether passages that repeat title and text are left out.
       replace: whether it takes the place of a directory that is there.
+      check: called before the store gets its name; may raise.
 
     Raises:
       UserError: a line can't be read, two passages have the same id, or there is none with a text.
@@ -141,6 +143,7 @@ def build_store(
         source=source_of(path, **reading, drop_repeats=drop_repeats),
         drop_repeats=drop_repeats,
         replace=replace,
+        check=check,
     )
 
 
@@ -175,6 +178,7 @@ def write_store(
     source: dict[str, Any] | None = None,
     drop_repeats: bool = False,
     replace: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> PassageStore:
     """Builds a store of passages from anywhere; see `build_store`.
 
@@ -185,9 +189,11 @@ def write_store(
       source: of the manifest.
       drop_repeats: whether passages that repeat title and text are left out.
       replace: whether it takes the place of a directory that is there.
+      check: called before the store gets its name; may raise.
     """
     with new_directory(directory, replace=replace) as making:
         facts = write_passages(located, making, name=name, drop_repeats=drop_repeats)
         facts |= {"source": source, "versions": versions_of(("ragjax", "numpy"))}
         write_manifest(making, KIND, facts, FILES)
+        check()
     return PassageStore(directory, verify=False)

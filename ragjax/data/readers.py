@@ -21,7 +21,6 @@ from ragjax.text import half_character
 from ragjax.types import Passage, Question
 
 ROW_KINDS = (".jsonl", ".csv", ".tsv")
-PASSAGE_WORDS, OVERLAP = 100, 20  # of passages that are cut from a text, if nobody says otherwise
 TEXT_KINDS = (".txt", ".md", ".markdown")
 
 # What a column may be called, the first name that a row has.

@@ -115,6 +115,13 @@ class QuestionsConfig(Config):
             f"num_seeds is {self.num_seeds}, but retriever.asynchronous refreshes the index of one run "
             "only; train the seeds one by one, or set it to false.",
         )
+        decay = getattr(self.optimizer, "weight_decay", 0.0)
+        refreshed = self.retriever.refresh_in_step or self.retriever.refresh_beside
+        require(
+            not decay or not self.retriever.learned or bool(refreshed),
+            f"optimizer.weight_decay is {decay}, which moves the passages' encoder, too, but the "
+            "retriever's train_passages is false; set weight_decay to 0, or train_passages to true.",
+        )
         self.optimizer.check(self.steps, self.updates)
 
     @property

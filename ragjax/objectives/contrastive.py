@@ -79,6 +79,11 @@ class Contrastive(Objective):
             f"retriever is a {type(retriever).__name__}, which is fixed, but Contrastive trains the "
             "retriever; choose a learned one, such as Dense.",
         )
+        require(
+            not retriever.fuses,
+            f"retriever is a {type(retriever).__name__}, which also counts words in common, but "
+            "Contrastive goes by embeddings alone; choose a retriever that does, such as Dense.",
+        )
 
     def loss(
         self,

@@ -38,9 +38,9 @@ class Joint(Objective):
     def __post_init__(self):
         """Checks the fields."""
         require(
-            isinstance(self.likelihood, RagSequence),
-            f"objective.likelihood is a {type(self.likelihood).__name__}, but answers are drawn from "
-            "the marginal of RagSequence; give one.",
+            type(self.likelihood) is RagSequence,
+            f"objective.likelihood is a {type(self.likelihood).__name__}, but Joint takes the "
+            "likelihood of RagSequence alone, from which it draws answers; give one.",
         )
         require(
             self.likelihood_weight >= 0,

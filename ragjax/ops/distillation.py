@@ -218,11 +218,11 @@ def attention_scores(
     source: Bool[Array, "B K S"],
     mask: Bool[Array, "B T"],
 ) -> Float[Array, "B K"]:
-    """The mean pre-softmax cross-attention score of each passage (Izacard & Grave, arXiv 2012.04584).
+    """The mean pre-softmax cross-attention score of each passage, after Izacard & Grave (2012.04584).
 
     The mean is over the source's tokens, the question's among them, over heads and layers, and over the
-    tokens of the answer (the released code takes the first token alone). Scores before the softmax can
-    be compared between passages that were read apart; weights after it add up to one for each.
+    tokens of the answer, of which the released code takes the first. Scores before the softmax can be
+    compared between passages that were read apart; weights after it add up to one for each.
 
     Args:
       logits: [B,K,J,T,S] of J heads in all layers.

@@ -79,14 +79,14 @@ class InverseCloze(Task):
 
     def _asked_of(self, data: QaData) -> QaData:
         parts = {passage.id: split_sentences(passage.text) for passage in data.passages}
-        times = Counter(sentence for found in parts.values() for sentence in set(found))
+        times = Counter(sentence for found in parts.values() for sentence in found)
         questions: list[Question] = []
         none = repeated = 0
         for passage in data.passages:
             found = parts[passage.id]
             # Of a single sentence nothing would be left.
             long = [s for s in found if len(s) >= self.min_length] if len(found) > 1 else []
-            own = [sentence for sentence in dict.fromkeys(long) if times[sentence] == 1]
+            own = [sentence for sentence in long if times[sentence] == 1]
             repeated += len(long) - len(own)
             none += not own
             questions += self._drawn(passage, own)

@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 from ragjax.data.readers import (
     COLUMNS,
-    OVERLAP,
-    PASSAGE_WORDS,
     parse_fields,
     read_passages,
     read_questions,
@@ -17,6 +15,7 @@ from ragjax.data.readers import (
 )
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import SPLITS, Task, fraction
+from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.types import Passage, QaData, Question
 
 SPLIT_NAMES = {

@@ -6,16 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ragjax.data.readers import (
-    OVERLAP,
-    PASSAGE_WORDS,
-    parse_fields,
-    read_passages,
-    text_files,
-)
+from ragjax.data.readers import parse_fields, read_passages, text_files
 from ragjax.data.tfds_source import field, read_examples
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import Task, fraction
+from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.types import Passage, QaData, Question
 
 _COLUMNS = ("question", "answers", "id", "context", "title")

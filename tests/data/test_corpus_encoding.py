@@ -115,6 +115,26 @@ def test_questions_are_read_as_beside_the_corpus(whole, store, encoder):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
+def test_questions_are_embedded_by_one_program(whole, store, encoder):
+    """However many they are."""
+    asked, shapes = ["Where does zebra Ada live?", "xylophone", "in Ålesund"], []
+    fitted = FittedEncoder.of(encoder, store, whole.directory)
+    few, _ = fitted.questions(asked)
+    retriever = fitted.retriever
+
+    def query(params, tokens):
+        shapes.append(tokens.shape)
+        return retriever.query(params, tokens)
+
+    fitted = FittedEncoder(encoder, fitted.text)
+    fitted.__dict__["retriever"] = retriever._replace(query=query)
+    for count in (1, 30):
+        found, known = fitted.questions(asked * count)
+        np.testing.assert_array_equal(found, np.tile(few, (count, 1)))
+        assert known == [True, False, True] * count
+    assert shapes == [(64, 10)]
+
+
 @pytest.mark.parametrize(("dtype", "bits"), [("float16", 11), ("bfloat16", 8)])
 def test_fewer_bits_are_kept_if_asked(dtype, bits, whole, encoder, store, tmp_path):
     found = encode_store(encoder, store, tmp_path / "e", dtype=dtype, **SMALL)
@@ -250,6 +270,23 @@ def test_embeddings_that_were_cut_while_they_were_made_are_refused(torn, store, 
     with pytest.raises(UserError, match=r"embeddings.npy can't be read .* and begin anew\."):
         encode_store(encoder, store, torn, **SMALL)
     assert not torn.exists()
+
+
+@pytest.mark.parametrize("allowed", [2, 6])
+def test_what_a_check_forbids_is_not_written(allowed, store, encoder, tmp_path):
+    """Neither a chunk, nor the name of all of them."""
+    checks = []
+
+    def check():
+        checks.append(None)
+        if len(checks) > allowed:
+            raise UserError("taken over")
+
+    with pytest.raises(UserError, match="taken over"):
+        encode_store(encoder, store, tmp_path / "e", **SMALL, check=check)
+    assert not (tmp_path / "e").exists()
+    recorded = (tmp_path / "e.partial" / DONE).read_text().splitlines()
+    assert len(recorded) == allowed
 
 
 # Whose they are

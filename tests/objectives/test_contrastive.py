@@ -12,6 +12,7 @@ from jax.flatten_util import ravel_pytree
 from tiny_model import TINY, VOCABULARY, B, Hand, K, tiny_batch, tiny_params
 
 from ragjax.errors import UserError
+from ragjax.models.hybrid import Hybrid
 from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Context
 from ragjax.objectives.contrastive import Contrastive
@@ -288,6 +289,10 @@ def test_answers_are_those_of_the_likelihood():
     ("make", "message"),
     [
         (lambda: PLAIN.check(BM25(), 3), "retriever is a BM25, which is fixed, but Contrastive"),
+        (
+            lambda: PLAIN.check(Hybrid(), 3),
+            "retriever is a Hybrid, which also counts words in common",
+        ),
         (lambda: Contrastive(remove_question=1.5), "objective.remove_question is 1.5; it is a"),
         (
             lambda: Contrastive(RagSequence(documents="index")),

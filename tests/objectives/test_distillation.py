@@ -22,7 +22,6 @@ from ragjax.objectives.distillation import (
     PerplexityDistillation,
     Replug,
 )
-from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.ops.augmentation import corrupt_words, random_renaming
 from ragjax.retrieval.fixed import Oracle
@@ -286,8 +285,6 @@ def test_one_passage_teaches_nothing_and_cannot_be_left_out():
         trace(LeaveOneOut(), CONTEXT._replace(k=1))
     with pytest.raises(UserError, match=message):
         LeaveOneOut().check(Oracle(), 4)  # which has one passage to give, whatever is asked for
-    with pytest.raises(UserError, match=message):
-        Joint(likelihood=LeaveOneOut()).check(Dense(), 1)
     LeaveOneOut().check(Dense(), 2)
 
 

@@ -12,6 +12,7 @@ from ragjax.errors import UserError
 from ragjax.models.retriever import Dense
 from ragjax.objectives.answer_reward import AnswerReward
 from ragjax.objectives.base import Context
+from ragjax.objectives.distillation import Replug
 from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence, RagToken, retrieve
 from ragjax.objectives.rewards import ExactMatch, HostReward, Reward, Total
@@ -297,6 +298,8 @@ def test_bad_fields_are_named():
     ):
         with pytest.raises(UserError, match=message):
             Joint(**fields)
+    with pytest.raises(UserError, match=r"objective.likelihood is a Replug, but Joint .* give one"):
+        Joint(Replug())
     joint = Joint()
     object.__setattr__(joint, "likelihood", RagToken())  # else the tests' own check comes first
     with pytest.raises(UserError, match=r"objective.likelihood is a RagToken, .* give one"):

@@ -58,6 +58,28 @@ def test_the_rest_is_the_other_task_s(data):
     )
 
 
+@dataclasses.dataclass(frozen=True)
+class SongTask(ProseTask):
+    """`ProseTask` whose first passage says one sentence twice."""
+
+    name = "song"
+
+    def generate(self):
+        first, *rest = (data := super().generate()).passages
+        refrain = dataclasses.replace(
+            first, text=f"All is well here. {first.text} All is well here."
+        )
+        return dataclasses.replace(data, passages=(refrain, *rest))
+
+
+def test_a_sentence_that_its_passage_repeats_is_not_asked():
+    """In the passage without it, it would still stand."""
+    song = InverseCloze(SongTask(), sentences=9, min_length=10).load()
+    plain = InverseCloze(ProseTask(), sentences=9, min_length=10).load()
+    assert song.splits["train"] == plain.splits["train"]
+    assert song.notes[-1].startswith("60 sentences stand in several places")
+
+
 def test_the_draw_is_the_seed_s():
     one, same, other = (
         InverseCloze(ProseTask(), min_length=10, seed=seed).load().splits["train"]
