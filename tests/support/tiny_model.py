@@ -44,6 +44,7 @@ def _retriever():
         embed=embed,
         index=embed,
         search=Exact().search,
+        search_exactly=Exact().search,
         scores=Exact().scores,
         scale=_scale,
         log_prior=log_prior,
