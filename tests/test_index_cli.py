@@ -201,7 +201,7 @@ def test_the_run_is_found_from_another_directory(
 
 @pytest.mark.parametrize("after", ["write_passages", "FittedEncoder.of"])
 def test_a_directory_that_was_taken_over_is_left_alone(
-    after, refused, passages, trained, tmp_path, monkeypatch
+    after, ragjax, passages, trained, tmp_path, monkeypatch
 ):
     """Nothing is put in place, and no chunk is recorded."""
     directory = tmp_path / "index"
@@ -215,10 +215,11 @@ def test_a_directory_that_was_taken_over_is_left_alone(
         return done
 
     monkeypatch.setattr(place, taken_over)
-    message = refused("index", "build", passages, directory, "--run", trained)
-    assert "index was taken over by another process while" in message
+    code, out, err = ragjax("index", "build", passages, directory, "--run", trained)
+    assert (code, out) == (2, "")
+    assert "index was taken over by another process while" in err
     left = ["embeddings.partial", "passages"] if after == "FittedEncoder.of" else []
-    assert sorted(path.name for path in directory.iterdir()) == left
+    assert sorted(path.name for path in directory.glob("*")) == left
     assert not list(directory.glob("*/done.txt"))
 
 
