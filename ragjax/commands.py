@@ -128,6 +128,7 @@ def _train(
     log = SeedLogs(directories, begun) if several else MetricLog(run_dir, begun)
     with (
         learner.guard(),
+        contextlib.closing(learner),
         RunProgress(console, config.steps, begun) as progress,
         contextlib.closing(log),
     ):

@@ -154,8 +154,9 @@ class QuestionsAnswerer(Learner):
         """Figures of the development sample, under `dev/`.
 
         Of a learned retriever also `retrieval_gain`, what EM loses by random passages, and
-        `index_recall`: of the passages that exact search finds by the parameters of this step, the share
-        that the index finds which training searches, stale or approximate as it is.
+        `index_recall`: of the passages that exact search finds by the parameters that training moves,
+        the share that the index finds which training searches, stale or approximate as it is. All other
+        figures are of the parameters to evaluate with, which may be averages.
         """
         searched, state = state.index, self.finish(state)
         answered = self._records(state, self._development)
@@ -197,10 +198,12 @@ class QuestionsAnswerer(Learner):
 
     def _index_recall(self, state: State, searched: IndexState) -> Array:
         """`index_recall` of `measure`, of a state that `finish` gave."""
-        params = evaluation_params(state.params, state.opt_state)
+        params, fresh = state.params, state.index.embeddings
+        if evaluation_params(params, state.opt_state) is not params:  # `finish` embedded by those
+            fresh = self._embed(params, self.corpus)
         arrays = self._development.arrays
         asked = RagBatch(arrays.question, lexical=arrays.lexical)
-        return self._shared_hits(params, asked, searched.embeddings, state.index.embeddings)
+        return self._shared_hits(params, asked, searched.embeddings, fresh)
 
     def _records(
         self, state: State, encoded: EncodedQuestions, **options: Any

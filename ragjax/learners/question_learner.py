@@ -117,28 +117,41 @@ class QuestionsLearner(QuestionsAnswerer):
         """The step's questions, see `QuestionStream.feed`."""
         return self.stream.feed(seed, step)
 
-    def searches(self, phase: Phase) -> bool:
-        """Whether the phase takes passages from an index that ages."""
-        return (
-            self.config.retriever.learned
-            and self.config.objective.normalised_over != "index"
-            and phase.candidates is None
-        )
-
     @cached_property
     def _background(self) -> BackgroundRefresh | None:
-        """What embeds the index beside the training, where the retriever wants that."""
-        every = self.config.retriever.refresh_beside
-        return BackgroundRefresh(self._embed, every) if every else None
+        """What makes the index beside the training, where the retriever wants that."""
+        every = self.config.refresh_every_beside
+        return BackgroundRefresh(self._make_beside, every) if every else None
+
+    def _make_beside(self, params: Params, corpus: Array) -> Any:
+        """An index that a step can search at once."""
+        index = jax.block_until_ready(self._embed(params, corpus))
+        self.config.retriever.prepare(index)
+        return index
+
+    @property
+    def acts_between_steps(self) -> bool:
+        """Whether the index is made beside the training."""
+        return self._background is not None
 
     def between_steps(self, state: State, step: int) -> State:
-        """Swaps in an index that was made beside the training, and begins the next."""
-        if self._background is None or not self.searches(stage_at(self, step).phase):
+        """Swaps in an index that was made beside the training, and begins the next.
+
+        Steps that search nothing let the index age: the first one after them makes it anew itself.
+        """
+        searches = self.config.searches
+        if self._background is None or not searches(stage_at(self, step).phase):
             return state
+        index = state.index
+        if step > 0 and not searches(stage_at(self, step - 1).phase):
+            index = index.replace(built_at_step=jnp.full((), -1, jnp.int32))
         params = {"retriever": state.params["retriever"]}
-        return state.replace(
-            index=self._background.between_steps(params, self.corpus, state.index, step)
-        )
+        return state.replace(index=self._background.between_steps(params, self.corpus, index, step))
+
+    def close(self) -> None:
+        """Ends the making of an index beside the training."""
+        if self._background is not None:
+            self._background.close()
 
     def collect(
         self, state: State, fed: Any, *, stage: Stage, hyper: dict[str, Array], data: Any
@@ -147,9 +160,9 @@ class QuestionsLearner(QuestionsAnswerer):
         del hyper
         phase, objective = stage.phase, self.config.objective
         metrics, index = {}, state.index
-        if self.searches(phase):
+        if self.config.searches(phase):
             due = index.built_at_step < 0
-            if every := self.config.retriever.refresh_in_step:
+            if every := self.config.retriever.refresh_every_in_step:
                 due = due | (state.step - index.built_at_step >= every)
             embeddings = jax.lax.cond(
                 due,

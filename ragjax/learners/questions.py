@@ -111,7 +111,7 @@ class QuestionsConfig(Config):
             f"compute is {self.compute!r}; choose float32 or bfloat16.",
         )
         require(
-            not self.retriever.refresh_beside or self.num_seeds == 1,
+            not self.refresh_every_beside or self.num_seeds == 1,
             f"num_seeds is {self.num_seeds}, but retriever.asynchronous refreshes the index of one run "
             "only; train the seeds one by one, or set it to false.",
         )
@@ -128,6 +128,20 @@ class QuestionsConfig(Config):
     def steps(self) -> int:
         """Steps of all phases together."""
         return sum(phase.steps for phase in self.phases)
+
+    def searches(self, phase: Phase) -> bool:
+        """Whether a phase takes passages from an index that ages."""
+        return (
+            self.retriever.learned
+            and self.objective.normalised_over != "index"
+            and phase.candidates is None
+        )
+
+    @property
+    def refresh_every_beside(self) -> int:
+        """That of the retriever; 0 where no phase searches its index."""
+        searched = any(self.searches(phase) for phase in self.phases)
+        return self.retriever.refresh_every_beside if searched else 0
 
     @property
     def updates(self) -> int:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from flax import struct
 from jax.typing import DTypeLike
 
 from ragjax.errors import require
@@ -16,23 +15,10 @@ from ragjax.ops.masking import masked_log_softmax
 from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.retrieval.base import RetrieverSpec, or_empty
 from ragjax.retrieval.bm25 import BM25
-from ragjax.retrieval.corpus import embed_in_chunks, gather_passages
+from ragjax.retrieval.corpus import gather_passages
 from ragjax.retrieval.fixed import Fixed
 from ragjax.retrieval.fusion import listed_scores, weighted
-from ragjax.types import Leaf, Passage, Question, Retriever, TopK, Vocabulary
-
-
-@struct.dataclass
-class HybridIndex:
-    """What a `Hybrid` retriever searches.
-
-    Attributes:
-      embeddings: [N,D] of the passages, to score those that the words in common find.
-      built: what the dense retriever's index made of them; None where it left them as they are.
-    """
-
-    embeddings: Leaf
-    built: Leaf
+from ragjax.types import Passage, Question, Retriever, TopK, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -53,7 +39,7 @@ class Hybrid(RetrieverSpec):
     "log_lexical_weight".
 
     Attributes:
-      dense: encoders, temperature τ, and index.
+      dense: encoders, temperature τ, and index, whose `rows` score what words in common find.
       lexical: a fixed retriever, which scores words in common; its own temperature isn't used.
       lexical_weight: λ, at the start if it is learned. 0.05 lets a BM25 of 20 count as much as the
         inner product of two embeddings that are the same.
@@ -88,18 +74,22 @@ class Hybrid(RetrieverSpec):
 
     @property
     def scores_all(self) -> bool:
-        """What the dense retriever's index says; the lexical scores are there for all."""
+        """What the dense retriever's index says; beyond the `depth` best, lexical scores count as 0."""
         return self.dense.scores_all
 
     @property
-    def refresh_in_step(self) -> int:
+    def refresh_every_in_step(self) -> int:
         """That of the dense retriever."""
-        return self.dense.refresh_in_step
+        return self.dense.refresh_every_in_step
 
     @property
-    def refresh_beside(self) -> int:
+    def refresh_every_beside(self) -> int:
         """That of the dense retriever."""
-        return self.dense.refresh_beside
+        return self.dense.refresh_every_beside
+
+    def prepare(self, index: Any) -> None:
+        """See `Index.prepare`."""
+        self.dense.prepare(index)
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -138,19 +128,11 @@ class Hybrid(RetrieverSpec):
             scores = jnp.where(hits.valid, hits.scores, 0.0)
             return TopK(hits.ids, jnp.where(hits.valid, weight * scores, -jnp.inf), hits.valid)
 
-        def index(params, corpus):
-            embeddings = embed_in_chunks(lambda rows: dense.embed(params, rows), corpus)
-            built = self.dense.index.build(embeddings)
-            return HybridIndex(embeddings, None if built is embeddings else built)
-
-        def searched(index):
-            return index.embeddings if index.built is None else index.built
-
         def fused(find, index, query, k, hits):
             query, hits = jax.lax.stop_gradient((query, hits))
-            depth = min(max(k, self.depth), index.embeddings.shape[0])
-            found = find(searched(index), query, depth)
-            stored = gather_passages(index.embeddings, hits.ids).astype(query.dtype)
+            embeddings = self.dense.index.rows(index)
+            found = find(index, query, min(max(k, self.depth), embeddings.shape[0]))
+            stored = gather_passages(embeddings, hits.ids).astype(query.dtype)
             scores = jnp.einsum("...d,...kd->...k", query, stored, precision=FULL_PRECISION)
             return or_empty(weighted(found, hits, 1.0, k, dense_of_lexical=scores))
 
@@ -162,10 +144,8 @@ class Hybrid(RetrieverSpec):
 
         return dense._replace(
             init=init,
-            index=index,
             search=partial(fused, dense.search),
             search_exactly=partial(fused, dense.search_exactly),
-            scores=lambda index, query: dense.scores(searched(index), query),
             log_prior=log_prior,
             weigh=weigh,
         )

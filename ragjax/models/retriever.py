@@ -70,6 +70,7 @@ class Dense(RetrieverSpec):
         likelihood with `documents="index"`, which embeds the whole corpus in every step.
       asynchronous: whether training goes on with the old index meanwhile, and the new one is swapped in
         when it is ready. When that is hangs on the machine, so that two runs are not equal to the bit.
+        It was measured on CPUs only, see `retrieval.refresh`.
       train_passages: whether passages' embeddings are trained; False for the queries' alone, where the
         index never ages. It wants a `query_encoder`.
       index: how the K best passages are found.
@@ -112,14 +113,18 @@ class Dense(RetrieverSpec):
         return self.index.scores_all
 
     @property
-    def refresh_in_step(self) -> int:
-        """See `RetrieverSpec.refresh_in_step`."""
+    def refresh_every_in_step(self) -> int:
+        """See `RetrieverSpec.refresh_every_in_step`."""
         return 0 if self.asynchronous or not self.train_passages else self.refresh_every
 
     @property
-    def refresh_beside(self) -> int:
-        """See `RetrieverSpec.refresh_beside`."""
+    def refresh_every_beside(self) -> int:
+        """See `RetrieverSpec.refresh_every_beside`."""
         return self.refresh_every if self.asynchronous else 0
+
+    def prepare(self, index: Any) -> None:
+        """See `Index.prepare`."""
+        self.index.prepare(index)
 
     @property
     def weights(self) -> dict[str, Any]:

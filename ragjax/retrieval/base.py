@@ -39,14 +39,26 @@ class RetrieverSpec:
         return False
 
     @property
-    def refresh_in_step(self) -> int:
-        """Steps after which a step embeds the index anew; 0 where only the first one does."""
+    def refresh_every_in_step(self) -> int:
+        """Number of steps after which a step embeds the index anew; 0 where only the first one does.
+
+        A learned retriever has to say it: one that is silent would go on with its first index.
+        """
+        if self.learned:
+            raise NotImplementedError(
+                f"{type(self).__name__} is learned, but does not say when its index is embedded anew; "
+                "define refresh_every_in_step"
+            )
         return 0
 
     @property
-    def refresh_beside(self) -> int:
-        """Steps after which the index is embedded anew beside the training; 0 for never."""
+    def refresh_every_beside(self) -> int:
+        """Number of steps after which the index is embedded anew beside the training; 0 for never."""
         return 0
+
+    def prepare(self, index: Any) -> None:
+        """See `Index.prepare`; `index` is what the retriever searches."""
+        del index
 
     @property
     def weights(self) -> dict[str, Any]:
@@ -119,6 +131,19 @@ class Index:
     def build(self, embeddings: Float[Array, "N D"]) -> Any:
         """Arranges embeddings for the search; traceable. By default they stay as they are."""
         return embeddings
+
+    def rows(self, index: Any) -> Float[Array, "N D"]:
+        """The embeddings that `build` was given, out of what it made; by default these are the same."""
+        if not hasattr(index, "shape"):
+            raise NotImplementedError(
+                f"{type(self).__name__} does not give back the embeddings that it was built of; define "
+                "rows"
+            )
+        return index
+
+    def prepare(self, index: Any) -> None:
+        """Does on the host, outside of programs, what the first search would do there otherwise."""
+        del index
 
     def search(self, index: Any, query: Float[Array, "*batch D"], k: int) -> TopK:
         """Finds the k passages of highest inner product, best first; traceable, without gradient.

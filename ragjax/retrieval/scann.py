@@ -6,6 +6,7 @@ import math
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -33,14 +34,15 @@ from ragjax.types import TopK
 
 FEWEST = 16  # rows; codes have 16 centres
 SAMPLE = 256  # rows of the corpus that the search is measured with
+FEW = 8  # queries; fewer are searched exactly
 KEPT_BYTES = 1 << 30
 KEPT = 2  # a training run's own index, and the one that it is measured with
 
 Name = tuple["Scann", tuple[int, ...], bytes]
 
 _log = logging.getLogger(__name__)
-_lock = threading.RLock()
-_kept: "OrderedDict[Name, ScannSearcher | None]" = OrderedDict()
+_lock = threading.Lock()  # of the two below; nothing is built while it is held
+_kept: "OrderedDict[Name, Future[ScannSearcher | None]]" = OrderedDict()
 _dropped: "deque[Name]" = deque(maxlen=256)
 
 
@@ -52,7 +54,8 @@ class Scann(Index):
     searched by 4-bit codes, a code for 2 dimensions; the `reorder` best rows are scored exactly. What is
     0 is chosen by Google's guidance and by measuring:
 
-    - below `exact_below` passages all are scored, as by `Exact`, and nothing leaves the device;
+    - below `exact_below` passages all are scored, as by `Exact`, and nothing leaves the device; so they
+      are in a search of fewer than 8 queries, such as one question that a run is asked;
     - leaves: the square root of the number of passages;
     - leaves to search (from a 64th of the leaves on) and reorder (100, 200, 400) are raised by factors
       of 2 until recall@10 of 256 of the corpus's own rows, taken as queries, is `recall`, with a
@@ -63,10 +66,12 @@ class Scann(Index):
     of them. A search asks the host for the searcher of that fingerprint; only if it has none, the
     embeddings are sent there and one is built. So an index that is built anew costs nothing before it is
     searched, and a run that is resumed in a new process goes on to the bit. The newest searchers are
-    kept, as many as 1 GiB of embeddings (ScaNN holds as much again), and at least 2.
+    kept, as many as 1 GiB of embeddings (ScaNN holds as much again), and at least 2. They are not saved
+    with a run: each process trains its own, and each measurement of averaged parameters one more. An
+    index that is refreshed beside the training is trained there, too (`prepare`).
 
-    Inside `jit` a query that holds NaN finds nothing, and neither does any query of an index that holds
-    NaN: a compiled program can't raise. The gradient of such parameters is NaN all the same.
+    Where ScaNN searches, a query that holds NaN finds nothing, and neither does any query of an index
+    that holds NaN: a compiled program can't raise. The gradient of such parameters is NaN all the same.
 
     Attributes:
       recall: recall@10 to reach.
@@ -113,6 +118,17 @@ class Scann(Index):
         """The embeddings [N,D] in float32 and their fingerprint [2]; traceable, see the class."""
         embeddings = embeddings.astype(jnp.float32)
         return {"embeddings": embeddings, "key": fingerprint(embeddings)}
+
+    def rows(self, index: dict[str, Array]) -> Float[Array, "N D"]:
+        """See `Index.rows`; they are float32."""
+        return index["embeddings"]
+
+    def prepare(self, index: dict[str, Array]) -> None:
+        """Builds the searcher of an index, so that no search has to wait for it."""
+        if len(index["embeddings"]) >= self.exact_below:
+            # Fetched first: a program that waits for this searcher may hold up the device.
+            index = jax.device_get(index)
+            _searcher_of(self, index["key"], index["embeddings"])
 
     def search(self, index: dict[str, Array], query: Float[Array, "*batch D"], k: int) -> TopK:
         """See `Index.search`; the scores are float32 inner products, ties by the lower row.
@@ -244,12 +260,18 @@ def fingerprint(embeddings: Float[Array, "N D"]) -> UInt32[Array, "2"]:
 def _search_on_host(spec: Scann, k: int) -> Callable[..., tuple[Array, Array]]:
     """(index, query [...,D]) -> rows [...,k], scores [...,k], for `Scann.search`.
 
+    Few queries are searched on the device instead: one is cheaper to compare with every passage than a
+    searcher to build. How many there are is counted after queries side by side have become one batch.
+
     Both callbacks are pure functions of their arguments, whatever is kept: it doesn't matter that XLA
     may drop or repeat them.
     """
 
     @jax.custom_batching.custom_vmap
     def search(index, query):
+        if math.prod(query.shape[:-1]) < FEW:
+            topk = best_in_blocks(index["embeddings"], query, k)
+            return topk.ids, topk.scores
         shape = (*query.shape[:-1], k)
         hits = (jax.ShapeDtypeStruct(shape, jnp.int32), jax.ShapeDtypeStruct(shape, jnp.float32))
         embeddings, key = index["embeddings"], index["key"]
@@ -289,26 +311,42 @@ def _ask(spec: Scann, k: int, shape: tuple[int, ...], key: Any, query: Any) -> t
     """-> whether the searcher is kept, and its rows and scores."""
     name = (spec, shape, np.asarray(key).tobytes())
     with _lock:
-        known = name in _kept
+        building = _kept.get(name)
+        known = building is not None and building.done()
         if known:
             _kept.move_to_end(name)
-            searcher = _kept[name]
-        else:
-            searcher = None
+    searcher = building.result() if building is not None and known else None
     return np.bool_(known), *_hits(searcher, np.asarray(query), k)
 
 
 def _build_and_ask(spec: Scann, k: int, key: Any, embeddings: Any, query: Any) -> tuple[Any, Any]:
-    """-> rows and scores of a searcher that is built, unless another search has done so meanwhile."""
+    """-> rows and scores of a searcher that is built, unless it is there by now."""
+    return _hits(_searcher_of(spec, key, embeddings), np.asarray(query), k)
+
+
+def _searcher_of(spec: Scann, key: Any, embeddings: Any) -> ScannSearcher | None:
+    """The searcher of an index; kept, waited for if another thread builds it, or else built.
+
+    None of embeddings that ScaNN can't compute with.
+    """
     name = (spec, embeddings.shape, np.asarray(key).tobytes())
     with _lock:
-        if name not in _kept:
+        building = _kept.get(name)
+        if building is None:
             _make_room(name)
-            # Copied: the device's array may be gone, or be overwritten, after this call.
-            rows = np.array(embeddings, np.float32)
-            _kept[name] = build_searcher(rows, spec) if usable(rows).all() else None
-        searcher = _kept[name]
-    return _hits(searcher, np.asarray(query), k)
+            own = _kept[name] = Future()
+    if building is not None:
+        return building.result()
+    try:
+        # Copied: the device's array may be gone, or be overwritten, after this call.
+        rows = np.array(embeddings, np.float32)
+        own.set_result(build_searcher(rows, spec) if usable(rows).all() else None)
+    except BaseException as error:
+        with _lock:
+            if _kept.get(name) is own:
+                del _kept[name]
+        own.set_exception(error)  # for those that wait; the next one tries again
+    return own.result()
 
 
 def _make_room(coming: Name) -> None:

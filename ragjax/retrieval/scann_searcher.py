@@ -3,31 +3,31 @@
 import contextlib
 import ctypes
 import dataclasses
-import hashlib
 import math
-import os
-import secrets
-import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from ragjax.errors import UserError, require
-from ragjax.files import read_json_object, write_json
+from ragjax.manifests import MANIFEST, new_directory, read_manifest, write_manifest
+from ragjax.precision import single_precision
 from ragjax.retrieval.base import require_depth
+from ragjax.retrieval.blocks import best_in_blocks
 from ragjax.types import TopK
 
 DEPTH = 10  # the k at which recall is measured
 TRAINED_ON = 100_000  # rows, drawn by ScaNN, that partitions and codes are trained on
 DIMENSIONS_PER_CODE = 2
 LARGEST = 1e15  # of a number: ScaNN ends the whole process where squared distances overflow
-BLOCK = 1 << 24  # numbers that are computed at once
+AT_ONCE = 1 << 24  # numbers that are in memory at once
 
-MANIFEST, ROWS, ASSETS = "manifest.json", "dataset.npy", "scann_assets.pbtxt"
+KIND, ROWS, ASSETS = "ScaNN index", "dataset.npy", "scann_assets.pbtxt"
 REBUILD = "build the index again."
 ERROR = 2  # absl::LogSeverityAtLeast::kError
 LOG_FUNCTIONS = (
@@ -118,17 +118,15 @@ class ScannSearcher:
         )
         queries = np.ascontiguousarray(queries, np.float32)
         require_usable(queries, "queries")
-        parts = max(1, math.ceil(len(queries) * max(k * width, 1) / BLOCK))
         if self.native is None:
-            parts = max(1, math.ceil(len(queries) * rows / BLOCK))
+            return _exactly(self.embeddings, queries, k)
+        parts = max(1, math.ceil(len(queries) * max(k * width, 1) / AT_ONCE))
         found = [self._search(part, k) for part in np.array_split(queries, parts)]
         ids, scores = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
         return TopK(ids, scores, ids >= 0)
 
     def _search(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """-> rows [m,k] and scores [m,k]."""
-        if self.native is None:
-            return exact_best(queries @ self.embeddings.T, k)
         if not len(queries):
             return np.empty((0, k), np.int32), np.empty((0, k), np.float32)
         reorder = min(
@@ -154,26 +152,31 @@ class ScannSearcher:
           UserError: the directory exists, or can't be written.
         """
         directory = Path(directory)
-        require(not directory.exists(), f"{directory} exists already; choose another directory.")
-        partial = directory.with_name(f".{os.getpid()}-{secrets.token_hex(8)}.tmp")
+        facts = {
+            "scann": None if self.native is None else version("scann"),
+            "shape": list(self.embeddings.shape),
+            "plan": dataclasses.asdict(self.plan),
+        }
         try:
-            partial.mkdir(parents=True)
-            if self.native is None:
-                np.save(partial / ROWS, self.embeddings, allow_pickle=False)
-            else:
-                self.native.serialize(str(partial), relative_path=True)
-            files = {path.name: file_facts(path) for path in sorted(partial.iterdir())}
-            trained_by = None if self.native is None else version("scann")
-            manifest = {"scann": trained_by, "shape": list(self.embeddings.shape)}
-            manifest |= {"plan": dataclasses.asdict(self.plan), "files": files}
-            write_json(partial / MANIFEST, manifest)
-            partial.rename(directory)
+            with new_directory(directory) as making:
+                if self.native is None:
+                    np.save(making / ROWS, self.embeddings, allow_pickle=False)
+                else:
+                    self.native.serialize(str(making), relative_path=True)
+                write_manifest(making, KIND, facts, sorted(path.name for path in making.iterdir()))
         except (OSError, RuntimeError) as error:
             raise UserError(
                 f"{directory} can't be written ({error}); free space or choose another directory."
             ) from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+
+@single_precision
+def _exactly(embeddings: np.ndarray, queries: np.ndarray, k: int) -> TopK:
+    """NumPy `TopK` of [M,k] by the scores of every row."""
+    return jax.device_get(_best(jnp.asarray(embeddings), jnp.asarray(queries), k))
+
+
+_best = jax.jit(best_in_blocks, static_argnums=2)
 
 
 def train(embeddings: np.ndarray, leaves: int, threshold: float) -> Any:
@@ -211,27 +214,11 @@ def load(directory: Path | str, embeddings: np.ndarray | None = None) -> ScannSe
         another version of ScaNN trained it.
     """
     directory = Path(directory)
-    manifest = read_json_object(directory / MANIFEST, REBUILD)
-    try:
-        plan = Plan(**manifest["plan"])
-        rows, width = manifest["shape"]
-        files, trained_by = dict(manifest["files"]), manifest["scann"]
-        complete = {ROWS} | ({ASSETS} if plan.leaves else set()) <= set(files)
-        complete &= all(
-            type(getattr(plan, field.name)) is field.type for field in dataclasses.fields(Plan)
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{directory / MANIFEST} describes no index; {REBUILD}") from error
-    require(complete, f"{directory / MANIFEST} describes no whole index; {REBUILD}")
-    for name, facts in files.items():
-        path = directory / name
-        require(
-            Path(name).name == name and _is_whole(path, facts),
-            f"{path} is missing, cut or not the file that was written; {REBUILD}",
-        )
+    facts = read_manifest(directory, KIND, REBUILD, verify=True)
+    plan, (rows, width) = Plan(**facts["plan"]), facts["shape"]
     try:
         stored = np.load(directory / ROWS, mmap_mode="r", allow_pickle=False)
-        native = _load_native(directory, trained_by) if plan.leaves else None
+        native = _load_native(directory, facts["scann"]) if plan.leaves else None
     except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"{directory} can't be loaded ({error}); {REBUILD}") from error
     require(
@@ -262,21 +249,6 @@ def _load_native(directory: Path, trained_by: str) -> Any:
     return scann.ScannSearcher(scann.scann_pybind.ScannNumpy(str(directory), assets))
 
 
-def _is_whole(path: Path, facts: Any) -> bool:
-    """Whether a file is there as it was written."""
-    try:
-        return file_facts(path) == facts
-    except OSError:
-        return False
-
-
-def file_facts(path: Path) -> dict[str, Any]:
-    """Size and SHA-256 of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
-
-
 def usable(numbers: Float[np.ndarray, "*any"]) -> np.ndarray:
     """Which numbers ScaNN can compute with: finite ones of at most 1e15."""
     return np.abs(numbers) <= LARGEST
@@ -296,26 +268,15 @@ def require_usable(numbers: Float[np.ndarray, "M D"], what: str) -> None:
     )
 
 
-def exact_best(
-    scores: Float[np.ndarray, "m N"], k: int
-) -> tuple[Int[np.ndarray, "m k"], Float[np.ndarray, "m k"]]:
-    """The rows of the k highest scores and these, best first, ties by the lower row."""
-    count = scores.shape[1]
-    # One integer that is larger for a higher score, and then for a lower row.
-    bits = (scores + np.float32(0)).view(np.uint32)
-    rank = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.uint64)
-    keys = (rank << np.uint64(32)) | np.arange(count, 0, -1, dtype=np.uint64)
-    best = np.sort(np.partition(keys, count - k, axis=1)[:, count - k :], axis=1)[:, ::-1]
-    ids = (count - (best & np.uint64(0xFFFFFFFF)).astype(np.int64)).astype(np.int32)
-    return ids, np.take_along_axis(scores, ids, axis=1)
-
-
 def tenth_best(
     embeddings: Float[np.ndarray, "N D"], queries: Float[np.ndarray, "M D"]
 ) -> Float[np.ndarray, "M"]:
-    """[M] the exact score of the tenth best row of each query."""
+    """[M] the exact score of the tenth best row of each query.
+
+    By NumPy: an index may be built inside of a callback, where JAX must not compute.
+    """
     place = len(embeddings) - DEPTH
-    parts = np.array_split(queries, math.ceil(len(queries) * len(embeddings) / BLOCK))
+    parts = np.array_split(queries, math.ceil(len(queries) * len(embeddings) / AT_ONCE))
     return np.concatenate(
         [np.partition(part @ embeddings.T, place, axis=1)[:, place] for part in parts]
     )

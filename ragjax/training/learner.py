@@ -142,10 +142,18 @@ class Learner:
         del seed, step
         return None
 
+    @property
+    def acts_between_steps(self) -> bool:
+        """Whether `between_steps` does anything, which only a run step by step, of one seed, allows."""
+        return False
+
     def between_steps(self, state: State, step: int) -> State:
         """The state that step `step` (from 0) begins with, where the host changes it in between."""
         del step
         return state
+
+    def close(self) -> None:
+        """Ends what works beside the steps, once there are no more; raises what went wrong there."""
 
     def counts(self, steps: int) -> dict[str, int]:
         """What the host counts, to be logged with the metrics of the last of `steps` steps."""

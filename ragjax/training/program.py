@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ragjax.errors import require
 from ragjax.training.learner import (
     Learner,
     Stage,
@@ -78,8 +79,13 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
       learner: what is trained.
       seeds: one, or several that run side by side.
       config: a `Config`, for how often what happens.
+
+    Raises:
+      UserError: there are several seeds, but the learner acts between steps.
     """
     hyper, data, several = learner.hyper, learner.data, len(seeds) > 1
+    if several:
+        _require_steps_alone(learner, "several seeds side by side")
 
     @cache
     def compiled(stage: Stage) -> Callable[..., Any]:
@@ -153,7 +159,11 @@ def train(
 
     Returns:
       The last state, and the metrics of every step [steps], one dictionary a stage.
+
+    Raises:
+      UserError: the learner acts between steps.
     """
+    _require_steps_alone(learner, "a whole run as one function")
     state, curve = learner.init(key, hyper, data), []
     for stage, given in zip(learner.stages, fed, strict=True):
         step = make_step(learner, stage)
@@ -164,3 +174,11 @@ def train(
         state, metrics = jax.lax.scan(body, state, given, length=stage.steps)
         curve.append(metrics)
     return state, curve
+
+
+def _require_steps_alone(learner: Learner, what: str) -> None:
+    require(
+        not learner.acts_between_steps,
+        f"retriever.asynchronous refreshes the index between the steps of one run, but this is {what}; "
+        "set it to false.",
+    )

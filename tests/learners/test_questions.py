@@ -319,7 +319,7 @@ def test_a_phase_that_takes_its_passages_elsewhere_embeds_nothing():
     phases = (Phase(2, batch_size=6, k=2, candidates=BM25()), Phase(2, batch_size=6, k=2))
     learner = configured(phases=phases).create()
     embedded = counted_embeddings(learner)
-    assert [learner.searches(phase) for phase in phases] == [False, True]
+    assert [learner.config.searches(phase) for phase in phases] == [False, True]
     program, state = training_program(learner, (0,), learner.config), first_state(learner, (0,))
     for number, (age, built, times) in enumerate(
         [(None, -1, 0), (None, -1, 0), (0, 2, 1), (1, 2, 1)]
@@ -334,7 +334,7 @@ def test_a_phase_that_takes_its_passages_elsewhere_embeds_nothing():
 
 def test_an_objective_over_the_whole_index_searches_none():
     learner = configured(objective=RagSequence(documents="index")).create()
-    assert not any(map(learner.searches, PHASES))
+    assert not any(map(learner.config.searches, PHASES))
 
 
 def test_answers_are_drawn_from_as_many_passages_as_the_phase_reads():

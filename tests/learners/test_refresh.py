@@ -1,6 +1,7 @@
 """When the index is embedded anew: in the step, beside the training, or never; and how stale it is."""
 
 import dataclasses
+import io
 import os
 import random
 import time
@@ -13,15 +14,23 @@ import pytest
 from processes import kill
 from tiny_config import get_config
 
-from ragjax.commands import CHECKPOINTS
+from ragjax.commands import CHECKPOINTS, train
 from ragjax.errors import UserError
+from ragjax.learners.question_learner import QuestionsLearner
 from ragjax.learners.questions import Phase
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
+from ragjax.printing import PlainConsole
+from ragjax.retrieval.base import RetrieverSpec
+from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.corpus import IndexState
+from ragjax.retrieval.exact import Exact
 from ragjax.run_dir import load_run
+from ragjax.training import program
+from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.optimizer import AverageState, evaluation_params
 from ragjax.training.program import first_state, training_program
 from ragjax.types import RagBatch
 
@@ -117,7 +126,6 @@ def test_how_much_of_an_exact_search_a_stale_index_finds(beside):
 
     shared = [len(set(a) & set(b)) for a, b in zip(top(stale), top(fresh), strict=True)]
     index = IndexState(jnp.asarray(stale), state.index.built_at_step)
-    # Both sides take the parameters that are not averaged, so that they can be compared by hand.
     found = learner._shared_hits(params, asked, index.embeddings, jnp.asarray(fresh))
     assert 0 < float(found) < 1
     np.testing.assert_allclose(
@@ -127,7 +135,114 @@ def test_how_much_of_an_exact_search_a_stale_index_finds(beside):
     # What is logged: the state's own index against one that is fresh.
     measured = learner.measure(state.replace(index=index))
     assert 0 < measured["dev/index_recall"] < 1
-    assert learner.measure(learner.finish(state))["dev/index_recall"] == 1.0
+
+
+def test_an_index_that_is_not_stale_finds_all_though_parameters_are_averaged(beside):
+    """Query and both indexes are of the parameters that training moves, far as the averages may be."""
+    learner, states = beside
+    state = states[-1]
+    assert learner.config.optimizer.average > 0
+    other = jax.tree.map(jnp.flip, state.params["retriever"]["query"])
+    far = state.params | {"retriever": state.params["retriever"] | {"query": other}}
+    opt_state = jax.tree.map(
+        lambda node: AverageState(far) if isinstance(node, AverageState) else node,
+        state.opt_state,
+        is_leaf=lambda node: isinstance(node, AverageState),
+    )
+    params = state.params
+    fresh = IndexState(learner._embed(params, learner.corpus), state.index.built_at_step)
+    state = state.replace(opt_state=opt_state, index=fresh)
+    assert evaluation_params(state.params, state.opt_state) is far
+    assert learner.measure(state)["dev/index_recall"] == 1.0
+    aged = fresh.replace(embeddings=learner._embed(far, learner.corpus))
+    assert learner.measure(state.replace(index=aged))["dev/index_recall"] < 1
+
+
+def phases_of(*kinds):
+    """Phases of two steps, that search (s) or take what BM25 finds (b)."""
+    return tuple(
+        Phase(steps=2, batch_size=6, k=3, candidates=BM25() if kind == "b" else None)
+        for kind in kinds
+    )
+
+
+def test_after_a_phase_that_searches_nothing_the_step_makes_the_index_anew(beside):
+    """Also where a run goes on just there; -1 tells the step to, whatever was being made."""
+    learner, states = beside
+    config = dataclasses.replace(learner.config, phases=phases_of("s", "b", "s"))
+
+    def fresh():
+        return QuestionsLearner(config, learner.text, learner.report, learner.task)
+
+    first = states[1]
+    assert int(first.index.built_at_step) == 0
+    assert fresh().between_steps(first, 4).index.built_at_step == -1
+    one = fresh()
+    for step in (1, 2, 3):
+        assert one.between_steps(first, step).index is first.index
+    assert one.between_steps(first, 4).index.built_at_step == -1
+    assert one.between_steps(first, 5).index is first.index
+    assert one._background._running is None  # of an age that counts from step 4
+
+
+def test_where_nothing_is_searched_nothing_is_made_beside():
+    retriever = Dense(encoder=BAG, asynchronous=True)
+    config = dataclasses.replace(get_config(), retriever=retriever, phases=phases_of("b", "b"))
+    for kept in (
+        dataclasses.replace(config, objective=RagSequence()),
+        dataclasses.replace(config, phases=phases_of("s")),  # over the whole index
+    ):
+        assert dataclasses.replace(kept, num_seeds=2).refresh_every_beside == 0
+        learner = kept.create()
+        assert not learner.acts_between_steps
+        assert not any("bit" in note for note in learner.notes())
+        learner.close()
+
+
+def test_an_index_is_prepared_before_it_is_swapped_in(beside, monkeypatch):
+    learner, states = beside
+    prepared = []
+    monkeypatch.setattr(Exact, "prepare", lambda self, index: prepared.append(index))
+    assert learner._make_beside(states[-1].params, learner.corpus) is prepared[0]
+
+
+def test_a_command_s_run_ends_what_runs_beside_it(monkeypatch, tmp_path):
+    """Whether it ends well or not; a refresh that failed is said, though no step asks for it."""
+    config = dataclasses.replace(
+        get_config(),
+        retriever=Dense(encoder=BAG, refresh_every=1, asynchronous=True),
+        objective=RagSequence(),
+        phases=(Phase(steps=2, batch_size=6, k=3),),
+        evaluation=dataclasses.replace(get_config().evaluation, every=0),
+    )
+
+    def failing(self, params, corpus):
+        time.sleep(0.3)
+        raise ValueError("no memory")
+
+    monkeypatch.setattr(QuestionsLearner, "_make_beside", failing)
+    with pytest.raises(ValueError, match="no memory"):
+        train(config, tmp_path / "run", resume=False, console=PlainConsole(file=io.StringIO()))
+    assert Checkpoints(tmp_path / "run" / CHECKPOINTS).steps() == [2]
+
+
+def test_a_run_that_is_one_function_refuses_it(beside):
+    learner, _ = beside
+    with pytest.raises(UserError, match="between the steps of one run, but this is a whole run"):
+        program.train(learner, jax.random.PRNGKey(0), [None], {}, None)
+    with pytest.raises(UserError, match="but this is several seeds side by side; set it to false"):
+        training_program(learner, (0, 1), learner.config)
+
+
+def test_a_learned_retriever_of_one_s_own_has_to_say_when_it_is_refreshed():
+    class Own(RetrieverSpec):
+        learned = True
+
+    with pytest.raises(
+        NotImplementedError, match=r"Own is learned, .*define refresh_every_in_step"
+    ):
+        Own().refresh_every_in_step  # noqa: B018
+    assert BM25().refresh_every_in_step == 0
 
 
 def test_nothing_is_measured_of_an_index_that_was_never_built(beside):
@@ -150,7 +265,10 @@ def test_nothing_is_measured_of_an_index_that_was_never_built(beside):
         ),
         (
             lambda: dataclasses.replace(
-                get_config(), num_seeds=2, retriever=Dense(asynchronous=True)
+                get_config(),
+                num_seeds=2,
+                objective=RagSequence(),
+                retriever=Dense(asynchronous=True),
             ),
             "num_seeds is 2, but retriever.asynchronous",
         ),

@@ -1,5 +1,7 @@
 """The hybrid retriever: its candidates and its p(d|x) written out in NumPy."""
 
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,8 +12,9 @@ from ragjax.errors import UserError
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.hybrid import Hybrid
 from ragjax.models.retriever import Dense
-from ragjax.retrieval.base import RetrieverSpec
+from ragjax.retrieval.base import Index, RetrieverSpec
 from ragjax.retrieval.bm25 import BM25
+from ragjax.retrieval.exact import Exact
 from ragjax.retrieval.fixed import ClosedBook, Oracle
 from ragjax.types import Passage, Question, TopK, Vocabulary
 
@@ -66,13 +69,12 @@ def double(array):
 def test_the_best_of_both_candidates_by_hand(hybrid):
     """Of each: as many as it proposes, scored alike, ties aside, by an index of other parameters."""
     retriever, params, index = hybrid
-    assert index.built is None
     search = jax.jit(
         lambda params, hits: retriever.search(
             index, retriever.query(params, QUESTIONS), K, retriever.weigh(params, hits)
         )
     )
-    inner = double(retriever.query(params, QUESTIONS)) @ double(index.embeddings).T
+    inner = double(retriever.query(params, QUESTIONS)) @ double(index).T
     only_lexical = 0
     for seed in range(40):
         hits = lexical(seed)
@@ -146,7 +148,7 @@ def test_with_weight_0_it_is_the_dense_retriever_to_the_bit(kind):
     retriever, params, index = built(spec)
     plain, same, other = built(dense)
     assert params["retriever"].keys() == same["retriever"].keys()
-    assert (index.built is None) == (kind == "exact")
+    jax.tree.map(np.testing.assert_array_equal, index, other)  # nothing is held twice
     query, hits = retriever.query(params, QUESTIONS), retriever.weigh(params, on_device(lexical(3)))
     found = retriever.search(index, query, K, hits)
     expected = plain.search(other, query, K)
@@ -171,7 +173,7 @@ def test_a_large_weight_leaves_the_words_in_common_alone():
             assert found.ids[row].tolist()[: len(ranked)] == ranked
         np.testing.assert_allclose(prior[:-1], [[1.0, 0.0]] * (B - 1), atol=1e-6)
         # Without any word in common the embeddings decide.
-        dense = np.argsort(-np.asarray(query[-1] @ index.embeddings.T))[:2]
+        dense = np.argsort(-np.asarray(query[-1] @ index.T))[:2]
         assert found.ids[-1].tolist() == dense.tolist()
         assert 0.01 < prior[-1, 0] < 0.99
 
@@ -205,8 +207,8 @@ def test_the_host_looks_up_as_many_as_there_are():
 def test_what_a_run_needs_to_know_of_it():
     spec = Hybrid(Dense(refresh_every=7), lexical_weight=0.3)
     assert (spec.learned, spec.fuses, spec.needs_gold) == (True, True, False)
-    assert (spec.refresh_in_step, spec.refresh_beside) == (7, 0)
-    assert Hybrid(Dense(refresh_every=7, asynchronous=True)).refresh_beside == 7
+    assert (spec.refresh_every_in_step, spec.refresh_every_beside) == (7, 0)
+    assert Hybrid(Dense(refresh_every=7, asynchronous=True)).refresh_every_beside == 7
     assert spec.scores_all
     assert spec.weights == Dense().weights | {
         "lexical": BM25(),
@@ -214,6 +216,30 @@ def test_what_a_run_needs_to_know_of_it():
         "learn_weight": True,
     }
     assert not any(kind.fuses for kind in (RetrieverSpec, Dense, BM25, ClosedBook))
+
+
+def test_an_index_of_another_shape_has_to_give_back_its_rows():
+    @dataclass(frozen=True)
+    class Halves(Sparse):
+        rows = Index.rows
+
+    retriever, params, index = built(Hybrid(Dense(BagEncoder(width=8), index=Halves())))
+    hits = retriever.weigh(params, on_device(lexical(0)))
+    with pytest.raises(NotImplementedError, match=r"Halves does not give back .*; define rows"):
+        retriever.search(index, retriever.query(params, QUESTIONS), 2, hits)
+
+
+def test_its_index_is_prepared_as_that_of_the_dense_retriever():
+    prepared = []
+
+    @dataclass(frozen=True)
+    class Slow(Exact):
+        def prepare(self, index):
+            prepared.append(index)
+
+    Hybrid(Dense(index=Slow())).prepare("an index")
+    Hybrid().prepare("no matter")
+    assert prepared == ["an index"]
 
 
 @pytest.mark.parametrize(

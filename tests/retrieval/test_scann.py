@@ -6,6 +6,8 @@ import json
 import logging
 import pickle
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -16,10 +18,11 @@ from compilations import compiled
 from processes import finish, kill, wait_for
 
 from ragjax.errors import UserError
+from ragjax.manifests import MANIFEST, write_manifest
 from ragjax.retrieval import scann as module
 from ragjax.retrieval.exact import Exact
 from ragjax.retrieval.scann import Scann, build_searcher, fingerprint
-from ragjax.retrieval.scann_searcher import MANIFEST, ScannSearcher, exact_best, load
+from ragjax.retrieval.scann_searcher import KIND, ScannSearcher, load
 from ragjax.run_dir import CHECKPOINTS, load_run
 from ragjax.training.checkpoint import Checkpoints
 
@@ -154,19 +157,6 @@ def test_questions_of_another_kind_are_measured_if_given():
     assert plan != searcher().plan
 
 
-def test_the_best_of_given_scores():
-    rng = np.random.default_rng(4)
-    for _ in range(50):
-        count = int(rng.integers(1, 40))
-        scores = rng.integers(-3, 4, size=(5, count)).astype(np.float32)
-        scores[rng.random(scores.shape) < 0.1] = -np.inf
-        scores[rng.random(scores.shape) < 0.1] = -0.0
-        k = int(rng.integers(1, count + 1))
-        ids, best = exact_best(scores, k)
-        np.testing.assert_array_equal(ids, by_sorting(scores, k))
-        np.testing.assert_array_equal(best, np.take_along_axis(scores, ids, 1))
-
-
 @pytest.mark.parametrize("k", [1, 7, 300])
 def test_a_small_corpus_is_searched_as_exact_does(k):
     """Whole numbers, so that nothing is rounded and there are ties."""
@@ -175,6 +165,7 @@ def test_a_small_corpus_is_searched_as_exact_does(k):
     small = build_searcher(rows, Scann())
     expected = jax.device_get(Exact().search(jnp.asarray(rows), jnp.asarray(queries), k))
     assert small.native is None
+    np.testing.assert_array_equal(expected.ids, by_sorting(queries @ rows.T, k))
     assert_same(small.search(queries, k), expected)
     assert_same(Scann().search(Scann().build(jnp.asarray(rows)), jnp.asarray(queries), k), expected)
 
@@ -197,17 +188,17 @@ def test_nothing_is_written_to_standard_error(capfd):
 
 
 def test_within_a_program_as_on_the_host():
-    query = QUERIES[:6].reshape(2, 3, WIDTH)
+    query = QUERIES[:12].reshape(2, 6, WIDTH)
     found = jax.device_get(program()(built(), query))
-    expected = searcher().search(QUERIES[:6], 10)
-    assert_same(found, jax.tree.map(lambda leaf: leaf.reshape(2, 3, 10), expected))
+    expected = searcher().search(QUERIES[:12], 10)
+    assert_same(found, jax.tree.map(lambda leaf: leaf.reshape(2, 6, 10), expected))
 
 
 def test_the_second_call_compiles_nothing():
-    program()(built(), QUERIES[:6])
+    program()(built(), QUERIES[:12])
     with compiled() as names:
-        program()(built(), QUERIES[6:12])
-        program()(built(seed=9), QUERIES[:6])
+        program()(built(), QUERIES[12:24])
+        program()(built(seed=9), QUERIES[:12])
     assert names == []
 
 
@@ -215,7 +206,7 @@ def test_no_gradient_and_shapes_without_computing():
     def total(embeddings, query):
         return jnp.sum(LARGE.search(LARGE.build(embeddings), query, 3).scores)
 
-    for gradient in jax.jit(jax.grad(total, (0, 1)))(EMBEDDINGS[:200], QUERIES[:2]):
+    for gradient in jax.jit(jax.grad(total, (0, 1)))(EMBEDDINGS[:200], QUERIES[:8]):
         np.testing.assert_array_equal(gradient, np.zeros(gradient.shape))
     shapes = jax.eval_shape(LARGE.build, jnp.asarray(EMBEDDINGS))
     assert shapes["embeddings"].shape == EMBEDDINGS.shape
@@ -224,7 +215,7 @@ def test_no_gradient_and_shapes_without_computing():
 
 def test_side_by_side_as_one_by_one(builds):
     """Queries are one batch; indexes, as of several seeds, are searched in turn."""
-    query = QUERIES[:6].reshape(3, 2, WIDTH)
+    query = QUERIES[:24].reshape(3, 8, WIDTH)
     each = jax.jit(jax.vmap(lambda index, query: LARGE.search(index, query, 5), (None, 0)))
     assert_same(each(built(), query), program(5)(built(), query))
     assert builds == [ROWS]
@@ -247,7 +238,7 @@ def test_refresh_within_a_step(builds, seeds):
         index = jax.lax.cond(due, lambda: LARGE.build(embeddings), lambda: index)
         return index, LARGE.search(index, query, 5)
 
-    old, new, query = drawn(200, 10), drawn(200, 11), QUERIES[:4]
+    old, new, query = drawn(200, 10), drawn(200, 11), QUERIES[:8]
     index = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(LARGE.build, old))
     if seeds:
         old, new, query = (np.stack([x, x[::-1]]) for x in (old, new, query))
@@ -267,39 +258,107 @@ def test_refresh_within_a_step(builds, seeds):
 
 def test_a_new_process_finds_the_same(builds):
     """Nothing is kept there, and the first search builds it from the embeddings of the state."""
-    first = jax.device_get(program()(built(), QUERIES[:6]))
+    first = jax.device_get(program()(built(), QUERIES[:12]))
     module._kept.clear()
-    assert_same(program()(built(), QUERIES[:6]), first)
-    assert_same(program()(built(), QUERIES[:6]), first)
+    assert_same(program()(built(), QUERIES[:12]), first)
+    assert_same(program()(built(), QUERIES[:12]), first)
     assert builds == [ROWS, ROWS]
+
+
+@pytest.mark.parametrize("shape", [(7, WIDTH), (WIDTH,), (1, 3, WIDTH)])
+def test_few_queries_are_searched_exactly_and_nothing_is_built(builds, shape):
+    """As of one question that a run is asked; also one by one under vmap, unless that makes many."""
+    query = QUERIES.reshape(-1)[: np.prod(shape)].reshape(shape)
+    expected = Exact().search(built()["embeddings"], jnp.asarray(query), 10)
+    found = program()(built(), query)
+    np.testing.assert_array_equal(found.ids, expected.ids)
+    np.testing.assert_allclose(found.scores, expected.scores, rtol=1e-6)
+    assert found.valid.all()
+    assert builds == []
+    each = jax.jit(jax.vmap(lambda index, query: LARGE.search(index, query, 10), (None, 0)))
+    many = np.stack([query] * 8)
+    found = each(built(), many)
+    assert builds == [ROWS]
+    assert found.ids.shape == (*many.shape[:-1], 10)
+
+
+def test_a_prepared_index_is_there_when_it_is_searched(builds):
+    LARGE.prepare(built())
+    assert builds == [ROWS]
+    assert_same(program()(built(), QUERIES[:12]), searcher().search(QUERIES[:12], 10))
+    assert builds == [ROWS]
+    Scann().prepare(built())  # small enough to be searched exactly
+    assert builds == [ROWS]
+
+
+def test_a_search_waits_for_no_other_index(builds, monkeypatch):
+    """While one is built: a kept one is searched, another one built, and the same one built once."""
+    go_on, begun, counting = threading.Event(), threading.Event(), module.build_searcher
+
+    def slow(embeddings, spec):
+        if len(embeddings) == 200:
+            begun.set()
+            assert go_on.wait(30)
+        return counting(embeddings, spec)
+
+    LARGE.prepare(built())
+    small, other = built(6, rows=200), built(7, rows=300)
+    monkeypatch.setattr(module, "build_searcher", slow)
+    with ThreadPoolExecutor() as threads:
+        beside = threads.submit(LARGE.prepare, small)
+        assert begun.wait(30)
+        again = threads.submit(lambda: jax.device_get(program(5)(small, QUERIES[:8])))
+        assert program(5)(built(), QUERIES[:8]).valid.all()
+        LARGE.prepare(other)
+        assert builds == [ROWS, 300]
+        assert not beside.done()
+        assert not again.done()
+        go_on.set()
+        beside.result(30)
+        assert again.result(30).valid.all()
+    assert builds == [ROWS, 300, 200]
+
+
+def test_what_goes_wrong_in_a_build_is_raised_and_tried_again(builds, monkeypatch):
+    counting = module.build_searcher
+
+    def broken(embeddings, spec):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(module, "build_searcher", broken)
+    with pytest.raises(MemoryError, match="no room"):
+        LARGE.prepare(built())
+    monkeypatch.setattr(module, "build_searcher", counting)
+    LARGE.prepare(built())
+    assert builds == [ROWS]
 
 
 def test_only_the_newest_are_kept(builds, monkeypatch, caplog):
     monkeypatch.setattr(module, "KEPT_BYTES", 200 * WIDTH * 4 * 3)
     indexes = [built(seed, rows=200) for seed in range(5)]
     for index in indexes:
-        program(5)(index, QUERIES[:4])
+        jax.block_until_ready(program(5)(index, QUERIES[:8]))
     assert len(module._kept) == 3
-    program(5)(built(), QUERIES[:4])  # larger than all that may be kept
+    jax.block_until_ready(program(5)(built(), QUERIES[:8]))  # larger than all that may be kept
     assert len(module._kept) == 2
     assert caplog.text == ""
-    program(5)(indexes[0], QUERIES[:4])
+    jax.block_until_ready(program(5)(indexes[0], QUERIES[:8]))
     assert "a ScaNN index of 200 passages is built again" in caplog.text
     assert len(builds) == 7
 
 
 def test_numbers_that_are_none_find_nothing(builds):
-    query = QUERIES[:6].copy()
+    query = QUERIES[:12].copy()
     query[1, 3], query[4, 0] = np.nan, np.inf
     found = jax.device_get(program()(built(), query))
-    assert found.valid.all(axis=1).tolist() == [True, False, True, True, False, True]
+    assert np.flatnonzero(~found.valid.all(axis=1)).tolist() == [1, 4]
     for row in (1, 4):
         assert np.all(found.ids[row] == -1)
         assert np.all(found.scores[row] == -np.inf)
-    good = [0, 2, 3, 5]
+    good = [0, 2, 3, *range(5, 12)]
     assert_same(jax.tree.map(lambda leaf: leaf[good], found), searcher().search(query[good], 10))
     broken = built()["embeddings"].at[5, 1].set(jnp.nan)
-    found = jax.device_get(program()(BUILD(broken), QUERIES[:6]))
+    found = jax.device_get(program()(BUILD(broken), QUERIES[:12]))
     assert not found.valid.any()
     assert builds == [ROWS]
 
@@ -434,16 +493,22 @@ def test_files_of_another_index_are_refused(saved, tmp_path):
         with pytest.raises(UserError, match=name):
             load(copy)
     manifest = json.loads((saved / MANIFEST).read_text())
-    for changed, said in (
-        ({"scann": "1.3.0"}, "was written by scann 1.3.0, but"),
-        ({"shape": [ROWS, 8]}, "holds other rows"),
-        ({"plan": manifest["plan"] | {"leaves": "54"}}, "describes no whole index"),
-        ({"files": manifest["files"] | {"../out": {}}}, "missing, cut or not"),
+    names, _ = list(manifest.pop("files")), manifest.pop("seal")
+    for kind, changed, said in (
+        (KIND, {"scann": "1.3.0"}, "was written by scann 1.3.0, but"),
+        (KIND, {"shape": [ROWS, 8]}, "holds other rows"),
+        ("passages", {}, "is of 'passages', format 1, but 'ScaNN index'"),
     ):
-        copy = tmp_path / said
+        copy = tmp_path / said[:20]
         copy_files(saved, copy)
-        (copy / MANIFEST).write_text(json.dumps(manifest | changed))
+        write_manifest(copy, kind, manifest | {"kind": kind} | changed, names)
         with pytest.raises(UserError, match=said):
+            load(copy)
+    whole = (saved / MANIFEST).read_text()
+    for old, new in (('"leaves": 54', '"leaves": 53'), ("dataset.npy", "../set.npy")):
+        assert old in whole
+        (copy / MANIFEST).write_text(whole.replace(old, new))
+        with pytest.raises(UserError, match="was cut or edited; build the index again"):
             load(copy)
     for text in ("{}", '{"plan": {"leaves": 3}, "shape": [1], "files": {}}', "[]"):
         (copy / MANIFEST).write_text(text)
@@ -459,7 +524,7 @@ def test_an_index_of_other_embeddings_is_refused(saved):
 
 
 def test_a_directory_is_written_whole_or_not_at_all(saved, tmp_path):
-    with pytest.raises(UserError, match="exists already"):
+    with pytest.raises(UserError, match="already exists"):
         searcher().save(saved)
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="can't be written"):

@@ -15,6 +15,6 @@ def get_config() -> QuestionsConfig:
         config,
         retriever=dataclasses.replace(config.retriever, index=Scann(exact_below=16)),
         objective=RagSequence(),
-        phases=(Phase(steps=6, batch_size=6, k=3),),
+        phases=(Phase(steps=6, batch_size=8, k=3),),
         evaluation=Evaluation(k=3, batch_size=8, every=6, questions=8),
     )

@@ -50,6 +50,9 @@ class Sparse(Index):
         half = embeddings.shape[-1] // 2
         return {"left": embeddings[:, :half], "right": embeddings[:, half:]}
 
+    def rows(self, index):
+        return jnp.concatenate([index["left"], index["right"]], axis=-1)
+
     def scores(self, index, query):
         half = index["left"].shape[-1]
         return query[..., :half] @ index["left"].T + query[..., half:] @ index["right"].T
