@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Float, Int
 
 from ragjax.data.batching import EncodedCorpus, passage_text
@@ -25,6 +25,7 @@ from ragjax.data.tokenizer import document_frequency, inverse_document_frequency
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json, write_atomically
 from ragjax.manifests import tree_digest, versions_of
+from ragjax.mesh import data_mesh
 from ragjax.precision import single_precision
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.retrieval.embeddings import DTYPES, REMEDY, EmbeddingsWriter, StoredEmbeddings
@@ -307,13 +308,13 @@ def _embed(
 
 def _on_devices(params: Params, batch_size: int) -> tuple[Params, Any]:
     """The retriever's parameters on every device, and how a batch lies on them."""
-    devices = jax.local_devices()
-    if batch_size % len(devices):
-        devices = devices[:1]
-    mesh = Mesh(np.array(devices), ("batch",))
-    everywhere = NamedSharding(mesh, jax.P())
+    most = len(jax.local_devices())
+    mesh = data_mesh(max(count for count in range(1, most + 1) if batch_size % count == 0))
     params = {"retriever": params["retriever"]}
-    return jax.device_put(params, everywhere), NamedSharding(mesh, jax.P("batch"))
+    return (
+        jax.device_put(params, NamedSharding(mesh, jax.P())),
+        NamedSharding(mesh, jax.P("data")),
+    )
 
 
 def length_batches(

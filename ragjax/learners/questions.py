@@ -116,9 +116,11 @@ class QuestionsConfig(Config):
             "only; train the seeds one by one, or set it to false.",
         )
         decay = getattr(self.optimizer, "weight_decay", 0.0)
-        refreshed = self.retriever.refresh_in_step or self.retriever.refresh_beside
+        ages = self.retriever.learned and (
+            self.retriever.refresh_every_in_step or self.retriever.refresh_every_beside
+        )
         require(
-            not decay or not self.retriever.learned or bool(refreshed),
+            not decay or not self.retriever.learned or bool(ages),
             f"optimizer.weight_decay is {decay}, which moves the passages' encoder, too, but the "
             "retriever's train_passages is false; set weight_decay to 0, or train_passages to true.",
         )
