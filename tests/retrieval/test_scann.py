@@ -298,7 +298,7 @@ def test_a_search_waits_for_no_other_index(builds, monkeypatch):
     def slow(embeddings, spec):
         if len(embeddings) == 200:
             begun.set()
-            assert go_on.wait(30)
+            assert go_on.wait(10)
         return counting(embeddings, spec)
 
     LARGE.prepare(built())
