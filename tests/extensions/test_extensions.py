@@ -134,6 +134,7 @@ OPEN_BASES = (
     *(Environment, Policy, Algorithm, Config),
 )
 GENERIC = ("training/*", "evaluation/*", "ops/*", "*.py")
+PARTICULAR = ("index_methods.py",)  # the ways that `ragjax index search --how` names
 
 
 def particular_components():
@@ -154,7 +155,7 @@ def test_no_generic_file_knows_a_particular_component():
     assert len(modules) > 20
     for pattern in GENERIC:
         for path in PACKAGE.glob(pattern):
-            if path.suffix != ".py":
+            if path.suffix != ".py" or path.name in PARTICULAR:
                 continue
             for node in ast.walk(ast.parse(path.read_bytes())):
                 names = []
