@@ -76,8 +76,9 @@ def real(width: int) -> tuple[np.ndarray, np.ndarray]:
     retriever = Dense(encoder=BagEncoder(width=width)).build(vocabulary)
     params = {"retriever": retriever.init(jax.random.PRNGKey(0))}
     rows = jax.jit(retriever.index)(params, text.corpus.tokens)
-    asked = text.encode(task.splits["train"][:QUERIES], Dense(), K).arrays.question
-    return np.asarray(rows), np.asarray(jax.jit(retriever.query)(params, asked))
+    questions = [question.question for question in task.splits["train"][:QUERIES]]
+    asked, _ = text.tokenizer.encode_batch(questions, spec.question_length)
+    return np.asarray(rows), np.asarray(jax.jit(retriever.query)(params, jnp.asarray(asked)))
 
 
 # What is measured, each in a process of its own
