@@ -24,7 +24,6 @@ def get_table() -> Table:
         rows=(
             Row("BM25", "configs/own_data/bm25.py", FILES),
             Row("RAG-Sequence", "configs/own_data/rag_sequence.py", FILES),
-            Row("Hybrid", "configs/own_data/hybrid.py", FILES),
         ),
         columns=(
             Column("EM", "em"),
