@@ -385,8 +385,8 @@ def get_table() -> MarkdownTable:
         "",
         "Each kind at the first of its settings that reaches recall@10 .95 for half of 1,024 queries, "
         "or, if none does, at its last; timed with the other half. HNSW: 32 links, efConstruction 200. "
-        "IVF: 4√N lists. The text is factbook's, in overlapping windows of 20 words, embedded by a bag encoder as it begins; the "
-        "queries are its training questions.",
+        "IVF: 4√N lists. The text is factbook's, in overlapping windows of 20 words, embedded by a bag "
+        "encoder as it begins; the queries are its training questions.",
         "",
         *_head("a million × 128, clustered: ScaNN", "measured"),
         _row("built in, s", f"{large['build']:,.0f}"),
