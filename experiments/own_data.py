@@ -17,7 +17,7 @@ def get_table() -> Table:
         name="own_data",
         title="Your own files: 1,581 Wikipedia paragraphs, questions about titles never asked about",
         notes="The data is SQuADShifts new-wiki (Miller et al. 2020, CC BY 4.0), which you bring: a row "
-        "of JSON for each paragraph and question. Retriever and reader start from nothing: 5,887 "
+        "of JSON for each paragraph and question. Retriever and reader start from nothing: its "
         "questions teach too little of reading prose, and words in common find a paragraph better than "
         "what so few questions teach. Both configs are as shipped.",
         caption="Exact match, strict exact match, token F1 and recall in per cent.",

@@ -123,7 +123,9 @@ def exact_search(rows: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 def shared(found: np.ndarray, right: np.ndarray) -> float:
     """recall@10: the share of the right rows that is found."""
-    return float(np.mean([len(set(a) & set(b)) / K for a, b in zip(found, right, strict=True)]))
+    from ragjax.retrieval.auto import recall_of
+
+    return recall_of(*([set(row) for row in rows.tolist()] for rows in (found, right)))
 
 
 def exact_against_flat() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_task import TinyTask
+from tiny_task import write_tiny_files
 
 from ragjax.agents.adaptive_retrieval.reader import TrainedReader
 from ragjax.cli import main
@@ -31,16 +31,7 @@ TINY = (
 def run_dir(tmp_path_factory):
     """The tiny task's files and a run of five steps on them."""
     directory = tmp_path_factory.mktemp("hybrid")
-    data = TinyTask().generate()
-    lines = [f"{p.id}\t{p.text}\t{p.title}" for p in data.passages]
-    (directory / "passages.tsv").write_text("\n".join(["id\ttext\ttitle", *lines]) + "\n")
-    rows = [
-        {"id": q.id, "question": q.question, "answers": q.answers, "positives": q.positives}
-        | {"split": split}
-        for split, questions in data.splits.items()
-        for q in questions
-    ]
-    (directory / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    write_tiny_files(directory)
     words = ["train", str(CONFIG), "--run-dir", str(directory / "run"), *TINY]
     words += ["--task.passages", str(directory / "passages.tsv")]
     assert main([*words, "--task.questions", str(directory / "questions.jsonl")]) == 0

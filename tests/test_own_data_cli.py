@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from command_line import the_sentence
-from tiny_task import TinyTask
+from tiny_task import write_tiny_files
 
 from ragjax.cli import main
 
@@ -24,17 +24,7 @@ TINY = (
 def files(tmp_path_factory):
     """Passages as a table, and questions that say their split."""
     directory = tmp_path_factory.mktemp("files")
-    data = TinyTask().generate()
-    lines = [f"{p.id}\t{p.text}\t{p.title}" for p in data.passages]
-    (directory / "passages.tsv").write_text("\n".join(["id\ttext\ttitle", *lines]) + "\n")
-    rows = [
-        {"id": q.id, "question": q.question, "answers": q.answers, "positives": q.positives}
-        | {"split": split}
-        for split, questions in data.splits.items()
-        for q in questions
-    ]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (directory / "questions.jsonl").write_text(text)
+    write_tiny_files(directory)
     return directory
 
 

@@ -97,7 +97,7 @@ def choose_index(
     table = tuple(
         Measured(
             name,
-            _recall(found[name], found[EXACT]),
+            recall_of(found[name], found[EXACT]),
             len(queries) / max(statistics.median(seconds[name]), 1e-9),
         )
         for name in indexes
@@ -138,7 +138,7 @@ def _rows(name: str, topk: TopK, queries: int, k: int) -> list[set[int]]:
     return [set(row[kept].tolist()) for row, kept in zip(ids, hit, strict=True)]
 
 
-def _recall(found: Sequence[set[int]], expected: Sequence[set[int]]) -> float:
+def recall_of(found: Sequence[set[int]], expected: Sequence[set[int]]) -> float:
     """Share of what is expected that is found; 1 of a query for which nothing is."""
     pairs = zip(found, expected, strict=True)
     shares = [len(have & want) / len(want) if want else 1.0 for have, want in pairs]

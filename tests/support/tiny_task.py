@@ -1,5 +1,6 @@
 """A user's own task: thirty made-up people, each with a town, in files that ragjax knows nothing of."""
 
+import json
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -63,3 +64,17 @@ class CachedTask(TinyTask):
 
     name: ClassVar[str] = "tiny_cached"
     cached: ClassVar[bool] = True
+
+
+def write_tiny_files(directory):
+    """Writes the task's passages as a table, and its questions, which say their split."""
+    data = TinyTask().generate()
+    lines = [f"{p.id}\t{p.text}\t{p.title}" for p in data.passages]
+    (directory / "passages.tsv").write_text("\n".join(["id\ttext\ttitle", *lines]) + "\n")
+    rows = [
+        {"id": q.id, "question": q.question, "answers": q.answers, "positives": q.positives}
+        | {"split": split}
+        for split, questions in data.splits.items()
+        for q in questions
+    ]
+    (directory / "questions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
