@@ -220,13 +220,19 @@ class QuestionsLearner(QuestionsAnswerer):
         return {"start": self._starts[seed]} if seed in self._starts else {}
 
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-        """When the index was built, the data, what was calibrated, and the rewards drawn."""
+        """When the index was built, how well it held, the data, what was calibrated, and rewards drawn.
+
+        `index_recall` is the mean of the measurements while training, see `QuestionAnswerer.measure`.
+        """
         del seed
         found: dict[str, Any] = {
             "index_built_at_step": int(state.index.built_at_step),
             "data": self.report.to_json(),
             "calibration": self.calibration and self.calibration.to_json(),
         }
+        shares = [row["dev/index_recall"] for row in rows if "dev/index_recall" in row]
+        if shares:
+            found["index_recall"] = sum(shares) / len(shares)
         drawn = [row for row in rows if "reward" in row]
         if drawn:
             found["curve"] = {name: [row[name] for row in drawn] for name in ("step", "reward")}

@@ -137,6 +137,13 @@ def test_how_much_of_an_exact_search_a_stale_index_finds(beside):
     assert 0 < measured["dev/index_recall"] < 1
 
 
+def test_a_result_says_how_much_the_searched_index_found_while_training(beside):
+    learner, states = beside
+    rows = [{"step": 1, "loss": 2.0}, {"dev/index_recall": 0.5}, {"dev/index_recall": 1.0}]
+    assert learner.facts(states[-1], rows, 0)["index_recall"] == 0.75
+    assert "index_recall" not in learner.facts(states[-1], rows[:1], 0)
+
+
 def test_an_index_that_is_not_stale_finds_all_though_parameters_are_averaged(beside):
     """Query and both indexes are of the parameters that training moves, far as the averages may be."""
     learner, states = beside

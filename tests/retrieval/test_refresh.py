@@ -118,9 +118,9 @@ def test_the_age_is_read_from_the_device_once():
     index = index.replace(built_at_step=Counted(3))
     for step in (5, 6, 7):
         refresh.between_steps(params_of(step), CORPUS, index, step)
+    refresh.close()
     assert embedder.begun == [3.0, 6.0]
     assert (age.read, index.built_at_step.read) == (1, 0)
-    refresh.close()
 
 
 def test_the_first_index_is_as_old_as_the_step_that_made_it():
