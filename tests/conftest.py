@@ -2,6 +2,7 @@
 # ruff: noqa: E402 - XLA reads its flags, and the hook the modules, when they are first imported
 
 import functools
+import gc
 import os
 import shutil
 import tempfile
@@ -40,6 +41,10 @@ from ragjax.models.rag import build_model
 from ragjax.models.reader import TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.types import RagBatch, RagModel, TopK, Vocabulary
+
+# Traced programs are many small objects that live on; to search them for cycles as often as Python does
+# takes time and finds little.
+gc.set_threshold(200_000, 20, 50)
 
 # Whole files are dealt to the processes in this order, and then the others: the long ones first, so that
 # none is left alone at the end.

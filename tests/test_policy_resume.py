@@ -161,6 +161,7 @@ def test_interrupted_within_a_step(processes, references, tmp_path):
     assert_same_files(run_dir, references[1])
 
 
+@pytest.mark.slow
 def test_several_seeds_killed(processes, references, tmp_path):
     """In the first seed's row; the second one's is not begun."""
     run_dir, marker, fields = tmp_path / "run", tmp_path / "there", ("--num_seeds", len(SEEDS))
@@ -213,6 +214,7 @@ def killed_at_six(tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_the_lagging_actor_is_in_the_checkpoint(killed_at_six):
     """Checkpoint 4 falls between the refreshes of the actor before updates 3 and 6."""
     config = dataclasses.replace(
@@ -228,6 +230,7 @@ def test_the_lagging_actor_is_in_the_checkpoint(killed_at_six):
     resume(".extra", ".params")
 
 
+@pytest.mark.slow
 def test_the_ageing_index_is_in_the_checkpoint(killed_at_six):
     """Checkpoint 4 falls between the refreshes of the index before updates 3 and 6."""
     config = dataclasses.replace(

@@ -85,7 +85,9 @@ def test_reference_run_is_worth_comparing(reference):
     ("documents", "moments"),
     [
         # What was killed and where: (moment of paused.py, its step, whole checkpoints by then).
-        pytest.param("index", [("row", 7, [4]), ("manifest", 11, [4, 8])], id="index"),
+        pytest.param(
+            "index", [("row", 7, [4]), ("manifest", 11, [4, 8])], id="index", marks=pytest.mark.slow
+        ),
         pytest.param(
             "in_batch",
             [("state", 8, [4]), ("evaluate", 8, [4]), ("result", 11, [8, 11])],

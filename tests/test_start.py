@@ -53,6 +53,7 @@ def test_a_run_of_another_model_is_refused(trained):
         begun(config)
 
 
+@pytest.mark.slow
 def test_a_joint_run_from_the_command_line(trained, tmp_path):
     from ragjax.cli import main
 

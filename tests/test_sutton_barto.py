@@ -161,6 +161,7 @@ def test_bandits_live(book):
     assert len(group["x"]) == 50
 
 
+@pytest.mark.slow
 def test_walks_live(book):
     group = book.random_walks(runs=50, episodes=50)
     end = {name: curve[-5:].mean() for name, curve in heights(group).items()}
@@ -172,6 +173,7 @@ def test_walks_live(book):
     assert list(group["values"]) == ["0", "1", "10"]
 
 
+@pytest.mark.slow
 def test_corridors_live(book):
     group = book.short_corridors(runs=20, episodes=60)
     curves = heights(group)

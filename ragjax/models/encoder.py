@@ -13,7 +13,15 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ragjax.errors import require
-from ragjax.models.layers import ACTIVATIONS, EncoderLayer, Perceptron, sinusoidal_positions
+from ragjax.models.layers import (
+    ACTIVATIONS,
+    ONES,
+    ZEROS,
+    EncoderLayer,
+    Perceptron,
+    normal,
+    sinusoidal_positions,
+)
 from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.types import PAD_ID
 
@@ -56,12 +64,12 @@ class BagModule(nn.Module):
     @nn.compact
     def __call__(self, tokens: Int[Array, "... n"], idf: Float[Array, "... n"], side: int) -> Array:
         """Embeds [...,n] tokens, whose idf is [...,n], as [...,D]; side 0 asks, side 1 answers."""
-        table = self.param("embedding", nn.initializers.normal(1.0), (self.vocab_size, self.width))
-        weight = self.param("log_weight", nn.initializers.zeros, (2, self.vocab_size))[side]
-        power = self.param("idf_power", nn.initializers.ones, ())
+        table = self.param("embedding", normal(1.0), (self.vocab_size, self.width))
+        weight = self.param("log_weight", ZEROS, (2, self.vocab_size))[side]
+        power = self.param("idf_power", ONES, ())
         log_weight = weight[tokens]
         if self.leading:
-            place = self.param("log_position", nn.initializers.zeros, (self.leading,))
+            place = self.param("log_position", ZEROS, (self.leading,))
             count = tokens.shape[-1]
             place = jnp.pad(place, (0, max(count - self.leading, 0)))[:count]
             log_weight = log_weight + float(side) * place
@@ -93,7 +101,7 @@ class TransformerModule(nn.Module):
         """Embeds [...,n] tokens, whose idf is [...,n], as [...,D]; both sides alike."""
         del side
         mask = tokens != PAD_ID
-        table = self.param("embedding", nn.initializers.normal(1.0), (self.vocab_size, self.width))
+        table = self.param("embedding", normal(1.0), (self.vocab_size, self.width))
         x = table[tokens] + 0.1 * sinusoidal_positions(tokens.shape[-1], self.width)
         x = x.astype(self.dtype)
         for _ in range(self.layers):

@@ -1,5 +1,6 @@
 """Layers that encoders, readers and policies share: of transformers, and perceptrons."""
 
+import functools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,37 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
+
+
+@functools.cache
+def traced_once(initializer: nn.initializers.Initializer) -> nn.initializers.Initializer:
+    """The same initialiser, traced once for each shape and dtype.
+
+    Flax traces a parameter's initialiser anew whenever a module is applied, to compare shapes; of programs
+    with readers in them that took a seventh of all tracing.
+    """
+    traced = jax.jit(initializer, static_argnums=(1, 2))
+
+    def initialize(key, shape, dtype=jnp.float32):
+        return traced(key, tuple(shape), dtype)  # Flax's LayerNorm gives a list
+
+    return initialize
+
+
+ZEROS, ONES = traced_once(nn.initializers.zeros), traced_once(nn.initializers.ones)
+
+
+@functools.cache
+def normal(deviation: float) -> nn.initializers.Initializer:
+    """Normal initialisation with a standard deviation."""
+    return traced_once(nn.initializers.normal(deviation))
+
+
+# Flax's layers as they come, but for the cost of their tracing.
+Linear = functools.partial(
+    nn.Dense, kernel_init=traced_once(nn.linear.default_kernel_init), bias_init=ZEROS
+)
+LayerNorm = functools.partial(nn.LayerNorm, scale_init=ONES, bias_init=ZEROS)
 
 
 class KeyValue(NamedTuple):
@@ -47,7 +79,7 @@ class Attention(nn.Module):
 
     def setup(self):
         """Creates the four projections."""
-        dense = lambda: nn.Dense(self.width, use_bias=False, dtype=self.dtype)  # noqa: E731
+        dense = lambda: Linear(self.width, use_bias=False, dtype=self.dtype)  # noqa: E731
         self.query, self.key, self.value, self.out = dense(), dense(), dense(), dense()
 
     def _split(self, x: Array) -> Array:
@@ -93,8 +125,8 @@ class FeedForward(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "... H"]) -> Float[Array, "... H"]:
         """Maps [...,H] -> [...,H]."""
-        hidden = jax.nn.gelu(nn.Dense(4 * self.width, dtype=self.dtype)(x), approximate=True)
-        return nn.Dense(self.width, dtype=self.dtype)(hidden)
+        hidden = jax.nn.gelu(Linear(4 * self.width, dtype=self.dtype)(x), approximate=True)
+        return Linear(self.width, dtype=self.dtype)(hidden)
 
 
 class EncoderLayer(nn.Module):
@@ -110,9 +142,9 @@ class EncoderLayer(nn.Module):
     ) -> Float[Array, "*batch n H"]:
         """Maps [...,n,H] -> [...,n,H]; positions where `mask` is False are not attended to."""
         attention = Attention(self.width, self.heads, self.dtype)
-        normed = nn.LayerNorm(dtype=self.dtype)(x)
+        normed = LayerNorm(dtype=self.dtype)(x)
         x = x + attention(normed, attention.project(normed), mask[..., None, None, :])
-        return x + FeedForward(self.width, self.dtype)(nn.LayerNorm(dtype=self.dtype)(x))
+        return x + FeedForward(self.width, self.dtype)(LayerNorm(dtype=self.dtype)(x))
 
 
 class DecoderLayer(nn.Module):
@@ -127,9 +159,9 @@ class DecoderLayer(nn.Module):
         self.self_attention = Attention(self.width, self.heads, self.dtype)
         self.cross_attention = Attention(self.width, self.heads, self.dtype)
         self.feed_forward = FeedForward(self.width, self.dtype)
-        self.self_norm = nn.LayerNorm(dtype=self.dtype)
-        self.cross_norm = nn.LayerNorm(dtype=self.dtype)
-        self.feed_norm = nn.LayerNorm(dtype=self.dtype)
+        self.self_norm = LayerNorm(dtype=self.dtype)
+        self.cross_norm = LayerNorm(dtype=self.dtype)
+        self.feed_norm = LayerNorm(dtype=self.dtype)
 
     def project_memory(self, memory: Float[Array, "*batch S H"]) -> KeyValue:
         """Keys and values of the source, computed once for all decoding steps."""
@@ -167,6 +199,7 @@ class DecoderLayer(nn.Module):
         return x + self.feed_forward(self.feed_norm(x))
 
 
+@functools.cache
 def orthogonal(scale: float) -> nn.initializers.Initializer:
     """Orthogonal initialisation, one matrix at a time also under `vmap`.
 
@@ -175,11 +208,10 @@ def orthogonal(scale: float) -> nn.initializers.Initializer:
     """
     init = nn.initializers.orthogonal(scale)
 
-    def sequential(key, shape, dtype=jnp.float32, out_sharding=None):
-        del out_sharding
+    def sequential(key, shape, dtype):
         return jax.custom_batching.sequential_vmap(lambda key: init(key, shape, dtype))(key)
 
-    return sequential
+    return traced_once(sequential)
 
 
 class Perceptron(nn.Module):
@@ -204,6 +236,6 @@ class Perceptron(nn.Module):
         """[...,n] -> [...,outputs]."""
         for width in self.hidden:
             init = orthogonal(math.sqrt(2))
-            x = ACTIVATIONS[self.activation](nn.Dense(width, self.bias, kernel_init=init)(x))
+            x = ACTIVATIONS[self.activation](Linear(width, self.bias, kernel_init=init)(x))
         init = orthogonal(self.output_scale)
-        return nn.Dense(self.outputs, self.bias, kernel_init=init)(x)
+        return Linear(self.outputs, self.bias, kernel_init=init)(x)

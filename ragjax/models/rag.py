@@ -2,11 +2,11 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ragjax.models.layers import ZEROS, Linear
 from ragjax.models.reader import Reader
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import PAD_ID, RagModel, Vocabulary
@@ -40,7 +40,7 @@ def build_model(
     size = vocabulary.idf.shape[0]
     functions = retriever.build(vocabulary, dtype=dtype)
     reader_module = reader.build(size, dtype)
-    head = nn.Dense(1, kernel_init=nn.initializers.zeros)
+    head = Linear(1, kernel_init=ZEROS)
 
     def init(key):
         retriever_key, critic_key, reader_key = jax.random.split(key, 3)

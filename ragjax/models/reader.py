@@ -27,9 +27,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import require
 from ragjax.models.layers import (
+    ONES,
     DecoderLayer,
     EncoderLayer,
     KeyValue,
+    LayerNorm,
+    Linear,
+    normal,
     position_vectors,
     sinusoidal_positions,
 )
@@ -109,22 +113,22 @@ class ReaderModule(nn.Module):
     def setup(self):
         """Creates the parameters."""
         self.embedding = self.param(
-            "embedding", nn.initializers.normal(self.width**-0.5), (self.vocab_size, self.width)
+            "embedding", normal(self.width**-0.5), (self.vocab_size, self.width)
         )
-        marks = nn.initializers.normal(self.width**-0.5)
+        marks = normal(self.width**-0.5)
         self.segment = self.param("segment", marks, (2, self.width))
         self.match = self.param("match", marks, (2, self.width))
         layer = (self.width, self.heads, self.dtype)
         self.encoder = [EncoderLayer(*layer) for _ in range(self.encoder_layers)]
         self.decoder = [DecoderLayer(*layer) for _ in range(self.decoder_layers)]
-        self.neighbours = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
-        self.read = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
-        self.encoder_norm = nn.LayerNorm(dtype=self.dtype)
-        self.decoder_norm = nn.LayerNorm(dtype=self.dtype)
-        self.copy_query = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
-        self.copy_key = nn.Dense(self.width, use_bias=False, dtype=self.dtype)
-        self.gate = nn.Dense(1, dtype=jnp.float32)
-        self.continuation = self.param("continuation", nn.initializers.ones, ())
+        self.neighbours = Linear(self.width, use_bias=False, dtype=self.dtype)
+        self.read = Linear(self.width, use_bias=False, dtype=self.dtype)
+        self.encoder_norm = LayerNorm(dtype=self.dtype)
+        self.decoder_norm = LayerNorm(dtype=self.dtype)
+        self.copy_query = Linear(self.width, use_bias=False, dtype=self.dtype)
+        self.copy_key = Linear(self.width, use_bias=False, dtype=self.dtype)
+        self.gate = Linear(1, dtype=jnp.float32)
+        self.continuation = self.param("continuation", ONES, ())
 
     def _embed(self, tokens: Array, positions: Array) -> Array:
         scaled = self.embedding[tokens] * jnp.sqrt(jnp.float32(self.width))

@@ -258,6 +258,7 @@ def test_rows_on_the_device_are_the_batches_of_the_host(learner, from_host, hist
     chex.assert_trees_all_close(metrics, history[1], rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_batches_of_the_host_serve_whole_runs_side_by_side_too(from_host, whole, learner):
     """They are stacked over steps and seeds, as rows are."""
     hyper = jax.tree.map(lambda leaf: jnp.stack([leaf] * 2), learner.hyper)
@@ -298,7 +299,13 @@ def counted_embeddings(learner):
     return embedded
 
 
-@pytest.mark.parametrize("seeds", [(0,), SEEDS], ids=["alone", "side_by_side"])
+@pytest.mark.parametrize(
+    "seeds",
+    [
+        pytest.param((0,), id="alone"),
+        pytest.param(SEEDS, id="side_by_side", marks=pytest.mark.slow),
+    ],
+)
 def test_between_refreshes_nothing_is_embedded(seeds):
     """Of several seeds neither: the condition stays one branch of the program, and not both."""
     learner = configured().create()

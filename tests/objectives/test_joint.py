@@ -130,7 +130,7 @@ def test_reward_alone_has_the_gradient_of_the_expected_reward(of_the_expected_re
     assert np.linalg.norm(retriever) > 1e-3
 
 
-@pytest.mark.parametrize("documents", ["retrieved", "index"])
+@pytest.mark.parametrize("documents", ["retrieved", pytest.param("index", marks=pytest.mark.slow)])
 def test_exact_match_moves_by_the_likelihood_times_the_gradient_of_its_logarithm(
     problem, corpus, documents
 ):
@@ -230,7 +230,9 @@ def test_answers_are_rewarded_in_their_own_names(problem, corpus):
     np.testing.assert_array_equal(plain, exact)
 
 
-@pytest.mark.parametrize("fields", [{}, {"advantage": "gae", "whiten": True}])
+@pytest.mark.parametrize(
+    "fields", [{}, pytest.param({"advantage": "gae", "whiten": True}, marks=pytest.mark.slow)]
+)
 def test_steps_on_the_reward_raise_it(problem, fields):
     loss_of, toy, *_ = problem
     reward = AnswerReward(samples=8, reward=FirstToken(), **fields)

@@ -607,6 +607,7 @@ def test_without_scann(monkeypatch):
 # A run
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_as_one_that_was_not(processes, tmp_path):
     """To the bit: the checkpoint falls between two refreshes, and the searcher is trained again."""
 

@@ -165,6 +165,7 @@ def config(task, **fields):
     )
 
 
+@pytest.mark.slow
 def test_a_run_on_the_task_starts_from_one_on_its_passages(tmp_path):
     warm = config(
         InverseCloze(ProseTask(), min_length=10),

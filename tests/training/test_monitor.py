@@ -174,6 +174,7 @@ def pulled(learner, state, amount):
     return state.replace(params=params | {"retriever": tower})
 
 
+@pytest.mark.slow
 def test_the_alarm_comes_before_much_reward_is_lost(trained):
     """Trained retrievers are turned into hubs bit by bit; the reward is that of likeliest actions.
 

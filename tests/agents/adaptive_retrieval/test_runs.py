@@ -184,6 +184,7 @@ def test_an_agent_s_questions_pair_recorded_runs(agent, tmp_path):
     assert run.strata("train_seconds") is None
 
 
+@pytest.mark.slow
 def test_a_fixed_policy_is_measured_without_training(trained, tmp_path, capsys, monkeypatch):
     config, run_dir = tmp_path / "fixed.py", tmp_path / "run"
     config.write_text(CONFIG.format(reader=str(trained), policy="FixedPolicy(1)"))
