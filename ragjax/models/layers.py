@@ -18,8 +18,8 @@ ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 def traced_once(initializer: nn.initializers.Initializer) -> nn.initializers.Initializer:
     """The same initialiser, traced once for each shape and dtype.
 
-    Flax traces a parameter's initialiser anew whenever a module is applied, to compare shapes; of programs
-    with readers in them that took a seventh of all tracing.
+    Flax traces a parameter's initialiser anew whenever a module is applied, to compare shapes; for
+    programs that read that took a seventh of all tracing.
     """
     traced = jax.jit(initializer, static_argnums=(1, 2))
 
