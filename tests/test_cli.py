@@ -257,8 +257,8 @@ def test_interactive(ragjax, trained, monkeypatch):
     asked = ["Where does Ada live?", "Wakanda", "Where does Ben live?"]
     assert [answer["question"] for answer in answers] == asked
     assert err == ""
-    assert answers[1]["answer"] is None
-    assert answers[1]["error"].startswith("No word of 'Wakanda' is in the corpus")
+    assert all(answer.keys() == answers[0].keys() for answer in answers)
+    assert (answers[1]["answer"], answers[1]["confidence"]) == (None, 0)
 
 
 def test_an_answer_that_is_not_sure_is_not_given(ragjax, trained):
@@ -274,6 +274,44 @@ def test_an_answer_that_is_not_sure_is_not_given(ragjax, trained):
     assert told["answer"] is None
     assert told["reasons"]
     assert told["confidence"] < told["threshold"]
+
+
+def test_a_question_of_unknown_words_has_no_answer(ragjax, trained):
+    """There is nothing to guess from, so that --force shows no guess, and no probability is made up."""
+    told = json.loads(ragjax("answer", trained, "Wakanda zzyzx?", "--json")[1])
+    assert told.pop("threshold") > 0
+    assert told == {
+        "question": "Wakanda zzyzx?",
+        **{"answer": None, "probability": None, "similarity": None, "passages": [], "known": 0},
+        **{"confidence": 0, "reasons": ["unknown words"]},
+        "notes": [
+            "unknown words left out: Wakanda, zzyzx",
+            "no word of the question is known, so there is nothing to guess from",
+        ],
+    }
+    for options in ([], ["--force"]):
+        code, out, err = ragjax("answer", trained, "Wakanda zzyzx?", *options)
+        assert (code, err) == (0, "")
+        first, *notes = out.splitlines()
+        assert first.startswith("no answer: unknown words (confidence 0.000; ")
+        assert notes == [f"  note: {note}" for note in told["notes"]]
+    for asked, notes in (
+        ("?!", told["notes"][1:]),
+        ("日", ["unknown words left out: 日", told["notes"][1]]),
+    ):
+        other = json.loads(ragjax("answer", trained, asked, "--json", "--force")[1])
+        assert (other["answer"], other["notes"]) == (None, notes)
+
+
+def test_a_question_of_unknown_words_to_a_run_without_calibration(ragjax, copied):
+    (copied / "result.json").unlink()
+    told = json.loads(ragjax("answer", copied, "Wakanda", "--json")[1])
+    other = json.loads(ragjax("answer", copied, "Where does Ada live?", "--json")[1])
+    assert told.keys() == other.keys()
+    assert (told["answer"], told["probability"]) == (None, None)
+    code, out, _ = ragjax("answer", copied, "Wakanda")
+    assert (code, out.splitlines()[0]) == (0, "no answer")
+    assert out.endswith("so there is nothing to guess from\n")
 
 
 # Listing and tables
@@ -550,13 +588,6 @@ def test_run_without_checkpoint(refused, copied):
 @pytest.mark.parametrize("question", ["", "   ", "\n"])
 def test_empty_question(question, refused, trained):
     assert refused("answer", trained, question) == "The question is empty; ask one in words."
-
-
-@pytest.mark.parametrize("question", ["Wakanda", "???", "日本"])
-def test_question_of_unknown_words(question, refused, trained):
-    assert "is in the corpus; ask about what its passages say." in refused(
-        "answer", trained, question
-    )
 
 
 def snapshot(directory):

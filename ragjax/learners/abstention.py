@@ -11,6 +11,7 @@ from ragjax.data.batching import EncodedQuestions
 from ragjax.data.prepared import PreparedText
 from ragjax.errors import require
 from ragjax.evaluation.calibration import (
+    REASONS,
     Calibration,
     calibrate,
     risk_coverage_area,
@@ -98,6 +99,19 @@ def selective_figures(calibration: Calibration, records: Records) -> dict[str, A
         "accuracy": float(right[given].mean()) if given.any() else None,
         "aurc": risk_coverage_area(confidence, right),
     }
+
+
+def nothing_known(calibration: Calibration | None) -> dict[str, Any]:
+    """What is said of a question without a known word: as `abstained`, but nothing was read or guessed.
+
+    Args:
+      calibration: of the run; without one there is no confidence.
+    """
+    told = {"answer": None, "probability": None, "similarity": None, "passages": [], "known": 0.0}
+    if calibration is None:
+        return told
+    sure = {"confidence": 0.0, "threshold": calibration.threshold}
+    return told | sure | {"reasons": [REASONS["known"]]}
 
 
 def abstained(answer: dict[str, Any], calibration: Calibration, force: bool) -> dict[str, Any]:
