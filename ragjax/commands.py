@@ -18,6 +18,7 @@ from ragjax.origin import (
     changes_since,
     provenance,
     read_origin,
+    require_same_files,
     require_same_runs,
     write_origin,
 )
@@ -113,7 +114,10 @@ def _train(
             spent.add(checkpoints.spent(begun))
         else:
             begun, state = 0, starting_state(learner, config.seeds)
-    changes = changes_since(run_dir, config) if resume else []
+    changes = []
+    if resume:
+        require_same_files(run_dir)
+        changes = changes_since(run_dir, config)
     stop_if_interrupted()
     if end is not None:
         checkpoints.drop(end)
@@ -231,7 +235,7 @@ def _write_begun(learner: Learner, config: Config, directory: Path, begun: int) 
     if not is_run(directory):
         directory.mkdir(parents=True, exist_ok=True)
         learner.save(directory)
-        write_origin(directory, config, learner.origins(config.seed))
+        write_origin(directory, config, learner.origins(config.seed), learner.files)
         # Last, since it marks the directory as a run.
         write_config(directory / CONFIG, config)
         return

@@ -27,8 +27,9 @@ from ragjax.retrieval.base import RetrieverSpec
 from ragjax.text import half_character, plain
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
-TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
-PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
+FILES = TOKENIZER, LEXICON, PASSAGES, ARRAYS = (
+    *("tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz"),
+)
 NOTHING_KNOWN = "no word of the question is known, so there is nothing to guess from"
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)  # what np.load raises, beside ValueError
 _VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]

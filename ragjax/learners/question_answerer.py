@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from ragjax.data.batching import EncodedQuestions
 from ragjax.data.corpus_encoding import CorpusEncoder
-from ragjax.data.prepared import NOTHING_KNOWN, PreparedText
-from ragjax.data.report import DataReport
+from ragjax.data.prepared import FILES, NOTHING_KNOWN, PreparedText
+from ragjax.data.report import REPORT, DataReport
 from ragjax.errors import require
 from ragjax.evaluation.answers import Answerer, Answers
 from ragjax.evaluation.calibration import Calibration
@@ -49,6 +49,8 @@ class QuestionsAnswerer(Learner):
       vocabulary: token statistics on the device.
       model: the model's pure functions.
     """
+
+    files: ClassVar[tuple[str, ...]] = (*FILES, REPORT)
 
     def __init__(
         self,
