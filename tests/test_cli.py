@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_config import get_config
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax import __version__, commands
@@ -24,6 +25,7 @@ from ragjax.records import ReportTable
 from ragjax.result_commands import print_report
 from ragjax.run_dir import load_run
 from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.program import state_shapes
 
 pytest_plugins = ["tiny_run"]
 
@@ -312,6 +314,31 @@ def test_a_question_of_unknown_words_to_a_run_without_calibration(ragjax, copied
     code, out, _ = ragjax("answer", copied, "Wakanda")
     assert (code, out.splitlines()[0]) == (0, "no answer")
     assert out.endswith("so there is nothing to guess from\n")
+
+
+# Looking at a run
+
+
+def test_a_run_is_looked_at(ragjax, tmp_path, monkeypatch):
+    """By component, on one screen; nothing is trained or written."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ragjax("train", CONFIG, "--check")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) < 40
+    learner = get_config().create()
+    params = state_shapes(learner, [0]).params
+    layer = jax.tree.leaves(params["reader"]["decoder_0"])
+    size = sum(leaf.size for leaf in layer)
+    assert f"reader.decoder_0  {size:,} in {len(layer)} arrays" in lines
+    width = params["retriever"]["query"]["embedding"].shape[0]
+    assert "retriever.log_scale  float32[]" in lines
+    assert f"reader.embedding  float32[{width}, 16]" in lines
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert any(line.startswith(f"parameters: {total:,} (reader ") for line in lines)
+    shown = lines[lines.index("first batch:") + 1 :]
+    assert shown[:3] == [f"  {line}" for line in learner.first_batch()[:2]] + ["  and 4 more"]
+    assert list(tmp_path.iterdir()) == []
 
 
 # Listing and tables

@@ -341,7 +341,7 @@ class Learner:
         return []
 
     def first_batch(self) -> list[str]:
-        """The first batch of training in words, a line each."""
+        """The first batch of training in words, a line for each example."""
         return []
 
 
