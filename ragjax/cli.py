@@ -51,7 +51,7 @@ class Train:
     """Continue the run in --run-dir from its newest whole checkpoint; with more steps, beyond its
     end (where optimizer.schedule is constant)."""
     check: bool = False
-    """Print parameters, shapes, memory and the first batch instead, and train nothing."""
+    """Print parameters, memory and the beginning of the first batch instead, and train nothing."""
 
 
 @dataclass(frozen=True)

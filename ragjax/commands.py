@@ -18,6 +18,7 @@ from ragjax.origin import (
     changes_since,
     provenance,
     read_origin,
+    require_same_files,
     require_same_runs,
     write_origin,
 )
@@ -40,6 +41,8 @@ from ragjax.training.learner import Learner, State, state_of_seed
 from ragjax.training.logging import METRICS, MetricLog, RunProgress, SeedLogs
 from ragjax.training.loop import NonFiniteLossError, fit
 from ragjax.training.program import starting_state, state_shapes, training_program
+
+EXAMPLES = 2  # of the first batch, which `check` shows
 
 
 @single_precision
@@ -113,7 +116,10 @@ def _train(
             spent.add(checkpoints.spent(begun))
         else:
             begun, state = 0, starting_state(learner, config.seeds)
-    changes = changes_since(run_dir, config) if resume else []
+    changes = []
+    if resume:
+        require_same_files(run_dir)
+        changes = changes_since(run_dir, config)
     stop_if_interrupted()
     if end is not None:
         checkpoints.drop(end)
@@ -231,7 +237,7 @@ def _write_begun(learner: Learner, config: Config, directory: Path, begun: int) 
     if not is_run(directory):
         directory.mkdir(parents=True, exist_ok=True)
         learner.save(directory)
-        write_origin(directory, config, learner.origins(config.seed))
+        write_origin(directory, config, learner.origins(config.seed), learner.files)
         # Last, since it marks the directory as a run.
         write_config(directory / CONFIG, config)
         return
@@ -338,9 +344,25 @@ def evaluate(
     return facts | {"seed": run.config.seed, "step": run.step} | records.summary(), type(records)
 
 
+def _parameter_lines(params: Any) -> list[str]:
+    """A line for each component of each group: its arrays and numbers, or its only array's shape."""
+    components: dict[str, list[tuple[str, Any]]] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        component, name = (
+            jax.tree_util.keystr(part, simple=True, separator=".") for part in (path[:2], path)
+        )
+        components.setdefault(component, []).append((name, leaf))
+    return [
+        f"{leaves[0][0]}  {leaves[0][1].dtype}{list(leaves[0][1].shape)}"
+        if len(leaves) == 1
+        else f"{component}  {sum(leaf.size for _, leaf in leaves):,} in {len(leaves)} arrays"
+        for component, leaves in components.items()
+    ]
+
+
 @single_precision
 def check(config: Config, console: PlainConsole) -> None:
-    """Prints what a run would be: parameters, shapes, memory and its first batch; trains nothing."""
+    """Prints what a run would be: parameters, memory, and its first examples; trains nothing."""
     require_rebuilt(config)
     learner = config.create()
     shapes = state_shapes(learner, config.seeds[:1])
@@ -348,9 +370,8 @@ def check(config: Config, console: PlainConsole) -> None:
     def size(tree: Any) -> float:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6
 
-    for path, leaf in jax.tree_util.tree_flatten_with_path(shapes.params)[0]:
-        name = jax.tree_util.keystr(path, simple=True, separator=".")
-        console.print(f"{name}  {leaf.dtype}{list(leaf.shape)}")
+    for line in _parameter_lines(shapes.params):
+        console.print(line)
     counts = parameter_counts(shapes.params)
     total = ", ".join(f"{name} {count:,}" for name, count in counts.items())
     console.print(f"parameters: {sum(counts.values()):,} ({total})")
@@ -362,7 +383,10 @@ def check(config: Config, console: PlainConsole) -> None:
     for number, stage in enumerate(learner.stages):
         console.print(f"stage {number}: {stage}")
     console.print("first batch:")
-    for line in learner.first_batch():
+    batch = learner.first_batch()
+    for line in batch[:EXAMPLES]:
         console.print(f"  {line}")
+    if len(batch) > EXAMPLES:
+        console.print(f"  and {len(batch) - EXAMPLES} more")
     for note in learner.notes():
         console.print(note)

@@ -11,7 +11,7 @@ import importlib
 import json
 import sys
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType, ModuleType
@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Union, get_args, get_origin
 from ragjax.config_differences import first_difference
 from ragjax.errors import UserError, require
 from ragjax.files import find_modules_in, load_function, load_module, parse_json, write_json
+from ragjax.imports import named_modules
 from ragjax.ranges import SEED, hints_of, require_ranges
 from ragjax.records import Records
 from ragjax.shipped import find_config
@@ -150,13 +151,16 @@ def to_json(value: Any, where: str = "") -> Any:
 
 
 def config_json(config: Config) -> dict[str, Any]:
-    """What a run's config.json holds: `to_json`, and the modules beside ours that its classes are of.
+    """What a run's config.json holds: `to_json`, and the modules beside ours that it imports.
 
-    Each module has its file, from which it is read where it can't be imported by its name.
+    These are the modules of its classes and those that its fields name. Each has its file, from which it
+    is read where it can't be imported by its name.
     """
-    value = to_json(config)
-    own = {name for name in map(module_of, _types(value)) if name.split(".")[0] != PACKAGE}
-    return value | {MODULES: {name: _file_of(name) for name in sorted(own)}}
+    names = {
+        name for spec in _specs(config) for name in (type(spec).__module__, *named_modules(spec))
+    }
+    own = {name for name in names if name.split(".")[0] != PACKAGE}
+    return to_json(config) | {MODULES: {name: _file_of(name) for name in sorted(own)}}
 
 
 def _file_of(module: str) -> str:
@@ -189,14 +193,16 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0]
 
 
-def _types(value: Any) -> list[str]:
-    """The "type" of every spec in a JSON value."""
-    if isinstance(value, list):
-        return [name for item in value for name in _types(item)]
-    if not isinstance(value, dict):
-        return []
-    own = [str(value["type"])] if "type" in value else []
-    return own + [name for item in value.values() for name in _types(item)]
+def _specs(value: Any) -> Iterator[Any]:
+    """Every dataclass in a spec or in what one of its fields holds."""
+    if isinstance(value, tuple | list):
+        for item in value:
+            yield from _specs(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield value
+        for item in dataclasses.fields(value):
+            if item.init:
+                yield from _specs(getattr(value, item.name))
 
 
 def _without_none(hint: Any) -> Any:
@@ -250,7 +256,17 @@ def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None
             for field, item in value.items()
             if field != "type"
         }
-        return kind(**fields)
+        spec = kind(**fields)
+        for module, field in named_modules(spec).items():
+            require(
+                module.split(".")[0] == PACKAGE or module in modules,
+                f"The config's {kind.__name__} imports {module!r} by its {field}, but that is neither "
+                f"of {PACKAGE} nor listed in {MODULES!r}; nothing else is imported, so list it there if "
+                "it is yours, or train the run again.",
+            )
+            if modules.get(module):
+                _module(module, modules[module])
+        return spec
     except UserError:
         raise
     except Exception as error:  # of a user's module or spec, whatever they raise

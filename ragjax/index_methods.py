@@ -164,7 +164,13 @@ class Searches:
         """What of a single question can't be read."""
         if self.options.questions is not None:
             return []
-        return list(self._fitted.text.check_question(questions[0].question)[1])
+        text, asked = self._fitted.text, questions[0].question
+        notes = text.check_question(asked)[1]
+        require(
+            text.has_known_word(asked),
+            f"No word of {asked.strip()!r} is in the corpus; ask about what its passages say.",
+        )
+        return notes
 
     def _embedded(self, questions: Sequence["Question"]) -> tuple["np.ndarray", list[bool]]:
         """[M,D] of the questions, and whether each has a known word."""

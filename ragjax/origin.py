@@ -2,7 +2,7 @@
 
 import hashlib
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,17 +91,20 @@ def made_from(run_dir: Path, params: Any) -> dict[str, Any]:
     return {"run": str(run_dir), "git_commit": commit, "digest": tree_digest(params)}
 
 
-def write_origin(run_dir: Path, config: Any, runs: Mapping[str, Any]) -> None:
+def write_origin(
+    run_dir: Path, config: Any, runs: Mapping[str, Any], files: Sequence[str] = ()
+) -> None:
     """Writes origin.json as a run begins.
 
     Args:
       run_dir: the run.
       config: its config.
       runs: what `made_from` says of each run that it is built on, by what that is to it.
+      files: names of those in its directory that have to stay as they are.
     """
-    write_json(
-        run_dir / ORIGIN, provenance() | {"modules": _module_digests(config), "runs": dict(runs)}
-    )
+    digests = {name: _file_digest(run_dir / name) for name in files}
+    own = {"modules": _module_digests(config), "runs": dict(runs), "files": digests}
+    write_json(run_dir / ORIGIN, provenance() | own)
 
 
 def read_origin(run_dir: Path) -> dict[str, Any]:
@@ -126,7 +129,26 @@ def read_origin(run_dir: Path) -> dict[str, Any]:
             isinstance(run, dict),
             f"{run_dir / ORIGIN} has {run!r} for the run {name!r}; train the run again.",
         )
+    files = origin.setdefault("files", {})  # runs of older versions have none
+    require(
+        isinstance(files, dict),
+        f"{run_dir / ORIGIN} has {files!r} for 'files'; train the run again.",
+    )
     return origin
+
+
+def require_same_files(run_dir: Path) -> None:
+    """Checks that the files of a run's directory are those that it began with.
+
+    Raises:
+      UserError: names one that is another.
+    """
+    for name, digest in read_origin(run_dir)["files"].items():
+        path = run_dir / name
+        require(
+            path.is_file() and _file_digest(path) == digest,
+            f"{path} is not the file that the run began with; restore it or train the run again.",
+        )
 
 
 def require_same_runs(run_dir: Path, runs: Mapping[str, Any]) -> None:
@@ -185,7 +207,9 @@ def changes_since(run_dir: Path, config: Any) -> list[str]:
 def _module_digests(config: Any) -> dict[str, str | None]:
     """A hash of each file that the config's own classes come from, by their modules' names."""
     files = {name: Path(file) for name, file in config_json(config)[MODULES].items()}
-    return {
-        name: hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.is_file() else None
-        for name, file in files.items()
-    }
+    return {name: _file_digest(file) if file.is_file() else None for name, file in files.items()}
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -158,7 +158,7 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
         if sure and answer["threshold"] > 1:
             least = "on development questions more answers were wrong than right, at any confidence"
         print_line(f"no answer: {reasons} ({sure}; {least})" if sure else "no answer")
-        if sure:
+        if sure and answer["probability"] is not None:
             print_line("  note: --force shows the guess")
     else:
         print_line(
@@ -171,7 +171,7 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
         print_line(f"{decision['probability']:.3f}  {decision['action']}{query}")
         if "passages" in decision:
             print_passages(decision["passages"], ("prior",))
-    if "passages" in answer:
+    if answer.get("passages"):
         print_passages(answer["passages"], ("prior", "posterior"))
 
 

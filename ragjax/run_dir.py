@@ -14,7 +14,7 @@ from ragjax.data.checks import checked, in_plain_text
 from ragjax.data.readers import read_passages
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
-from ragjax.origin import changes_since
+from ragjax.origin import changes_since, require_same_files
 from ragjax.precision import single_precision
 from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.training.checkpoint import Checkpoints
@@ -85,7 +85,8 @@ def load_run(run_dir: Path | str) -> Run:
     """Loads the run in a directory, of whatever learner.
 
     Raises:
-      UserError: it is missing, holds no run of a single seed, or has no whole checkpoint.
+      UserError: it is missing, holds no run of a single seed, has no whole checkpoint, or has a file
+        that was edited.
     """
     run_dir = Path(run_dir)
     require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
@@ -99,6 +100,7 @@ def load_run(run_dir: Path | str) -> Run:
     step, state, damaged = Checkpoints(run_dir / CHECKPOINTS).restore(
         state_shapes(learner, config.seeds)
     )
+    require_same_files(run_dir)
     changes = changes_since(run_dir, config)
     return Run(config, learner, learner.finish(state), step, damaged, changes)
 

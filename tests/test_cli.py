@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny_config import get_config
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax import __version__, commands
@@ -24,6 +25,7 @@ from ragjax.records import ReportTable
 from ragjax.result_commands import print_report
 from ragjax.run_dir import load_run
 from ragjax.training.checkpoint import Checkpoints
+from ragjax.training.program import state_shapes
 
 pytest_plugins = ["tiny_run"]
 
@@ -257,8 +259,8 @@ def test_interactive(ragjax, trained, monkeypatch):
     asked = ["Where does Ada live?", "Wakanda", "Where does Ben live?"]
     assert [answer["question"] for answer in answers] == asked
     assert err == ""
-    assert answers[1]["answer"] is None
-    assert answers[1]["error"].startswith("No word of 'Wakanda' is in the corpus")
+    assert all(answer.keys() == answers[0].keys() for answer in answers)
+    assert (answers[1]["answer"], answers[1]["confidence"]) == (None, 0)
 
 
 def test_an_answer_that_is_not_sure_is_not_given(ragjax, trained):
@@ -274,6 +276,69 @@ def test_an_answer_that_is_not_sure_is_not_given(ragjax, trained):
     assert told["answer"] is None
     assert told["reasons"]
     assert told["confidence"] < told["threshold"]
+
+
+def test_a_question_of_unknown_words_has_no_answer(ragjax, trained):
+    """There is nothing to guess from, so that --force shows no guess, and no probability is made up."""
+    told = json.loads(ragjax("answer", trained, "Wakanda zzyzx?", "--json")[1])
+    assert told.pop("threshold") > 0
+    assert told == {
+        "question": "Wakanda zzyzx?",
+        **{"answer": None, "probability": None, "similarity": None, "passages": [], "known": 0},
+        **{"confidence": 0, "reasons": ["unknown words"]},
+        "notes": [
+            "unknown words left out: Wakanda, zzyzx",
+            "no word of the question is known, so there is nothing to guess from",
+        ],
+    }
+    for options in ([], ["--force"]):
+        code, out, err = ragjax("answer", trained, "Wakanda zzyzx?", *options)
+        assert (code, err) == (0, "")
+        first, *notes = out.splitlines()
+        assert first.startswith("no answer: unknown words (confidence 0.000; ")
+        assert notes == [f"  note: {note}" for note in told["notes"]]
+    for asked, notes in (
+        ("?!", told["notes"][1:]),
+        ("日", ["unknown words left out: 日", told["notes"][1]]),
+    ):
+        other = json.loads(ragjax("answer", trained, asked, "--json", "--force")[1])
+        assert (other["answer"], other["notes"]) == (None, notes)
+
+
+def test_a_question_of_unknown_words_to_a_run_without_calibration(ragjax, copied):
+    (copied / "result.json").unlink()
+    told = json.loads(ragjax("answer", copied, "Wakanda", "--json")[1])
+    other = json.loads(ragjax("answer", copied, "Where does Ada live?", "--json")[1])
+    assert told.keys() == other.keys()
+    assert (told["answer"], told["probability"]) == (None, None)
+    code, out, _ = ragjax("answer", copied, "Wakanda")
+    assert (code, out.splitlines()[0]) == (0, "no answer")
+    assert out.endswith("so there is nothing to guess from\n")
+
+
+# Looking at a run
+
+
+def test_a_run_is_looked_at(ragjax, tmp_path, monkeypatch):
+    """By component, on one screen; nothing is trained or written."""
+    monkeypatch.chdir(tmp_path)
+    code, out, err = ragjax("train", CONFIG, "--check")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) < 40
+    learner = get_config().create()
+    params = state_shapes(learner, [0]).params
+    layer = jax.tree.leaves(params["reader"]["decoder_0"])
+    size = sum(leaf.size for leaf in layer)
+    assert f"reader.decoder_0  {size:,} in {len(layer)} arrays" in lines
+    width = params["retriever"]["query"]["embedding"].shape[0]
+    assert "retriever.log_scale  float32[]" in lines
+    assert f"reader.embedding  float32[{width}, 16]" in lines
+    total = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert any(line.startswith(f"parameters: {total:,} (reader ") for line in lines)
+    shown = lines[lines.index("first batch:") + 1 :]
+    assert shown[:3] == [f"  {line}" for line in learner.first_batch()[:2]] + ["  and 4 more"]
+    assert list(tmp_path.iterdir()) == []
 
 
 # Listing and tables
@@ -550,13 +615,6 @@ def test_run_without_checkpoint(refused, copied):
 @pytest.mark.parametrize("question", ["", "   ", "\n"])
 def test_empty_question(question, refused, trained):
     assert refused("answer", trained, question) == "The question is empty; ask one in words."
-
-
-@pytest.mark.parametrize("question", ["Wakanda", "???", "日本"])
-def test_question_of_unknown_words(question, refused, trained):
-    assert "is in the corpus; ask about what its passages say." in refused(
-        "answer", trained, question
-    )
 
 
 def snapshot(directory):

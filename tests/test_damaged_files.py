@@ -6,10 +6,13 @@ import warnings
 from types import SimpleNamespace
 
 import jax
+import numpy as np
 import pytest
+import tiny_config
 from tiny_task import TinyTask
 
 from ragjax import cli
+from ragjax.commands import train
 from ragjax.data import builder
 from ragjax.data.checks import checked
 from ragjax.data.readers import read_passages, read_questions
@@ -20,6 +23,7 @@ from ragjax.evaluation.episodes import read_episodes
 from ragjax.evaluation.metrics import read_predictions
 from ragjax.files import parse_json, read_json_object
 from ragjax.origin import read_origin
+from ragjax.printing import PlainConsole
 from ragjax.run_dir import load_run, read_rows
 from ragjax.training.logging import MetricLog
 from ragjax.types import Passage, QaData, Question
@@ -195,15 +199,79 @@ def test_files_of_a_run_that_hold_something_else(name, change, said, copied):
     assert "train the run again" in str(caught.value)
 
 
+def without_first(path):
+    path.write_text(json.dumps(json.loads(path.read_bytes())[1:]))
+
+
+def one_more_line(path):
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+def another_count(path):
+    value = json.loads(path.read_bytes())
+    path.write_text(json.dumps(value | {"cut_passages": value["cut_passages"] + 1}))
+
+
+def other_statistics(path):
+    with np.load(path) as arrays:
+        content = dict(arrays)
+    np.savez(path, **content | {"idf": content["idf"] + 1})
+
+
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        *(("lexicon.json", without_first), ("tokenizer.json", one_more_line)),
+        *(("passages.jsonl", one_more_line), ("data.json", another_count)),
+        ("corpus.npz", other_statistics),
+    ],
+)
+def test_a_file_of_a_run_that_was_edited(name, edit, copied):
+    """What can be read as well, but would give other answers under the run's name."""
+    edit(copied / name)
+    said = f"{copied / name} is not the file that the run began with; restore it or train the run again."
+    with pytest.raises(UserError) as caught:
+        load_run(copied)
+    assert str(caught.value) == said
+    if name == "lexicon.json":
+        with pytest.raises(UserError) as caught:
+            train(tiny_config.get_config(), copied, resume=True, console=PlainConsole())
+        assert str(caught.value) == said
+        run_of_an_older_version(copied)
+        load_run(copied)
+
+
+def run_of_an_older_version(run_dir):
+    """Leaves out what older versions did not write."""
+    origin = json.loads((run_dir / "origin.json").read_text())
+    del origin["files"]
+    (run_dir / "origin.json").write_text(json.dumps(origin))
+
+
+def test_a_calibration_that_was_edited(copied):
+    path = copied / "result.json"
+    value = json.loads(path.read_bytes())
+    value["calibration"]["threshold"] /= 2
+    path.write_text(json.dumps(value))
+    with pytest.raises(
+        UserError, match=r"calibration in .*result\.json was edited; restore the file"
+    ):
+        load_run(copied)
+    del value["calibration"]["digest"]  # as older versions wrote it
+    path.write_text(json.dumps(value))
+    assert load_run(copied).learner.calibration.threshold == value["calibration"]["threshold"]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
         ("git_commit", 7, "has 7 for 'git_commit'"),
         ("runs", {"start": 7}, "has 7 for the run 'start'"),
+        ("files", 7, "has 7 for 'files'"),
     ],
 )
 def test_an_origin_that_holds_something_else(field, value, said, tmp_path):
-    origin = {"versions": {}, "modules": {}, "runs": {}, "git_commit": None}
+    origin = {"versions": {}, "modules": {}, "runs": {}, "files": {}, "git_commit": None}
     (tmp_path / "origin.json").write_text(json.dumps(origin))
     assert read_origin(tmp_path) == origin
     (tmp_path / "origin.json").write_text(json.dumps(origin | {field: value}))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -533,3 +534,39 @@ def test_gymnasium_trains_resumes_and_is_evaluated(ragjax, gym_config, tmp_path,
     figures = json.loads(out)
     for mode in MODES:
         assert figures[f"{mode}_return"] == result[f"{mode}_return"]
+
+
+OWN_MODULE = """
+import gymnasium
+
+if "Mine-v0" not in gymnasium.registry:
+    gymnasium.register("Mine-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=20)
+"""
+
+
+def test_a_run_imports_the_modules_alone_that_it_lists(
+    ragjax, refused, gym_config, tmp_path, monkeypatch
+):
+    """Of an environment in a module beside the config file, which another process does not find."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "my_gym_module.py").write_text(OWN_MODULE)
+    run_dir = tmp_path / "run"
+    code, _, err = ragjax("train", gym_config("my_gym_module:Mine-v0"), "--run-dir", run_dir)
+    assert code == 0, err
+    kept = json.loads((run_dir / "config.json").read_text())
+    assert kept["modules"] == {"my_gym_module": str(tmp_path / "my_gym_module.py")}
+
+    def forget():
+        del sys.modules["my_gym_module"], gymnasium.registry["Mine-v0"]
+        sys.path.remove(str(tmp_path))
+
+    forget()
+    code, _, err = ragjax("evaluate", run_dir)
+    assert (code, err) == (0, "")
+    forget()
+    (run_dir / "config.json").write_text(json.dumps(kept | {"modules": {}}))
+    message = refused("evaluate", run_dir)
+    assert message.startswith(
+        "The config's Gymnasium imports 'my_gym_module' by its id, but that is "
+    )
+    assert "my_gym_module" not in sys.modules

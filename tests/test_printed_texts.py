@@ -243,6 +243,7 @@ def test_piped_questions_get_a_line_each(environment, trained):
         "Where \x00does Ben live?",
     ]
     assert [answer["question"] for answer in answers] == questions
-    assert ["error" in answer for answer in answers] == [False, True, True, False]
+    assert ["error" in answer for answer in answers] == [False, True, False, False]
+    assert answers[2]["reasons"] == ["unknown words"]
     assert r"'\udcff', which is no character in the encoding" in answers[1]["error"]
     assert b"Traceback" not in process.stderr

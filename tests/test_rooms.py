@@ -17,7 +17,17 @@ PACKAGE = ROOT / "ragjax"
 
 # A room imports from itself and from the rooms before it.
 ROOMS = (
-    *("errors", "ranges", "precision", "types", "text", "files", "manifests", "printing"),
+    *(
+        "errors",
+        "imports",
+        "ranges",
+        "precision",
+        "types",
+        "text",
+        "files",
+        "manifests",
+        "printing",
+    ),
     *("shipped", "interrupts", "lease", "records", "mesh"),
     *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),

@@ -225,8 +225,7 @@ def encode_store(
     cut = _measure(encoder, store, partial, progress)
     _embed(FittedEncoder.of(encoder, store, partial), store, writer, batch_size, check, progress)
     told = {"cut": cut, "versions": versions_of(PACKAGES), **(facts or {})}
-    check()
-    return writer.finish(directory, told, (IDF, WORDS))
+    return writer.finish(directory, told, (IDF, WORDS), check)
 
 
 def _width_of(encoder: CorpusEncoder) -> int:

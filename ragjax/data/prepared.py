@@ -27,8 +27,10 @@ from ragjax.retrieval.base import RetrieverSpec
 from ragjax.text import half_character, plain
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
-TOKENIZER, LEXICON = "tokenizer.json", "lexicon.json"
-PASSAGES, ARRAYS = "passages.jsonl", "corpus.npz"
+FILES = TOKENIZER, LEXICON, PASSAGES, ARRAYS = (
+    *("tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz"),
+)
+NOTHING_KNOWN = "no word of the question is known, so there is nothing to guess from"
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)  # what np.load raises, beside ValueError
 _VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]
 
@@ -150,6 +152,10 @@ class PreparedText:
         count = sum(any(letter.isalnum() for letter in word) for word in words)
         return 1.0 - len(self.known_words(text)[1]) / count if count else 1.0
 
+    def has_known_word(self, text: str) -> bool:
+        """Whether anything of a question is known, signs aside."""
+        return any(letter.isalnum() for letter in self.known_words(text)[0])
+
     def check_question(self, text: str) -> tuple[str, list[str]]:
         """Checks a question that is not of the task.
 
@@ -160,7 +166,7 @@ class PreparedText:
           The question without white space around it, and notes on what of it is not read.
 
         Raises:
-          UserError: it is empty or has no known word.
+          UserError: it is empty, or holds what is no character.
         """
         text, half = text.strip(), half_character(text)
         require(
@@ -170,10 +176,6 @@ class PreparedText:
         )
         require(bool(text), "The question is empty; ask one in words.")
         known, left_out = self.known_words(text)
-        require(
-            any(letter.isalnum() for letter in known),
-            f"No word of {text!r} is in the corpus; ask about what its passages say.",
-        )
         notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
         tokens, length = self.tokenizer.encode(known), self.spec.question_length
         if len(tokens) > length:

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ragjax.data.markdown import markdown_lines
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
 from ragjax.text import half_character
@@ -238,7 +239,7 @@ def read_passages(path: Path, *, words: int, overlap: int, fields: str = "") -> 
 
     A row has `text`, and may have `id` (the row's number, if no row has one) and `title`. A text is cut
     into passages of `words` words, each beginning with the last `overlap` words of the one before; its
-    title is its first Markdown heading or its name.
+    title is its first Markdown heading or its name. The marks of headings are left out.
 
     Args:
       path: file or folder.
@@ -292,9 +293,15 @@ def text_files(path: Path) -> list[Path]:
 
 def _cut_text(file: Path, name: str, words: int, overlap: int) -> Iterator[tuple[int, Passage]]:
     """The passages of a text, each with the line of its first word; an empty text is an empty one."""
-    headings = (line.strip("# \t\r\n") for _, line in read_lines(file) if line.startswith("#"))
-    title = next(filter(None, headings), "") if kind_of(file) != ".txt" else ""
-    found = ((number, word) for number, line in read_lines(file) for word in line.split())
+    markdown = kind_of(file) != ".txt"
+    headings = (line.text.strip() for line in markdown_lines(read_lines(file)) if line.is_title)
+    title = next(filter(None, headings), "") if markdown else ""
+    lines = (
+        ((number, text) for number, text, _ in markdown_lines(read_lines(file)))
+        if markdown
+        else read_lines(file)
+    )
+    found = ((number, word) for number, line in lines for word in line.split())
     piece, count = list(islice(found, words)), 0
     more = piece
     while more or not count:

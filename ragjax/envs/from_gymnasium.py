@@ -4,8 +4,9 @@ import contextlib
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from importlib import metadata
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from jaxtyping import Array
 from ragjax.envs.base import Environment
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
+from ragjax.imports import naming
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.types import Env, Timestep
 
@@ -162,6 +164,26 @@ class _Host:
                 )
 
 
+def _module_of_id(name: str) -> Iterator[str]:
+    """The module that an id makes Gymnasium import."""
+    module, colon, _ = name.partition(":")
+    return _foreign([module] if colon else [])
+
+
+def _modules_of_wrappers(paths: Iterable[str]) -> Iterator[str]:
+    """The modules of import paths, "module:name" or "module.name"."""
+    return _foreign(
+        path.partition(":")[0] if ":" in path else path.rpartition(".")[0] or path for path in paths
+    )
+
+
+def _foreign(modules: Iterable[str]) -> Iterator[str]:
+    """Those of neither Gymnasium nor a package that it imports itself, by its entry points."""
+    points = metadata.entry_points(group="gymnasium.envs")
+    known = {"gymnasium", *(point.module.partition(".")[0] for point in points)}
+    return (module for module in modules if module.partition(".")[0] not in known)
+
+
 @dataclass(frozen=True)
 class Gymnasium(Environment):
     """An environment of Gymnasium with numbered actions, whatever its observations are.
@@ -185,10 +207,10 @@ class Gymnasium(Environment):
     name: ClassVar[str] = "gymnasium"
     traceable: ClassVar[bool] = False
 
-    id: str = "CartPole-v1"
+    id: str = field(default="CartPole-v1", metadata=naming(_module_of_id))
     time_limit: int | None = None
     kwargs: str = "{}"
-    wrappers: tuple[str, ...] = ()
+    wrappers: tuple[str, ...] = field(default=(), metadata=naming(_modules_of_wrappers))
 
     def __post_init__(self):
         """Checks the fields."""

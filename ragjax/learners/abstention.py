@@ -1,6 +1,8 @@
 """When a run of questions gives no answer: calibration on its development split, and what it says."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ from ragjax.data.batching import EncodedQuestions
 from ragjax.data.prepared import PreparedText
 from ragjax.errors import require
 from ragjax.evaluation.calibration import (
+    REASONS,
     Calibration,
     calibrate,
     risk_coverage_area,
@@ -21,6 +24,7 @@ from ragjax.files import read_json_object
 from ragjax.run_dir import RESULT
 from ragjax.types import Question
 
+DIGEST = "digest"
 QUESTIONS = 256  # of the development split, each in four variations
 
 Records = list[dict[str, Any]]
@@ -64,11 +68,22 @@ def calibrate_run(
     )
 
 
+def calibration_json(calibration: Calibration | None) -> dict[str, Any] | None:
+    """What result.json holds of a calibration: its fields, and a hash of them."""
+    if calibration is None:
+        return None
+    return calibration.to_json() | {DIGEST: _digest_of(calibration)}
+
+
+def _digest_of(calibration: Calibration) -> str:
+    return hashlib.sha256(json.dumps(calibration.to_json()).encode()).hexdigest()[:16]
+
+
 def recorded_calibration(run_dir: Path) -> Calibration | None:
     """The calibration in a run's result.json; None of a run that has no result, or none in it.
 
     Raises:
-      UserError: it can't be read.
+      UserError: it can't be read, or was edited.
     """
     if not (run_dir / RESULT).exists():
         return None
@@ -77,7 +92,15 @@ def recorded_calibration(run_dir: Path) -> Calibration | None:
         value is None or isinstance(value, dict),
         f"The calibration in {run_dir / RESULT} is malformed ({value!r}); train the run again.",
     )
-    return None if value is None else Calibration.from_json(value)
+    if value is None:
+        return None
+    digest = value.pop(DIGEST, None)  # runs of older versions have none
+    calibration = Calibration.from_json(value)
+    require(
+        digest in (None, _digest_of(calibration)),
+        f"The calibration in {run_dir / RESULT} was edited; restore the file or train the run again.",
+    )
+    return calibration
 
 
 def figures_of(record: dict[str, Any]) -> np.ndarray:
@@ -98,6 +121,19 @@ def selective_figures(calibration: Calibration, records: Records) -> dict[str, A
         "accuracy": float(right[given].mean()) if given.any() else None,
         "aurc": risk_coverage_area(confidence, right),
     }
+
+
+def nothing_known(calibration: Calibration | None) -> dict[str, Any]:
+    """What is said of a question without a known word: as `abstained`, but nothing was read or guessed.
+
+    Args:
+      calibration: of the run; without one there is no confidence.
+    """
+    told = {"answer": None, "probability": None, "similarity": None, "passages": [], "known": 0.0}
+    if calibration is None:
+        return told
+    sure = {"confidence": 0.0, "threshold": calibration.threshold}
+    return told | sure | {"reasons": [REASONS["known"]]}
 
 
 def abstained(answer: dict[str, Any], calibration: Calibration, force: bool) -> dict[str, Any]:

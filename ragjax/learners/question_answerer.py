@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +13,8 @@ from jaxtyping import Array
 
 from ragjax.data.batching import EncodedQuestions
 from ragjax.data.corpus_encoding import CorpusEncoder
-from ragjax.data.prepared import PreparedText
-from ragjax.data.report import DataReport
+from ragjax.data.prepared import FILES, NOTHING_KNOWN, PreparedText
+from ragjax.data.report import REPORT, DataReport
 from ragjax.errors import require
 from ragjax.evaluation.answers import Answerer, Answers
 from ragjax.evaluation.calibration import Calibration
@@ -23,6 +23,7 @@ from ragjax.learners.abstention import (
     QUESTIONS,
     abstained,
     calibrate_run,
+    nothing_known,
     recorded_calibration,
     selective_figures,
 )
@@ -48,6 +49,8 @@ class QuestionsAnswerer(Learner):
       vocabulary: token statistics on the device.
       model: the model's pure functions.
     """
+
+    files: ClassVar[tuple[str, ...]] = (*FILES, REPORT)
 
     def __init__(
         self,
@@ -256,7 +259,8 @@ class QuestionsAnswerer(Learner):
           {"question", "answer" (None where the run is not sure enough), "probability", "confidence",
           "threshold", "reasons" (why not), "passages": [{"id", "title", "text", "prior",
           "posterior"}], "notes": what was left out}, the passages in the order of their posterior. A run
-          that was never calibrated has no confidence, and answers always.
+          that was never calibrated has no confidence, and answers always. A question without a known
+          word has no answer, probability or passages, and confidence 0, also with `force`.
         """
         text, notes = self.text.check_question(text)
         require(
@@ -265,6 +269,9 @@ class QuestionsAnswerer(Learner):
             f"(retriever {type(self.config.retriever).__name__}), which a question of your own does "
             "not have; ask a run with another retriever.",
         )
+        if not self.text.has_known_word(text):
+            told = nothing_known(self.calibration)
+            return {"question": text} | told | {"notes": [*notes, NOTHING_KNOWN]}
         encoded = self.encode((Question("asked", text, ("",), (), "", ""),))
         state = self.finish(state)
         params = evaluation_params(state.params, state.opt_state)

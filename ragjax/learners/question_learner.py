@@ -11,6 +11,7 @@ from jaxtyping import Array
 from ragjax.data.stream import Phase as Phase
 from ragjax.data.stream import QuestionStream
 from ragjax.errors import require
+from ragjax.learners.abstention import calibration_json
 from ragjax.learners.question_answerer import QuestionsAnswerer
 from ragjax.learners.start import require_start
 from ragjax.origin import made_from
@@ -228,7 +229,7 @@ class QuestionsLearner(QuestionsAnswerer):
         found: dict[str, Any] = {
             "index_built_at_step": int(state.index.built_at_step),
             "data": self.report.to_json(),
-            "calibration": self.calibration and self.calibration.to_json(),
+            "calibration": calibration_json(self.calibration),
         }
         shares = [row["dev/index_recall"] for row in rows if "dev/index_recall" in row]
         if shares:

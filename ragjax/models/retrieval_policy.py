@@ -27,6 +27,7 @@ from ragjax.ops.distributions import (
     StraightThroughCategorical,
 )
 from ragjax.ops.marginal import log_posterior
+from ragjax.retrieval.base import RetrieverSpec
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.types import Env, PolicyModel, Retrieved, TopK
 
@@ -56,7 +57,8 @@ class RetrievalPolicy(Policy):
     Attributes:
       k: K.
       hidden: widths of the hidden layers of policy and critic.
-      retriever: how p(d|s) comes about, with an encoder for observations and one for passages.
+      retriever: how p(d|s) comes about, with an encoder for observations and one for passages; a
+        learned one that goes by embeddings alone.
       latent: whether a passage explains one `step` or a whole `episode`; the latter needs an environment
         whose observations hold the episode (`history`).
       estimator: how the policy gradient passes the sum over passages. `marginal`: exactly. `sampled`:
@@ -71,7 +73,7 @@ class RetrievalPolicy(Policy):
 
     k: int = 4
     hidden: tuple[int, ...] = (64,)
-    retriever: Dense = field(default_factory=two_matrices)
+    retriever: RetrieverSpec = field(default_factory=two_matrices)
     latent: Latent = "step"
     estimator: Estimator = "marginal"
     reads: Reads = "both"
@@ -97,9 +99,9 @@ class RetrievalPolicy(Policy):
                 value in options, f"policy.{name} is {value!r}; choose one of {', '.join(options)}."
             )
         require(
-            not self.retriever.asynchronous,
-            "policy.retriever.asynchronous is true, but a policy's index is refreshed in its steps; set "
-            "it to false.",
+            not self.retriever.refresh_every_beside,
+            "policy.retriever refreshes its index beside the training, but a policy's is refreshed in "
+            "its steps; set policy.retriever.asynchronous to false.",
         )
         require(
             self.drawn <= self.k,
@@ -121,10 +123,16 @@ class RetrievalPolicy(Policy):
             what is read is not what was found.
 
         Raises:
-          UserError: the environment has no passages or too few, its passages are text and the
-            retriever's encoder reads numbers, or the other way round, or its observations do not hold
-            the episode where the latent is one of the episode.
+          UserError: the retriever can't score observations, the environment has no passages or too
+            few, its passages are text and the retriever's encoder reads numbers, or the other way
+            round, or its observations do not hold the episode where the latent is one of the episode.
         """
+        require(
+            self.retriever.learned and not self.retriever.fuses,
+            f"policy.retriever is a {type(self.retriever).__name__}, which looks up the words of "
+            "questions and can't score observations; choose a learned one that goes by embeddings "
+            "alone, such as Dense.",
+        )
         require(
             env.passages is not None,
             "policy is a RetrievalPolicy, but the environment has no passages to retrieve; choose one "
@@ -228,7 +236,9 @@ class RetrievalPolicy(Policy):
             now = jnp.take_along_axis(steps, row, axis=-2)[..., 0, :]
             return log_posterior(log_prior, log_likelihood), now
 
-        return PolicyModel(init, apply, embed, retrieve, self.retriever.refresh_every)
+        # Weight decay may move embeddings that no gradient moves.
+        every = self.retriever.refresh_every_in_step or 1
+        return PolicyModel(init, apply, embed, retrieve, every)
 
     def _distribution(self, log_prior: Array, logits: Array, noise: Array | None) -> Any:
         """Over actions, or over passages and actions, from log p(d|s) [...,K] and logits [...,K,A]."""

@@ -9,7 +9,7 @@ While they are made, `plan.json` says of what, and `done.txt` has a line for eac
 import contextlib
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -243,7 +243,11 @@ class EmbeddingsWriter:
         self.done += 1
 
     def finish(
-        self, directory: Path, facts: Mapping[str, Any], names: tuple[str, ...] = ()
+        self,
+        directory: Path,
+        facts: Mapping[str, Any],
+        names: tuple[str, ...] = (),
+        check: Callable[[], None] = lambda: None,
     ) -> StoredEmbeddings:
         """Gives the whole embeddings their name, in place of others that have it.
 
@@ -251,9 +255,13 @@ class EmbeddingsWriter:
           directory: their name, beside the one under which they were made.
           facts: what the manifest says beside the plan.
           names: of more files in the directory that belong to them.
+          check: called before anything is written, and before the renaming; may raise.
         """
         assert self.done == len(self.chunks)
+        check()
+        # It reads the whole file for its digest, which may take minutes.
         write_manifest(self.directory, KIND, {**self._plan, **facts}, (EMBEDDINGS, *names))
+        check()
         put_in_place(self.directory, directory)
         for name in (PLAN, DONE):
             (directory / name).unlink()

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,7 +97,12 @@ class Learner:
     `init`, `collect` and `loss` can be traced; arrays that they read are in `data`, an argument, so that
     no corpus is compiled into a program. `hyper` are the scalars that may differ between runs of one
     compiled program. Both are trees of arrays.
+
+    Attributes:
+      files: names of what `save` writes and a loaded run reads; none of it may change afterwards.
     """
+
+    files: ClassVar[tuple[str, ...]] = ()
 
     @property
     def stages(self) -> tuple[Stage, ...]:
@@ -336,7 +341,7 @@ class Learner:
         return []
 
     def first_batch(self) -> list[str]:
-        """The first batch of training in words, a line each."""
+        """The first batch of training in words, a line for each example."""
         return []
 
 

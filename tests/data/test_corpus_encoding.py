@@ -19,6 +19,7 @@ from ragjax.data.checks import in_plain_text
 from ragjax.data.corpus_encoding import CorpusEncoder, FittedEncoder, encode_store, length_batches
 from ragjax.data.passage_store import write_store
 from ragjax.errors import UserError
+from ragjax.manifests import MANIFEST
 from ragjax.models.encoder import BagEncoder, TransformerEncoder
 from ragjax.models.retriever import Dense
 from ragjax.retrieval.embeddings import DONE, StoredEmbeddings
@@ -272,9 +273,9 @@ def test_embeddings_that_were_cut_while_they_were_made_are_refused(torn, store, 
     assert not torn.exists()
 
 
-@pytest.mark.parametrize("allowed", [2, 6])
+@pytest.mark.parametrize("allowed", [2, 6, 7])
 def test_what_a_check_forbids_is_not_written(allowed, store, encoder, tmp_path):
-    """Neither a chunk, nor the name of all of them."""
+    """Neither a chunk, nor the manifest, nor the name of all of them."""
     checks = []
 
     def check():
@@ -286,7 +287,8 @@ def test_what_a_check_forbids_is_not_written(allowed, store, encoder, tmp_path):
         encode_store(encoder, store, tmp_path / "e", **SMALL, check=check)
     assert not (tmp_path / "e").exists()
     recorded = (tmp_path / "e.partial" / DONE).read_text().splitlines()
-    assert len(recorded) == allowed
+    assert len(recorded) == min(allowed, 6)
+    assert (tmp_path / "e.partial" / MANIFEST).exists() == (allowed > 6)
 
 
 # Whose they are

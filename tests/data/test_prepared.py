@@ -38,3 +38,5 @@ def test_only_what_is_read_can_be_too_long(text):
     assert exact.check_question(asked) == (asked, [])
     _, notes = exact.check_question("Where does Ada xylophonically live?")
     assert notes == ["unknown words left out: xylophonically"]
+    for asked, known in (("Ada?", True), ("xylophonically", False), ("?!", False)):
+        assert exact.has_known_word(asked) == known

@@ -73,15 +73,15 @@ def test_a_passage_without_an_id_has_its_number(tmp_path):
 def test_a_folder_is_cut_into_passages_that_overlap(tmp_path):
     (tmp_path / "sub").mkdir()
     write(tmp_path / "b.txt", "one two three\nfour five six seven eight nine")
-    write(tmp_path / "sub" / "a.md", "Intro\n\n# The  Title #\n\nbody")
+    write(tmp_path / "sub" / "a.md", "Intro\n\n# The  Title #\n\nbody of a text")
     write(tmp_path / "c.pdf", b"%PDF")
     write(tmp_path / ".hidden.txt", "no")
     assert passages(tmp_path) == [
         Passage("b.txt#0", "b", "one two three four five"),
         Passage("b.txt#1", "b", "four five six seven eight"),
         Passage("b.txt#2", "b", "seven eight nine"),
-        Passage("sub/a.md#0", "The  Title", "Intro # The Title #"),
-        Passage("sub/a.md#1", "The  Title", "Title # body"),
+        Passage("sub/a.md#0", "The  Title", "Intro The Title body of"),
+        Passage("sub/a.md#1", "The  Title", "body of a text"),
     ]
     assert [p.text for p in passages(tmp_path / "b.txt")][-1] == "seven eight nine"
 

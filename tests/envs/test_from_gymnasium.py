@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib import metadata
 
 import gymnasium
 import jax
@@ -10,9 +11,11 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ragjax.config import from_json, to_json
+from ragjax.config import config_json, from_json, to_json
 from ragjax.envs.from_gymnasium import Gymnasium, host_errors
 from ragjax.errors import UserError
+from ragjax.learners.episodes import EpisodesConfig
+from ragjax.objectives.a2c import A2C
 
 E = 3
 LIMIT = 15
@@ -311,7 +314,35 @@ def test_wrappers_go_around_in_order(wrappers, shown, wrapper_module):
     _, _, steps = play(spec, [0, 0])
     np.testing.assert_array_equal(steps.observation[:, 0, 0], shown)
     assert spec.limit == 9
-    assert from_json(json.loads(json.dumps(to_json(spec)))) == spec
+    assert from_json(json.loads(json.dumps(to_json(spec))), {wrapper_module: ""}) == spec
+
+
+@pytest.mark.parametrize(
+    ("fields", "modules"),
+    [
+        ({"id": "CartPole-v1"}, []),
+        ({"id": "my_envs.more:Some-v0"}, ["my_envs.more"]),
+        ({"id": "a_plugin:ALE/Pong-v5"}, []),
+        ({"id": "gymnasium.envs:CartPole-v1"}, []),
+        ({"wrappers": ("gymnasium.wrappers.No", "ragjax.some.Thing")}, []),
+        (
+            {"wrappers": ("mine.wrap", "my.other:Wrapper.of", "alone")},
+            ["alone", "mine", "my.other"],
+        ),
+    ],
+)
+def test_the_modules_that_it_names_are_listed(fields, modules, monkeypatch):
+    """But for those of Gymnasium, and of packages that it imports by their entry points."""
+    point = metadata.EntryPoint("ALE", "a_plugin.registration:register", "gymnasium.envs")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] * (group == point.group))
+    config = EpisodesConfig(env=Gymnasium(**fields), algorithm=A2C())
+    kept = json.loads(json.dumps(config_json(config)))
+    listed = kept.pop("modules")
+    assert listed == dict.fromkeys(modules, "")
+    assert from_json(kept, listed) == config
+    for name in listed:
+        with pytest.raises(UserError, match=f"imports '{name}' by its (id|wrappers), but that is"):
+            from_json(kept, {other: "" for other in listed if other != name})
 
 
 @pytest.fixture

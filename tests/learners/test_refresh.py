@@ -268,7 +268,7 @@ def test_nothing_is_measured_of_an_index_that_was_never_built(beside):
         ),
         (
             lambda: RetrievalPolicy(retriever=Dense(asynchronous=True)),
-            "policy.retriever.asynchronous is true",
+            "set policy.retriever.asynchronous to false",
         ),
         (
             lambda: dataclasses.replace(

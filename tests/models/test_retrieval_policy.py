@@ -1,7 +1,9 @@
 """Policies that retrieve, against the sum over passages written out."""
 
 import itertools
+import json
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +11,19 @@ import numpy as np
 import pytest
 from tiny_env import TinyMdp
 
+from ragjax.config import config_json, from_json
 from ragjax.envs.cartpole import CartPole
 from ragjax.envs.lookup import Lookup
 from ragjax.errors import UserError
+from ragjax.learners.episodes import EpisodesConfig
+from ragjax.models.hybrid import Hybrid
 from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.ppo import PPO
 from ragjax.ops.distributions import MarginalCategorical
+from ragjax.overrides import override
+from ragjax.retrieval.base import RetrieverSpec
+from ragjax.retrieval.bm25 import BM25
+from ragjax.retrieval.fixed import Oracle
 from ragjax.training.rollout import rollout, start
 from ragjax.types import Retrieved
 
@@ -353,6 +362,54 @@ def test_the_distribution_is_the_marginal_by_default():
 def test_bad_fields_are_named(fields, message):
     with pytest.raises(UserError, match=message):
         RetrievalPolicy(**fields)
+
+
+@dataclass(frozen=True)
+class Other(RetrieverSpec):
+    """A user's own retriever of two matrices, which is no Dense."""
+
+    learned: ClassVar[bool] = True
+
+    width: int = 8
+
+    @property
+    def refresh_every_in_step(self):
+        return 3
+
+    def build(self, vocabulary=None, **sizes):
+        return two_matrices(self.width).build(vocabulary, **sizes)
+
+
+def test_any_learned_retriever_fits():
+    env, observation = SPEC.vectorise(E), jnp.ones((E, 6))
+    first, second = (
+        built(RetrievalPolicy(k=K, hidden=(8,), retriever=retriever), env)
+        for retriever in (Other(), two_matrices(8))
+    )
+    assert first[0].refresh_every == 3
+    found = [
+        policy.apply(params, policy.retrieve(params, index, None, observation))[0].log_probs
+        for policy, params, index in (first, second)
+    ]
+    np.testing.assert_array_equal(*found)
+    config = EpisodesConfig(
+        env=SPEC, algorithm=PPO(), policy=RetrievalPolicy(k=K, retriever=Other())
+    )
+    kept = json.loads(json.dumps(config_json(config)))
+    modules = kept.pop("modules")
+    assert from_json(kept, modules) == config
+    changed = override(config, ["--policy.retriever.width", "4"])
+    assert changed.policy == RetrievalPolicy(k=K, retriever=Other(width=4))
+
+
+@pytest.mark.parametrize("retriever", [BM25(), Hybrid(), Oracle()])
+def test_a_retriever_that_goes_by_words_is_refused(retriever):
+    with pytest.raises(UserError) as caught:
+        RetrievalPolicy(k=2, retriever=retriever).build(SPEC.vectorise(2))
+    assert str(caught.value) == (
+        f"policy.retriever is a {type(retriever).__name__}, which looks up the words of questions and "
+        "can't score observations; choose a learned one that goes by embeddings alone, such as Dense."
+    )
 
 
 @pytest.mark.parametrize(

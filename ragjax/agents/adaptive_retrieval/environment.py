@@ -25,6 +25,7 @@ from ragjax.agents.adaptive_retrieval.questions import (
     make_table,
 )
 from ragjax.agents.adaptive_retrieval.reader import STAGES, TrainedReader
+from ragjax.data.prepared import NOTHING_KNOWN
 from ragjax.envs.base import Environment, EpisodeList
 from ragjax.errors import UserError, require
 from ragjax.origin import made_from
@@ -182,13 +183,17 @@ class PreparedAdaptiveRetrieval(Environment):
           text: the question.
 
         Returns:
-          What `answer_question` returns, and "notes" on what of the question is not read.
+          What `answer_question` returns, and "notes" on what of the question is not read. Of a question
+          without a known word nothing is decided, and no answer is given.
 
         Raises:
-          UserError: the question is empty or has no known word.
+          UserError: the question is empty, or holds what is no character.
         """
         reader = self.questions.reader
         text, notes = reader.understood(text)
+        if not reader.learner.text.has_known_word(text):
+            told = {"question": text, "answer": None, "probability": None, "decisions": []}
+            return told | {"notes": [*notes, NOTHING_KNOWN]}
         trace = reader.read([text], self.spec.k)
         unknown = np.zeros((1, STAGES))  # what the answers would score
         table = make_table(trace, self.questions.basis, unknown, ["asked"])

@@ -112,7 +112,7 @@ class TrainedReader:
         """A question that is not of the task, checked, and notes on what of it is not read.
 
         Raises:
-          UserError: it is empty or has no known word.
+          UserError: it is empty, or holds what is no character.
         """
         return self.learner.text.check_question(text)
 

@@ -144,12 +144,22 @@ def test_a_reader_that_was_trained_anew_is_noticed(agent, trained, tmp_path, ref
     assert f"{trained} holds other parameters now" in refused(*words)
 
 
-@pytest.mark.parametrize(
-    ("question", "message"), [("", "empty"), ("zzz qqq", "No word of"), ("zzz ?", "No word of")]
-)
-def test_an_agent_is_asked_in_known_words(agent, capsys, question, message):
-    assert main(["answer", str(agent), question]) == 2
-    assert message in capsys.readouterr().err
+def test_an_agent_is_asked_in_words(agent, capsys):
+    assert main(["answer", str(agent), ""]) == 2
+    assert "empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("question", ["zzz qqq", "zzz ?"])
+def test_an_agent_has_no_answer_to_unknown_words(agent, capsys, question):
+    assert main(["answer", str(agent), TEXT, "--json"]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert main(["answer", str(agent), question, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told.keys() == known.keys()
+    assert (told["answer"], told["probability"], told["decisions"]) == (None, None, [])
+    assert told["notes"][-1].startswith("no word of the question is known")
+    assert main(["answer", str(agent), question]) == 0
+    assert capsys.readouterr().out.startswith("no answer\n  note: unknown words left out: zzz")
 
 
 def test_a_missing_reader_is_named(tmp_path, capsys):
