@@ -145,19 +145,22 @@ def exact_against_flat() -> dict[str, Any]:
 
 
 def approximate(name: str) -> dict[str, Any]:
-    """ScaNN, HNSW and IVF on the same rows, each as fast as it is at a recall of .95."""
+    """ScaNN at a recall of .95 or more, and HNSW and IVF at that recall, on the same rows."""
     rows, queries = clustered(*MIDDLE) if name == "clustered" else real(int(name))
     right = exact_search(rows)(queries)
     tuning, asked = queries[: QUERIES // 2], queries[QUERIES // 2 :]
     right_tuning, right = right[: QUERIES // 2], right[QUERIES // 2 :]
     found: dict[str, dict[str, float]] = {}
+    target = reached = RECALL
     works: dict[str, Callable[[], np.ndarray]] = {}
     for kind, build in (("ScaNN", _scann), ("HNSW", _hnsw), ("IVF", _ivf)):
         searches, seconds = timed(functools.partial(build, rows, tuning))
         # The first setting that is good enough for the one half of the queries is timed with the other.
         for search in searches:
-            if shared(search(tuning), right_tuning) >= RECALL:
+            if (reached := shared(search(tuning), right_tuning)) >= target:
                 break
+        if kind == "ScaNN":
+            target = max(target, reached)
         works[kind] = functools.partial(search, asked)
         found[kind] = {"build": seconds, "recall": shared(search(asked), right)}
     for kind, seconds in medians(works).items():
@@ -286,6 +289,8 @@ def in_a_process(*words: Any) -> dict[str, Any]:
     # Set on some machines for the sake of older processors; they slow today's NumPy and faiss.
     hidden = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
     env = {name: value for name, value in os.environ.items() if name not in hidden}
+    # Else faiss's threads, when they have done their work, keep the cores that ScaNN's need next.
+    env["OMP_WAIT_POLICY"] = "PASSIVE"
     words = tuple(map(str, words))
     done = subprocess.run([sys.executable, __file__, *words], stdout=subprocess.PIPE, env=env)
     require(done.returncode == 0, f"{' '.join(words)} has failed; see what it says above.")
@@ -385,8 +390,9 @@ def get_table() -> MarkdownTable:
         "",
         *_approximate_lines(numbers["approximate"]),
         "",
-        "Each kind at the first of its settings that reaches recall@10 .95 for half of 1,024 queries, "
-        "or, if none does, at its last; timed with the other half. HNSW: 32 links, efConstruction 200. "
+        "ScaNN as it tunes itself with half of 1,024 queries to recall@10 .95, HNSW and IVF at their first "
+        "setting that reaches ScaNN's recall there, or, if none does, at their last; timed with the other "
+        "half. HNSW: 32 links, efConstruction 200. "
         "IVF: 4√N lists. The text is factbook's, in overlapping windows of 20 words, embedded by a bag "
         "encoder as it begins; the queries are its training questions.",
         "",

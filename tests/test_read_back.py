@@ -389,6 +389,8 @@ def test_names_of_directories(name, tmp_path):
     assert sorted(path.name for path in checkpoints.directory.iterdir()) == ["1", "2"]
 
 
+# Orbax, stopped by the error, may still call the event loop that it has closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_names_are_enough_to_fail_without_a_harmless_one(tmp_path, monkeypatch):
     """And then it is noticed while the run can still be begun elsewhere."""
     monkeypatch.setattr(checkpoint, "_plain", contextlib.nullcontext)

@@ -5,7 +5,7 @@ import logging
 import math
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -35,6 +35,7 @@ from ragjax.types import TopK
 FEWEST = 16  # rows; codes have 16 centres
 SAMPLE = 256  # rows of the corpus that the search is measured with
 FEW = 8  # queries; fewer are searched exactly
+ROW_COST = 20  # of a row that is scored exactly, in those of one scored by its code; measured
 KEPT_BYTES = 1 << 30
 KEPT = 2  # a training run's own index, and the one that it is measured with
 
@@ -56,11 +57,11 @@ class Scann(Index):
 
     - below `exact_below` passages all are scored, as by `Exact`, and nothing leaves the device; so they
       are in a search of fewer than 8 queries, such as one question that a run is asked;
-    - leaves: the square root of the number of passages;
-    - leaves to search (from a 64th of the leaves on) and reorder (100, 200, 400) are raised by factors
-      of 2 until recall@10 of 256 of the corpus's own rows, taken as queries, is `recall`, with a
-      standard error to spare. `build_searcher` measures with questions instead, if it is given some:
-      questions that are unlike passages may be found worse.
+    - leaves: twice the square root of the number of passages;
+    - leaves to search (from a 256th of the leaves on) and reorder (from 30 on) are those of the least
+      cost, estimated by the rows that they read, at which recall@10 of 256 of the corpus's own rows,
+      taken as queries, is `recall` with a standard error to spare. `build_searcher` measures with
+      questions instead, if it is given some: questions that are unlike passages may be found worse.
 
     The searcher lives on the host and is no array: a run's state holds the embeddings and a fingerprint
     of them. A search asks the host for the searcher of that fingerprint; only if it has none, the
@@ -159,7 +160,7 @@ class Scann(Index):
         Raises:
           UserError: there are fewer rows, or more leaves are to be searched.
         """
-        leaves = self.leaves or math.isqrt(rows)
+        leaves = self.leaves or min(2 * math.isqrt(rows), rows)
         for name, value, most in (
             ("leaves", leaves, rows),
             ("leaves_to_search", self.leaves_to_search, leaves),
@@ -203,12 +204,16 @@ def build_searcher(
     queries = np.ascontiguousarray(queries, np.float32)
     require_usable(queries, "queries")
     tenth = tenth_best(embeddings, queries)
+    plan, short = Plan(), []
     for searched, reorder in _plans(spec, leaves, len(embeddings)):
+        if any(searched <= other[0] and reorder <= other[1] for other in short):
+            continue  # it can't find more
         plan = Plan(leaves, searched, reorder, spec.threshold)
         recalls = measured_recall(ScannSearcher(embeddings, plan, native), queries, tenth)
         plan = dataclasses.replace(plan, recall=float(recalls.mean()))
         if recalls.mean() - recalls.std() / math.sqrt(len(recalls)) >= spec.recall:
             break
+        short.append((searched, reorder))
     if plan.recall < spec.recall:
         _log.warning(
             "retriever.index: recall@%d is %.3f, below %s, with the %d leaves to search and the reorder "
@@ -218,18 +223,21 @@ def build_searcher(
     return ScannSearcher(embeddings, plan, native)
 
 
-def _plans(spec: Scann, leaves: int, rows: int) -> Iterator[tuple[int, int]]:
-    """(leaves to search, reorder), cheap ones first; the last searches everything that may vary."""
-    searched = [spec.leaves_to_search]
-    if not spec.leaves_to_search:
-        searched = [min(math.ceil(leaves / 64) * 2**n, leaves) for n in range(7)]
-    reorder = [spec.reorder]
+def _plans(spec: Scann, leaves: int, rows: int) -> list[tuple[int, int]]:
+    """(leaves to search, reorder) in the order of their cost; the last searches all that may vary."""
+    searched = [spec.leaves_to_search] if spec.leaves_to_search else _grid(leaves / 256, leaves)
+    fewest, many = min(30, rows), min(480, rows)
+    reorder = [spec.reorder] if spec.reorder else _grid(fewest, many)
+    plans = {(leaf, row) for leaf in searched for row in reorder}
     if not spec.reorder:
-        reorder = [min(100 * 2**n, rows) for n in range(3)]
-    yield from ((leaf, row) for leaf in searched for row in reorder)
-    while not spec.reorder and reorder[-1] < rows:
-        reorder.append(min(2 * reorder[-1], rows))
-        yield searched[-1], reorder[-1]
+        plans |= {(searched[-1], row) for row in _grid(many, rows)}
+    return sorted(plans, key=lambda plan: (plan[0] * rows / leaves + ROW_COST * plan[1], plan))
+
+
+def _grid(first: float | int, last: int) -> list[int]:
+    """Whole numbers from `first` to `last`, each about the square root of 2 times the one before."""
+    steps = math.ceil(2 * math.log2(last / first))
+    return sorted({min(last, math.ceil(first * 2 ** (step / 2))) for step in range(steps + 1)})
 
 
 # Inside a compiled program

@@ -137,10 +137,15 @@ class ScannSearcher:
         )
         # Where fewer are found, ScaNN fills up with row 0 at distance NaN.
         ids = np.where(np.isnan(distances), -1, found.astype(np.int64)).astype(np.int32)
-        rescored = np.einsum("md,mkd->mk", queries, self.embeddings[np.maximum(ids, 0)])
+        rows = np.take(self.embeddings, ids, axis=0, mode="clip")  # of a miss, any
+        rescored = np.einsum("md,mkd->mk", queries, rows)
         scores = np.where(ids >= 0, rescored, -np.inf).astype(np.float32)
-        order = np.lexsort((ids, -scores), axis=-1)
-        return np.take_along_axis(ids, order, -1), np.take_along_axis(scores, order, -1)
+        # ScaNN sorts by its own sums, so that few queries have hits that tie or are out of order.
+        wrong = np.any(scores[:, 1:] >= scores[:, :-1], axis=1)
+        order = np.lexsort((ids[wrong], -scores[wrong]), axis=-1)
+        for found in (ids, scores):
+            found[wrong] = np.take_along_axis(found[wrong], order, -1)
+        return ids, scores
 
     def save(self, directory: Path | str) -> None:
         """Writes the index into a new directory, whole or not at all.
