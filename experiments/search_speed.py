@@ -390,9 +390,9 @@ def get_table() -> MarkdownTable:
         "",
         *_approximate_lines(numbers["approximate"]),
         "",
-        "ScaNN as it tunes itself with half of 1,024 queries to recall@10 .95, HNSW and IVF at their first "
-        "setting that reaches ScaNN's recall there, or, if none does, at their last; timed with the other "
-        "half. HNSW: 32 links, efConstruction 200. "
+        "ScaNN as it tunes itself with half of 1,024 queries to recall@10 .95; HNSW and IVF at their "
+        "first setting that reaches ScaNN's recall there, or, if none does, at their last. All timed "
+        "with the other half. HNSW: 32 links, efConstruction 200. "
         "IVF: 4√N lists. The text is factbook's, in overlapping windows of 20 words, embedded by a bag "
         "encoder as it begins; the queries are its training questions.",
         "",
