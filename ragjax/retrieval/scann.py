@@ -21,6 +21,7 @@ from ragjax.retrieval.base import Index, require_depth
 from ragjax.retrieval.blocks import best_in_blocks
 from ragjax.retrieval.scann_searcher import (
     DEPTH,
+    TRAINED_ON,
     Plan,
     ScannSearcher,
     import_scann,
@@ -35,6 +36,9 @@ from ragjax.types import TopK
 FEWEST = 16  # rows; codes have 16 centres
 SAMPLE = 256  # rows of the corpus that the search is measured with
 FEW = 8  # queries; fewer are searched exactly
+PER_LEAF = (
+    100  # rows that a partition is trained on, if there are more than √N; fewer split clusters
+)
 ROW_COST = 20  # of a row that is scored exactly, in those of one scored by its code; measured
 KEPT_BYTES = 1 << 30
 KEPT = 2  # a training run's own index, and the one that it is measured with
@@ -57,7 +61,8 @@ class Scann(Index):
 
     - below `exact_below` passages all are scored, as by `Exact`, and nothing leaves the device; so they
       are in a search of fewer than 8 queries, such as one question that a run is asked;
-    - leaves: twice the square root of the number of passages;
+    - leaves: the square root of the number of passages, or up to twice it where partitions are trained
+      on at least 100 passages each;
     - leaves to search (from a 256th of the leaves on) and reorder (from 30 on) are those of the least
       cost, estimated by the rows that they read, at which recall@10 of 256 of the corpus's own rows,
       taken as queries, is `recall` with a standard error to spare. `build_searcher` measures with
@@ -160,7 +165,9 @@ class Scann(Index):
         Raises:
           UserError: there are fewer rows, or more leaves are to be searched.
         """
-        leaves = self.leaves or min(2 * math.isqrt(rows), rows)
+        root = math.isqrt(rows)
+        many = min(2 * root, min(rows, TRAINED_ON) // PER_LEAF)
+        leaves = self.leaves or max(root, many)
         for name, value, most in (
             ("leaves", leaves, rows),
             ("leaves_to_search", self.leaves_to_search, leaves),

@@ -103,7 +103,7 @@ def test_recall_of_other_queries_is_what_was_asked_for(target):
     assert built.plan.recall >= target
     assert recall >= target - 0.015  # of 300 queries that it was not measured with
     assert abs(recall - built.plan.recall) < 0.05
-    assert built.plan.leaves == 108  # twice the root of 3,000
+    assert built.plan.leaves == 54  # the root of 3,000
     if target == 0.7:
         assert recall < 1  # it does leave something out
         assert built.plan.leaves_to_search < searcher().plan.leaves_to_search
@@ -505,7 +505,7 @@ def test_files_of_another_index_are_refused(saved, tmp_path):
         with pytest.raises(UserError, match=said):
             load(copy)
     whole = (saved / MANIFEST).read_text()
-    for old, new in (('"leaves": 108', '"leaves": 107'), ("dataset.npy", "../set.npy")):
+    for old, new in (('"leaves": 54', '"leaves": 53'), ("dataset.npy", "../set.npy")):
         assert old in whole
         (copy / MANIFEST).write_text(whole.replace(old, new))
         with pytest.raises(UserError, match="was cut or edited; build the index again"):
@@ -584,7 +584,36 @@ def test_fields_are_checked(fields, said):
         Scann(**fields)
 
 
-@pytest.mark.parametrize("fields", [{"leaves": 201}, {"leaves_to_search": 29}])
+@pytest.mark.parametrize(
+    ("rows", "leaves"),
+    [
+        (16, 4),
+        (3000, 54),
+        (20_000, 200),
+        (100_000, 632),
+        (200_000, 894),
+        (10**6, 1000),
+        (10**8, 10**4),
+    ],
+)
+def test_leaves_by_the_number_of_passages(rows, leaves):
+    """Twice the root of 100,000 and of 200,000: more would be trained on fewer than 100 rows each."""
+    assert Scann().leaves_of(rows) == leaves
+
+
+def test_plans_come_in_the_order_of_their_cost():
+    """Of 20,000 rows in 200 partitions: 100 to a partition, and a row scored exactly costs 20."""
+    plans = module._plans(Scann(), 200, 20_000)
+    costs = [100 * searched + 20 * reorder for searched, reorder in plans]
+    assert costs == sorted(costs)
+    assert (plans[0], plans[-1]) == ((1, 30), (200, 20_000))
+    assert len(set(plans)) == len(plans)
+    assert {searched for searched, reorder in plans if reorder > 480} == {200}
+    fixed = module._plans(Scann(leaves_to_search=7, reorder=90), 200, 20_000)
+    assert fixed == [(7, 90)]
+
+
+@pytest.mark.parametrize("fields", [{"leaves": 201}, {"leaves_to_search": 15}])
 def test_more_leaves_than_passages(fields):
     spec = dataclasses.replace(LARGE, **fields)
     ((name, value),) = fields.items()
