@@ -130,7 +130,7 @@ def shared(found: np.ndarray, right: np.ndarray) -> float:
 
 def exact_against_flat() -> dict[str, Any]:
     """Both exact searches of the same 200,000 rows."""
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports] - an extra
 
     rng = np.random.default_rng(0)
     rows = rng.standard_normal(MIDDLE, np.float32)
@@ -179,7 +179,7 @@ def _scann(rows: np.ndarray, queries: np.ndarray) -> Searches:
 
 
 def _hnsw(rows: np.ndarray, queries: np.ndarray) -> Searches:
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports] - an extra
 
     del queries
     index = faiss.IndexHNSWFlat(rows.shape[1], 32, faiss.METRIC_INNER_PRODUCT)
@@ -194,7 +194,7 @@ def _hnsw(rows: np.ndarray, queries: np.ndarray) -> Searches:
 
 
 def _ivf(rows: np.ndarray, queries: np.ndarray) -> Searches:
-    import faiss
+    import faiss  # pyright: ignore[reportMissingImports] - an extra
 
     del queries
     lists = 4 * math.isqrt(len(rows))
