@@ -44,6 +44,12 @@ def tree_digest(tree: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, which is not in memory as a whole."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextlib.contextmanager
 def new_directory(directory: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yields a directory with a temporary name, which gets its own when the block has ended well.
@@ -150,9 +156,7 @@ def read_manifest(
 
 
 def _size_and_digest(path: Path) -> list[Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return [path.stat().st_size, digest]
+    return [path.stat().st_size, file_digest(path)]
 
 
 def _seal_of(content: Mapping[str, Any]) -> str:

@@ -11,7 +11,7 @@ import jax
 from ragjax.config import MODULES, config_json
 from ragjax.errors import require
 from ragjax.files import read_json_object, write_json
-from ragjax.manifests import tree_digest, versions_of
+from ragjax.manifests import file_digest, tree_digest, versions_of
 from ragjax.records import commit_text
 
 ORIGIN = "origin.json"
@@ -52,8 +52,8 @@ def code_digest(directory: Path) -> str:
     digest = hashlib.sha256()
     files = directory.rglob("*.py")
     for file in sorted(file for file in files if not file.is_relative_to(directory / "configs")):
-        content = hashlib.sha256(file.read_bytes()).hexdigest()
-        digest.update(f"{file.relative_to(directory).as_posix()} {content}\n".encode())
+        name = file.relative_to(directory).as_posix()
+        digest.update(f"{name} {file_digest(file)}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -102,7 +102,7 @@ def write_origin(
       runs: what `made_from` says of each run that it is built on, by what that is to it.
       files: names of those in its directory that have to stay as they are.
     """
-    digests = {name: _file_digest(run_dir / name) for name in files}
+    digests = {name: _short_digest(run_dir / name) for name in files}
     own = {"modules": _module_digests(config), "runs": dict(runs), "files": digests}
     write_json(run_dir / ORIGIN, provenance() | own)
 
@@ -146,7 +146,7 @@ def require_same_files(run_dir: Path) -> None:
     for name, digest in read_origin(run_dir)["files"].items():
         path = run_dir / name
         require(
-            path.is_file() and _file_digest(path) == digest,
+            path.is_file() and _short_digest(path) == digest,
             f"{path} is not the file that the run began with; restore it or train the run again.",
         )
 
@@ -207,9 +207,8 @@ def changes_since(run_dir: Path, config: Any) -> list[str]:
 def _module_digests(config: Any) -> dict[str, str | None]:
     """A hash of each file that the config's own classes come from, by their modules' names."""
     files = {name: Path(file) for name, file in config_json(config)[MODULES].items()}
-    return {name: _file_digest(file) if file.is_file() else None for name, file in files.items()}
+    return {name: _short_digest(file) if file.is_file() else None for name, file in files.items()}
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+def _short_digest(path: Path) -> str:
+    return file_digest(path)[:16]

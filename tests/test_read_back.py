@@ -390,7 +390,9 @@ def test_names_of_directories(name, tmp_path):
 
 
 # Orbax, stopped by the error, may still call the event loop that it has closed.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings(
+    "ignore:(?s).*Event loop is closed:pytest.PytestUnraisableExceptionWarning"
+)
 def test_names_are_enough_to_fail_without_a_harmless_one(tmp_path, monkeypatch):
     """And then it is noticed while the run can still be begun elsewhere."""
     monkeypatch.setattr(checkpoint, "_plain", contextlib.nullcontext)

@@ -16,7 +16,13 @@ from ragjax.data.passage_files import FILES, HASHES, REMEDY, ROWS, PassageFiles,
 from ragjax.data.passage_writer import listed, write_passages
 from ragjax.data.readers import located_passages, text_files
 from ragjax.errors import require
-from ragjax.manifests import new_directory, read_manifest, versions_of, write_manifest
+from ragjax.manifests import (
+    file_digest,
+    new_directory,
+    read_manifest,
+    versions_of,
+    write_manifest,
+)
 from ragjax.types import Passage
 
 KIND = "passages"
@@ -164,9 +170,7 @@ def source_of(path: Path, **options: Any) -> dict[str, Any]:
     digest = hashlib.sha256()
     for file in text_files(path):
         name = file.relative_to(path).as_posix() if path.is_dir() else path.name
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        digest.update(f"{name}\n{content}\n".encode(errors="surrogateescape"))
+        digest.update(f"{name}\n{file_digest(file)}\n".encode(errors="surrogateescape"))
     return {"name": path.name, "digest": digest.hexdigest(), **options}
 
 

@@ -223,7 +223,7 @@ class QuestionsLearner(QuestionsAnswerer):
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """When the index was built, how well it held, the data, what was calibrated, and rewards drawn.
 
-        `index_recall` is the mean of the measurements while training, see `QuestionAnswerer.measure`.
+        `index_recall` is the mean of the measurements while training, see `QuestionsAnswerer.measure`.
         """
         del seed
         found: dict[str, Any] = {

@@ -14,7 +14,6 @@ from jaxtyping import Array, Bool, Float
 ACTIVATIONS = {"tanh": nn.tanh, "relu": nn.relu}
 
 
-@functools.cache
 def traced_once(initializer: nn.initializers.Initializer) -> nn.initializers.Initializer:
     """The same initialiser, traced once for each shape and dtype.
 

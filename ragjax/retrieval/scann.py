@@ -36,9 +36,7 @@ from ragjax.types import TopK
 FEWEST = 16  # rows; codes have 16 centres
 SAMPLE = 256  # rows of the corpus that the search is measured with
 FEW = 8  # queries; fewer are searched exactly
-PER_LEAF = (
-    100  # rows that a partition is trained on, if there are more than √N; fewer split clusters
-)
+PER_LEAF = 100  # rows that each of more than √N partitions is trained on at least
 ROW_COST = 20  # of a row that is scored exactly, in those of one scored by its code; measured
 KEPT_BYTES = 1 << 30
 KEPT = 2  # a training run's own index, and the one that it is measured with
