@@ -47,13 +47,15 @@ ROOMS = (
 
 # Top-level module -> the only files that may import it, as patterns of paths within the package.
 HOMES = {
-    "flax.linen": ("models/*",),
+    "flax.linen": ("models/*", "models/pretrained/*"),
     "tensorflow_datasets": ("data/*",),
     "orbax": ("training/checkpoint.py",),
     "tyro": ("overrides.py", "cli.py", "index_*.py"),
     "bm25s": ("retrieval/bm25.py",),
     "scann": ("retrieval/scann_searcher.py",),
     "tokenizers": ("data/*",),
+    "safetensors": ("models/pretrained/*",),
+    "gguf": ("models/pretrained/*",),
     "rlax": ("ops/*",),
     "gymnasium": ("envs/from_gymnasium.py", "envs/to_gymnasium.py"),
     "matplotlib": ("evaluation/plots.py",),

@@ -1,0 +1,228 @@
+"""Writes the goldens beside this file: tiny random models, and what transformers says of them.
+
+    pip install torch==2.13.0 transformers==5.24.0
+    python tests/goldens/make.py
+
+Each folder is a model's directory as `save_pretrained` writes it, and golden.npz, inputs and outputs.
+The tests need neither package.
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+import transformers as hf
+
+HERE = Path(__file__).parent
+VOCAB, LENGTH, FED, NEW = 48, 9, 6, 8
+PAD, END = 0, 2
+SPECIAL = {"pad_token_id": PAD, "bos_token_id": 1, "eos_token_id": END}
+
+
+def randomised(model):
+    """The model with all parameters drawn, those of norms and biases too, since 0 and 1 hide faults."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, value in model.named_parameters():
+            noise = torch.randn(value.shape, generator=generator)
+            if value.dim() > 1:
+                value.copy_(noise / value.shape[-1] ** 0.5)
+            else:
+                value.copy_(0.2 * noise + ("weight" in name))
+        for name, value in model.named_buffers():
+            if "final_logits_bias" in name:
+                value.copy_(0.2 * torch.randn(value.shape, generator=generator))
+    return model.eval()
+
+
+def inputs(pad):
+    """[3,LENGTH] tokens of three lengths, and their mask."""
+    tokens = np.random.default_rng(0).integers(3, VOCAB, (3, LENGTH))
+    mask = np.arange(LENGTH) < np.array([[LENGTH], [6], [3]])
+    return np.where(mask, tokens, pad), mask
+
+
+def torched(*arrays):
+    return [torch.from_numpy(np.asarray(array).astype(np.int64)) for array in arrays]
+
+
+def write(name, model, **arrays):
+    model.save_pretrained(HERE / name)
+    np.savez_compressed(HERE / name / "golden.npz", **arrays)
+
+
+def mean(output, attention):
+    counted = attention[..., None].float()
+    pooled = (output.last_hidden_state * counted).sum(1) / counted.sum(1)
+    return torch.nn.functional.normalize(pooled, dim=1)
+
+
+def encoder(name, model, pooled):
+    tokens, mask = inputs(PAD)
+    ids, attention = torched(tokens, mask)
+    embedded = pooled(model(ids, attention_mask=attention), attention)
+    write(name, model, tokens=tokens, mask=mask, embedded=embedded.numpy())
+
+
+def sequence(name, model, start, pad):
+    tokens, mask = inputs(pad)
+    drawn = np.random.default_rng(1).integers(3, VOCAB, (3, FED - 1))
+    fed = np.concatenate([np.full((3, 1), start), drawn], axis=1)
+    ids, attention, given = torched(tokens, mask, fed)
+    logits = model(input_ids=ids, attention_mask=attention, decoder_input_ids=given).logits
+    options = {"attention_mask": attention, "max_new_tokens": NEW, "do_sample": False}
+    greedy = model.generate(ids, num_beams=1, **options)
+    beam = model.generate(ids, num_beams=4, **options)
+    write(
+        name,
+        model,
+        tokens=tokens,
+        mask=mask,
+        fed=fed,
+        logits=logits.numpy(),
+        greedy=greedy.numpy(),
+        beam=beam.numpy(),
+    )
+
+
+def language(name, model):
+    tokens, mask = inputs(PAD)
+    ids, attention = torched(tokens, mask)
+    logits = model(ids, attention_mask=attention).logits
+    flipped = [torch.flip(part, [1]) for part in (ids, attention)]
+    options = {"attention_mask": flipped[1], "max_new_tokens": NEW, "do_sample": False}
+    greedy = model.generate(flipped[0], **options)
+    write(name, model, tokens=tokens, mask=mask, logits=logits.numpy(), greedy=greedy.numpy())
+
+
+def sentence_transformer(name):
+    """The files by which sentence-transformers tells its pooling."""
+    steps = [("Transformer", ""), ("Pooling", "1_Pooling"), ("Normalize", "2_Normalize")]
+    modules = [
+        {
+            "idx": number,
+            "name": str(number),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
+        for number, (kind, path) in enumerate(steps)
+    ]
+    (HERE / name / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
+    pooling = {"word_embedding_dimension": 16} | {
+        f"pooling_mode_{mode}": mode == "mean_tokens"
+        for mode in ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens")
+    }
+    (HERE / name / "1_Pooling").mkdir()
+    (HERE / name / "1_Pooling" / "config.json").write_text(json.dumps(pooling, indent=2) + "\n")
+
+
+BERT = {
+    "vocab_size": VOCAB,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 24,
+    "max_position_embeddings": 20,
+}
+DECODER = BERT | {
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "pad_token_id": PAD,
+    "bos_token_id": 1,
+    "eos_token_id": END,
+}
+T5 = {
+    "vocab_size": VOCAB,
+    "d_model": 16,
+    "d_kv": 6,
+    "d_ff": 24,
+    "num_layers": 2,
+    "num_decoder_layers": 1,
+    "num_heads": 3,
+    "relative_attention_num_buckets": 8,
+    "relative_attention_max_distance": 6,
+    "decoder_start_token_id": PAD,
+    "pad_token_id": PAD,
+    "eos_token_id": 1,
+}
+
+
+def bart():
+    return hf.BartConfig(
+        vocab_size=VOCAB,
+        d_model=16,
+        encoder_layers=2,
+        decoder_layers=1,
+        encoder_attention_heads=4,
+        decoder_attention_heads=2,
+        encoder_ffn_dim=24,
+        decoder_ffn_dim=20,
+        max_position_embeddings=30,
+        scale_embedding=True,
+        pad_token_id=1,
+        bos_token_id=0,
+        eos_token_id=2,
+        decoder_start_token_id=2,
+        forced_eos_token_id=2,
+    )
+
+
+def untied_t5():
+    model = randomised(
+        hf.T5ForConditionalGeneration(
+            hf.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)
+        )
+    )
+    # As the checkpoints of version 1.1 have it, which transformers 5 would make tied.
+    drawn = torch.randn(model.lm_head.weight.shape, generator=torch.Generator().manual_seed(1))
+    model.lm_head.weight = torch.nn.Parameter(drawn / 4)
+    model.config.tie_word_embeddings = False
+    return model
+
+
+def rag():
+    config = hf.RagConfig.from_question_encoder_generator_configs(
+        hf.DPRConfig(**BERT), bart(), n_docs=3
+    )
+    return randomised(hf.RagTokenForGeneration(config=config))
+
+
+@torch.no_grad()
+def main():
+    for folder in HERE.iterdir():
+        if folder.is_dir():
+            shutil.rmtree(folder)
+    first = lambda output, _: output.last_hidden_state[:, 0]  # noqa: E731
+    encoder("bert", randomised(hf.BertModel(hf.BertConfig(**BERT))), first)
+    pooler = lambda output, _: output.pooler_output  # noqa: E731
+    projected = hf.DPRConfig(**BERT, projection_dim=10)
+    encoder("dpr_question", randomised(hf.DPRQuestionEncoder(projected)), pooler)
+    encoder("dpr_context", randomised(hf.DPRContextEncoder(hf.DPRConfig(**BERT))), pooler)
+    encoder("sentence_transformer", randomised(hf.BertModel(hf.BertConfig(**BERT))), mean)
+    sentence_transformer("sentence_transformer")
+    sequence("bart", randomised(hf.BartForConditionalGeneration(bart())), 2, 1)
+    sequence("t5", randomised(hf.T5ForConditionalGeneration(hf.T5Config(**T5))), PAD, PAD)
+    sequence("t5_untied", untied_t5(), PAD, PAD)
+    llama3 = {
+        "rope_type": "llama3",
+        "rope_theta": 500.0,
+        "factor": 4.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 16,
+    }
+    language("llama", randomised(hf.LlamaForCausalLM(hf.LlamaConfig(**DECODER))))
+    scaled = hf.LlamaConfig(
+        **DECODER, rope_parameters=llama3, tie_word_embeddings=True, attention_bias=True
+    )
+    language("llama_scaled", randomised(hf.LlamaForCausalLM(scaled)))
+    language("qwen2", randomised(hf.Qwen2ForCausalLM(hf.Qwen2Config(**DECODER))))
+    qwen3 = hf.Qwen3Config(**DECODER, head_dim=6, tie_word_embeddings=True)
+    language("qwen3", randomised(hf.Qwen3ForCausalLM(qwen3)))
+    rag().save_pretrained(HERE / "rag")
+
+
+if __name__ == "__main__":
+    main()
