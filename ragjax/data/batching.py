@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ragjax.data.lexicon import Lexicon
+from ragjax.data.pretrained_tokenizer import PretrainedTokenizer
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec, measure_vocabulary
 from ragjax.errors import require
 from ragjax.retrieval.base import RetrieverSpec
@@ -52,8 +53,9 @@ class EncodedCorpus:
 
     Attributes:
       passages: N passages.
-      tokens: [N,P].
-      cut: how many passages were longer than P.
+      tokens: [N,P], what the reader reads and, if the retriever has a tokenizer of its own, what that
+        reads.
+      cut: how many passages were longer; where there are two tokenizers, for the stricter one.
       vocabulary: the token statistics of passages and training questions.
       lexicon: their words.
     """
@@ -75,8 +77,12 @@ def encode_corpus(
     spec: TokenizerSpec,
     passages: Sequence[Passage],
     training_questions: Sequence[Question],
+    own: PretrainedTokenizer | None = None,
 ) -> EncodedCorpus:
-    """Tokenises the corpus and measures its vocabulary."""
+    """Tokenises the corpus and measures its vocabulary.
+
+    A retriever with a tokenizer of its `own` reads rows that stand behind those of the reader.
+    """
     require(len(passages) > 0, "The task has no passages; a corpus needs at least one.")
     texts = [passage_text(passage, spec.with_title) for passage in passages]
     tokens, cut = tokenizer.encode_batch(texts, spec.passage_length)
@@ -84,6 +90,9 @@ def encode_corpus(
     asked, _ = tokenizer.encode_batch(questions, spec.question_length)
     vocabulary = measure_vocabulary(tokenizer, tokens, asked, spec.content_below)
     lexicon = Lexicon.measure(tokenizer, [*texts, *questions])
+    if own is not None:
+        rows, cut_again = own.passages(texts)
+        tokens, cut = np.concatenate([tokens, rows], axis=1), max(cut, cut_again)
     return EncodedCorpus(tuple(passages), tokens, cut, vocabulary, lexicon)
 
 
@@ -102,6 +111,7 @@ def encode_questions(
     retriever: RetrieverSpec,
     k: int,
     candidates: RetrieverSpec | None = None,
+    own: PretrainedTokenizer | None = None,
 ) -> EncodedQuestions:
     """Tokenises a split and looks up what the host finds for it.
 
@@ -124,6 +134,9 @@ def encode_questions(
         [corpus.lexicon.known_form(tokenizer, question.question)[0] for question in questions],
         spec.question_length,
     )
+    if own is not None:
+        rows, _ = own.questions([question.question for question in questions])
+        asked = np.concatenate([asked, rows], axis=1)
     target, accepted = _encode_answers(tokenizer, spec.answer_length, questions)
     rows = {passage.id: row for row, passage in enumerate(corpus.passages)}
     width = max(len(question.positives) for question in questions)

@@ -69,6 +69,8 @@ class CorpusEncoder:
         params = tree_digest(self.params["retriever"])
         lengths = (self.text.spec.passage_length, self.text.spec.with_title)
         reading = f"{self.text.tokenizer.to_json()} {lengths}"
+        if (own := self.text.own) is not None:
+            reading += f" {own.to_json()} {own.reads.lengths} {own.reads.prefixes}"
         return {
             "encoder": hashlib.sha256(f"{built} {known} {params}".encode()).hexdigest()[:16],
             "tokenizer": hashlib.sha256(reading.encode()).hexdigest()[:16],
@@ -88,7 +90,13 @@ class CorpusEncoder:
         ]
 
     def tokens(self, passages: Sequence[Passage]) -> tuple[Int[np.ndarray, "n P"], int]:
-        """The tokens of passages, and how many are cut."""
+        """The tokens of passages that the retriever reads, and how many are cut."""
+        if self.text.own is not None:
+            return self.text.own.passages(self.texts(passages))
+        return self.words(passages)
+
+    def words(self, passages: Sequence[Passage]) -> tuple[Int[np.ndarray, "n P"], int]:
+        """The tokens of passages of the run's own tokenizer, and how many are cut."""
         return self.text.tokenizer.encode_batch(self.texts(passages), self.text.spec.passage_length)
 
 
@@ -160,10 +168,14 @@ class FittedEncoder:
 
         Returns:
           [M,D] embeddings, and of each question whether it has a known word; it finds nothing if not.
+          An encoder with a tokenizer of its own knows every word.
         """
-        known = [self.text.known_words(question)[0] for question in questions]
-        length = self.text.spec.question_length
-        tokens, _ = self.text.tokenizer.encode_batch(known, length)
+        known = list(questions)
+        if self.text.own is not None:
+            tokens, _ = self.text.own.questions(questions)
+        else:
+            known = [self.text.known_words(question)[0] for question in questions]
+            tokens, _ = self.text.tokenizer.encode_batch(known, self.text.spec.question_length)
         # Batches of one size, the last filled up, so that all are embedded by one program.
         rows = np.pad(tokens, ((0, -len(tokens) % _ASKED), (0, 0)), constant_values=PAD_ID)
         parts = [
@@ -231,7 +243,8 @@ def encode_store(
 def _width_of(encoder: CorpusEncoder) -> int:
     """D."""
     retriever = encoder.build(encoder.text.corpus.vocabulary)
-    shape = jax.ShapeDtypeStruct((1, encoder.text.spec.passage_length), jnp.int32)
+    own, length = encoder.text.own, encoder.text.spec.passage_length
+    shape = jax.ShapeDtypeStruct((1, length if own is None else own.reads.lengths[1]), jnp.int32)
     return jax.eval_shape(retriever.embed, encoder.params, shape).shape[-1]
 
 
@@ -251,6 +264,8 @@ def _measure(
         for start in range(0, len(store), _READ):
             passages = store[start : start + _READ]
             rows, longer = encoder.tokens(passages)
+            if encoder.text.own is not None:
+                rows, _ = encoder.words(passages)
             held[:] += document_frequency(fold, rows)
             cut += longer
             yield from encoder.texts(passages)

@@ -19,17 +19,19 @@ from ragjax.data.batching import (
     train_tokenizer,
 )
 from ragjax.data.lexicon import Lexicon
+from ragjax.data.pretrained_tokenizer import PretrainedTokenizer
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json, write_atomically
 from ragjax.interrupts import stop_if_interrupted
-from ragjax.retrieval.base import RetrieverSpec
+from ragjax.retrieval.base import OwnTokens, RetrieverSpec
 from ragjax.text import half_character, plain
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
 FILES = TOKENIZER, LEXICON, PASSAGES, ARRAYS = (
     *("tokenizer.json", "lexicon.json", "passages.jsonl", "corpus.npz"),
 )
+OWN_TOKENIZER = "retriever_tokenizer.json"
 NOTHING_KNOWN = "no word of the question is known, so there is nothing to guess from"
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)  # what np.load raises, beside ValueError
 _VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]
@@ -43,20 +45,24 @@ class PreparedText:
       spec: lengths and sizes.
       tokenizer: trained on the corpus.
       corpus: the encoded passages.
+      own: the tokenizer of a retriever that has one of its own.
     """
 
     spec: TokenizerSpec
     tokenizer: Tokenizer
     corpus: EncodedCorpus
+    own: PretrainedTokenizer | None = None
 
     @classmethod
-    def make(cls, spec: TokenizerSpec, data: QaData) -> "PreparedText":
-        """Trains the tokenizer and encodes the corpus."""
+    def make(
+        cls, spec: TokenizerSpec, data: QaData, reads: OwnTokens | None = None
+    ) -> "PreparedText":
+        """Trains the tokenizer and encodes the corpus, also as a retriever `reads` it."""
         tokenizer = train_tokenizer(spec, data)
         stop_if_interrupted()
-        return cls(
-            spec, tokenizer, encode_corpus(tokenizer, spec, data.passages, data.splits["train"])
-        )
+        own = None if reads is None else PretrainedTokenizer(reads)
+        corpus = encode_corpus(tokenizer, spec, data.passages, data.splits["train"], own)
+        return cls(spec, tokenizer, corpus, own)
 
     def save(self, run_dir: Path) -> None:
         """Writes tokenizer and corpus into a run's directory, and reads them again.
@@ -67,6 +73,8 @@ class PreparedText:
         run_dir.mkdir(parents=True, exist_ok=True)
         corpus = self.corpus
         self.tokenizer.save(run_dir / TOKENIZER)
+        if self.own is not None:
+            self.own.save(run_dir / OWN_TOKENIZER)
         words = json.dumps(corpus.lexicon.words, ensure_ascii=False)
         write_atomically(run_dir / LEXICON, words.encode())
         lines = [json.dumps(vars(passage), ensure_ascii=False) for passage in corpus.passages]
@@ -74,7 +82,8 @@ class PreparedText:
         arrays = io.BytesIO()
         np.savez(arrays, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
         write_atomically(run_dir / ARRAYS, arrays.getvalue())
-        found = PreparedText.load(self.spec, run_dir).corpus
+        reads = None if self.own is None else self.own.reads
+        found = PreparedText.load(self.spec, run_dir, reads).corpus
         require(
             found.passages == corpus.passages and np.array_equal(found.tokens, corpus.tokens),
             f"{run_dir} holds another corpus than was written there; name another directory, on another "
@@ -82,7 +91,9 @@ class PreparedText:
         )
 
     @classmethod
-    def load(cls, spec: TokenizerSpec, run_dir: Path) -> "PreparedText":
+    def load(
+        cls, spec: TokenizerSpec, run_dir: Path, reads: OwnTokens | None = None
+    ) -> "PreparedText":
         """Reads what `save` wrote.
 
         Raises:
@@ -111,7 +122,8 @@ class PreparedText:
             (TOKENIZER, tokenizer.vocab_size == len(vocabulary.fold)),
         ):
             require(fits, f"{run_dir / name} and {run_dir / ARRAYS} disagree; train the run again.")
-        return cls(spec, tokenizer, corpus)
+        own = None if reads is None else PretrainedTokenizer(reads, run_dir / OWN_TOKENIZER)
+        return cls(spec, tokenizer, corpus, own)
 
     def over(self, passages: Sequence[Passage]) -> "PreparedText":
         """The same tokenizer over another corpus.
@@ -120,7 +132,7 @@ class PreparedText:
         are.
         """
         known = self.corpus.vocabulary
-        other = encode_corpus(self.tokenizer, self.spec, passages, ())
+        other = encode_corpus(self.tokenizer, self.spec, passages, (), self.own)
         idf = np.where(known.idf > 0, known.idf, other.vocabulary.idf)
         words = dict.fromkeys((*self.corpus.lexicon.words, *other.lexicon.words))
         corpus = dataclasses.replace(
@@ -128,7 +140,7 @@ class PreparedText:
             vocabulary=Vocabulary(fold=known.fold, idf=idf, content=known.content),
             lexicon=Lexicon(tuple(words)),
         )
-        return PreparedText(self.spec, self.tokenizer, corpus)
+        return PreparedText(self.spec, self.tokenizer, corpus, self.own)
 
     def encode(
         self,
@@ -139,7 +151,7 @@ class PreparedText:
     ) -> EncodedQuestions:
         """Tokenises questions, and looks up what the host finds for each; see `encode_questions`."""
         return encode_questions(
-            self.tokenizer, self.spec, self.corpus, questions, retriever, k, candidates
+            self.tokenizer, self.spec, self.corpus, questions, retriever, k, candidates, self.own
         )
 
     def known_words(self, text: str) -> tuple[str, list[str]]:

@@ -91,14 +91,18 @@ class QuestionsLearner(QuestionsAnswerer):
         return State(zero, params, self.optimizer.init(params), key, index, extra=reference)
 
     def warm_start(self, state: State, seed: int) -> State:
-        """Begins with the parameters of the run `config.start`.
+        """Begins with the parameters of the run `config.start`, or with pretrained ones, if there are.
 
         Raises:
           UserError: that run does not fit, or its passages are others.
         """
         config = self.config
         if not config.start:
-            return state
+            pretrained = config.retriever.pretrained()
+            if not pretrained:
+                return state
+            params = state.params | {"retriever": state.params["retriever"] | pretrained}
+            return self._begun(params, state.key, state.index)
         require_start(config, seed)
         run = load_run(config.start_dir(seed))
         other: QuestionsLearner = run.learner  # pyright: ignore[reportAssignmentType]

@@ -179,13 +179,23 @@ class QuestionsConfig(Config):
         data = self.task.load()
         require_splits(data, self.task.name, SPLITS)
         self.check_depths(len(data.passages))
+        reads = self.retriever.reads
+        require(
+            reads is None or not self.objective.alters_words,
+            "The objective shows the retriever renamed or corrupted words, but retriever.encoder has a "
+            "tokenizer of its own, which does not know them; set rename_retriever, corrupt_words and "
+            "remove_question to 0.",
+        )
         known = self.task.vocabulary_task
-        text = PreparedText.make(self.tokenizer, data if known is self.task else known.load())
+        text = PreparedText.make(
+            self.tokenizer, data if known is self.task else known.load(), reads
+        )
         return QuestionsLearner(self, text, DataReport.measure(data, text), data)
 
     def load(self, run_dir: Path) -> QuestionsLearner:
         """Reads the text that a run prepared; its task's questions are made when they are needed."""
-        text, report = PreparedText.load(self.tokenizer, run_dir), DataReport.load(run_dir)
+        text = PreparedText.load(self.tokenizer, run_dir, self.retriever.reads)
+        report = DataReport.load(run_dir)
         report.require_passages(text.corpus.passages, run_dir)
         return QuestionsLearner(self, text, report, origin=run_dir)
 

@@ -4,7 +4,7 @@ A new encoder is one class that subclasses `Encoder`, with the module that it bu
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import flax.linen as nn
 import jax
@@ -23,7 +23,8 @@ from ragjax.models.layers import (
     sinusoidal_positions,
 )
 from ragjax.ops.scoring import FULL_PRECISION
-from ragjax.types import PAD_ID
+from ragjax.retrieval.base import OwnTokens
+from ragjax.types import PAD_ID, Params
 
 
 def unit_length(x: Float[Array, "... D"], *, smooth: bool = False) -> Float[Array, "... D"]:
@@ -145,11 +146,18 @@ class Encoder:
 
     Attributes:
       reads_tokens: whether it reads tokens; otherwise numbers, such as an observation.
-      tokenizer: the spec of a tokenizer that belongs to it, or None: it reads any.
     """
 
     reads_tokens: ClassVar[bool] = True
-    tokenizer: ClassVar[Any] = None
+
+    @property
+    def reads(self) -> OwnTokens | None:
+        """The tokenizer that belongs to it; None if it reads the tokens of the run's own."""
+        return None
+
+    def pretrained(self) -> Params | None:
+        """The module's parameters that training begins with, read on the host; None for new ones."""
+        return None
 
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns a module that is called as (x, idf, side) -> [...,D], float32 of unit length.
@@ -159,7 +167,8 @@ class Encoder:
         constant by which one module may treat the two differently.
 
         Args:
-          vocab_size: V, or 0 where there are no tokens.
+          vocab_size: V, or 0 where there are no tokens; an encoder with a tokenizer of its own knows
+            better, and is given no `idf`.
           dtype: of the computation, float32 or bfloat16; parameters are float32.
         """
         raise NotImplementedError

@@ -13,12 +13,12 @@ from ragjax.errors import require
 from ragjax.models.retriever import Dense
 from ragjax.ops.masking import masked_log_softmax
 from ragjax.ops.scoring import FULL_PRECISION
-from ragjax.retrieval.base import RetrieverSpec, or_empty
+from ragjax.retrieval.base import OwnTokens, RetrieverSpec, or_empty
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.retrieval.fixed import Fixed
 from ragjax.retrieval.fusion import listed_scores, weighted
-from ragjax.types import Passage, Question, Retriever, TopK, Vocabulary
+from ragjax.types import Params, Passage, Question, Retriever, TopK, Vocabulary
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,15 @@ class Hybrid(RetrieverSpec):
             f"retriever.lexical is a {type(self.lexical).__name__}, which reads the gold passages; "
             "choose one that goes by the question, such as BM25.",
         )
+
+    @property
+    def reads(self) -> OwnTokens | None:
+        """That of the dense retriever."""
+        return self.dense.reads
+
+    def pretrained(self) -> dict[str, Params]:
+        """Those of the dense retriever."""
+        return self.dense.pretrained()
 
     @property
     def scores_all(self) -> bool:

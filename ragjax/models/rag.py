@@ -61,7 +61,12 @@ def build_model(
             params["critic"] = head.init(critic_key, states)["params"]
         return params
 
+    own = retriever.reads
+
     def encode(params, question, passages, rename=None):
+        if own is not None:  # what the retriever reads stands behind
+            question = question[..., : -own.lengths[0]]
+            passages = passages[..., : -own.lengths[1]]
         folded_question = vocabulary.fold[question][:, None, :, None]
         folded_passages = vocabulary.fold[passages][:, :, None, :]
         same = (folded_question == folded_passages) & (folded_question != PAD_ID)

@@ -134,6 +134,11 @@ class RetrievalPolicy(Policy):
             "alone, such as Dense.",
         )
         require(
+            self.retriever.reads is None,
+            "policy.retriever.encoder has a tokenizer of its own, but an environment's texts are tokens "
+            "already; choose an encoder that reads any, such as BagEncoder.",
+        )
+        require(
             env.passages is not None,
             "policy is a RetrievalPolicy, but the environment has no passages to retrieve; choose one "
             "that has, or policy ActorCritic.",

@@ -12,10 +12,10 @@ from ragjax.errors import require
 from ragjax.models.encoder import BagEncoder, Encoder
 from ragjax.ops.masking import masked_log_softmax
 from ragjax.ops.scoring import FULL_PRECISION
-from ragjax.retrieval.base import Index, RetrieverSpec, or_empty
+from ragjax.retrieval.base import Index, OwnTokens, RetrieverSpec, or_empty
 from ragjax.retrieval.corpus import embed_in_chunks, gather_passages
 from ragjax.retrieval.exact import Exact
-from ragjax.types import Retriever, Vocabulary
+from ragjax.types import Params, Retriever, Vocabulary
 
 
 class TwoTowers(nn.Module):
@@ -43,6 +43,7 @@ class Tower(NamedTuple):
       module: what that built.
       group: name of its parameters.
       side: 0 of what asks, 1 of passages.
+      own: tokens of a text that it reads by a tokenizer of its own; 0 if it has none.
     """
 
     field: str
@@ -50,6 +51,7 @@ class Tower(NamedTuple):
     module: nn.Module
     group: str
     side: int
+    own: int
 
 
 @dataclass(frozen=True)
@@ -132,6 +134,36 @@ class Dense(RetrieverSpec):
         names = ("encoder", "query_encoder", "initial_scale")
         return {name: getattr(self, name) for name in names}
 
+    @property
+    def _towers(self) -> dict[str, Encoder]:
+        """The encoders by the names of their parameters."""
+        if self.query_encoder is None:
+            return {"query": self.encoder}
+        return {"observed": self.query_encoder, "stored": self.encoder}
+
+    @property
+    def reads(self) -> OwnTokens | None:
+        """That of its encoders of texts, which have to share it.
+
+        Raises:
+          UserError: they have two, or only one of them has one.
+        """
+        towers = [encoder for encoder in self._towers.values() if encoder.reads_tokens]
+        first, *others = [encoder.reads for encoder in towers] or [None]
+        for other in others:
+            files = {own and own.file.read_bytes() for own in (first, other)}
+            require(
+                len(files) == 1,
+                "retriever.encoder and retriever.query_encoder have different tokenizers; choose two "
+                "that share one.",
+            )
+        return first
+
+    def pretrained(self) -> dict[str, Params]:
+        """Those of its encoders."""
+        found = {name: encoder.pretrained() for name, encoder in self._towers.items()}
+        return {name: params for name, params in found.items() if params is not None}
+
     def build(
         self,
         vocabulary: Vocabulary | None = None,
@@ -144,11 +176,14 @@ class Dense(RetrieverSpec):
         size = 0 if vocabulary is None else vocabulary.idf.shape[0]
         siamese = self.query_encoder is None
         asks = self.encoder if self.query_encoder is None else self.query_encoder
-        asking = Tower("query_encoder", asks, asks.build(size, dtype), "observed", 0)
-        storing = Tower("encoder", self.encoder, self.encoder.build(size, dtype), "stored", 1)
+        reads = self.reads
+        lengths = (0, 0) if reads is None else reads.lengths
+        asking = Tower("query_encoder", asks, asks.build(size, dtype), "observed", 0, lengths[0])
+        stores = self.encoder.build(size, dtype)
+        storing = Tower("encoder", self.encoder, stores, "stored", 1, lengths[1])
         if siamese:
             storing = storing._replace(group="query")
-            asking = storing._replace(side=0)
+            asking = storing._replace(side=0, own=lengths[0])
         for tower in (asking, storing):
             require(
                 vocabulary is not None or not tower.encoder.reads_tokens,
@@ -158,7 +193,7 @@ class Dense(RetrieverSpec):
 
         def example(tower, width):
             if tower.encoder.reads_tokens:
-                return jnp.ones((1, 2), jnp.int32), jnp.ones((1, 2))
+                return jnp.ones((1, 2), jnp.int32), None if tower.own else jnp.ones((1, 2))
             return jnp.zeros((1, width)), None
 
         def init(key):
@@ -180,7 +215,9 @@ class Dense(RetrieverSpec):
                 ),
             )
             idf = None
-            if vocabulary is not None and tokens:
+            if tower.own:  # `rename` is of the reader's tokens
+                x = x[..., -tower.own :]
+            elif vocabulary is not None and tokens:
                 folded = vocabulary.fold[x]
                 x, idf = folded if rename is None else rename[folded], vocabulary.idf[folded]
             return tower.module.apply(

@@ -56,6 +56,11 @@ class Objective:
         """Whether the loss needs the model's `values`."""
         return False
 
+    @property
+    def alters_words(self) -> bool:
+        """Whether the retriever is shown other words than there are, in tokens of the reader's."""
+        return False
+
     def check(self, retriever: RetrieverSpec, k: int) -> None:
         """Checks that it can learn from K passages of a retriever.
 

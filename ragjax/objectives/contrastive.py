@@ -71,6 +71,11 @@ class Contrastive(Objective):
         """That of the likelihood."""
         return self.likelihood.normalised_over
 
+    @property
+    def alters_words(self) -> bool:
+        """Whether that of the likelihood, or `remove_question` is set."""
+        return self.likelihood.alters_words or self.remove_question > 0
+
     def check(self, retriever: RetrieverSpec, k: int) -> None:
         """See `Objective.check`."""
         del k

@@ -71,6 +71,11 @@ class Joint(Objective):
         """That of the reward."""
         return self.reward.critic
 
+    @property
+    def alters_words(self) -> bool:
+        """Whether those of the likelihood are."""
+        return self.likelihood.alters_words
+
     def check(self, retriever: RetrieverSpec, k: int) -> None:
         """That of the likelihood."""
         self.likelihood.check(retriever, k)

@@ -85,6 +85,11 @@ class Likelihood(Objective):
         """The field `documents`."""
         return self.documents
 
+    @property
+    def alters_words(self) -> bool:
+        """Whether `rename_retriever` or `corrupt_words` is set."""
+        return self.rename_retriever > 0 or self.corrupt_words > 0
+
     def log_marginal(self, log_prior: Array, token_logprobs: Array, mask: Array) -> Array:
         """[B] log p(y|x) from [B,K], [B,K,T] and [B,T]."""
         raise NotImplementedError

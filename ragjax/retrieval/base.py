@@ -7,7 +7,8 @@ up once for every question, before training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,25 @@ from jaxtyping import Array, Float
 
 from ragjax.errors import require
 from ragjax.ops.scoring import log_prior_retrieved
-from ragjax.types import Passage, Question, Retriever, TopK, Vocabulary
+from ragjax.types import Params, Passage, Question, Retriever, TopK, Vocabulary
+
+
+class OwnTokens(NamedTuple):
+    """How a retriever reads that has a tokenizer of its own, apart from the reader's.
+
+    A row of text then holds what the reader reads, and behind it what the retriever reads.
+
+    Attributes:
+      file: the tokenizer, in the format of the `tokenizers` package; token 0 is its padding.
+      vocab_size: entries that the encoder has.
+      lengths: tokens of a question and of a passage.
+      prefixes: text before each question and before each passage.
+    """
+
+    file: Path
+    vocab_size: int
+    lengths: tuple[int, int]
+    prefixes: tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -32,6 +51,15 @@ class RetrieverSpec:
     learned: ClassVar[bool] = False
     needs_gold: ClassVar[bool] = False
     fuses: ClassVar[bool] = False
+
+    @property
+    def reads(self) -> OwnTokens | None:
+        """Its own tokenizer; None if it reads what the reader reads."""
+        return None
+
+    def pretrained(self) -> dict[str, Params]:
+        """Those of its parameters that training begins with, by name; read on the host."""
+        return {}
 
     @property
     def scores_all(self) -> bool:

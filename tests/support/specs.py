@@ -14,6 +14,7 @@ import ragjax
 from ragjax.envs.cartpole import CartPole
 from ragjax.learners.episodes import EpisodesConfig
 from ragjax.learners.questions import Phase, QuestionsConfig
+from ragjax.models.pretrained.encoder import PretrainedEncoder
 from ragjax.objectives.a2c import A2C
 
 
@@ -77,6 +78,7 @@ def config_specs() -> list[type[Any]]:
 
 
 REQUIRED = {
+    PretrainedEncoder: {"source": "owner/name"},
     QuestionsConfig: {"task": tiny_task.TinyTask()},
     EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
     Phase: {"steps": 3},

@@ -92,6 +92,11 @@ class TrainedReader:
             f"env.reader names {run_dir}, whose retriever also goes by words in common; a query that "
             "the reader writes has none looked up, so train one with a Dense retriever.",
         )
+        require(
+            config.retriever.reads is None,
+            f"env.reader names {run_dir}, whose encoder has a tokenizer of its own, which a query that "
+            "the reader writes does not pass through; train one with an encoder that reads any tokens.",
+        )
         run = load_run(run_dir)
         assert isinstance(run.learner, QuestionsLearner)
         params = evaluation_params(run.state.params, run.state.opt_state)

@@ -108,40 +108,55 @@ def load(
     Raises:
       UserError: the source is missing, broken or not supported.
     """
-    path = _local(source)
+    path = local(source)
     with ExitStack() as files:
-        checkpoint = open_gguf(path) if path.suffix == ".gguf" else open_checkpoint(path, files)
-        config, start = _part_of(checkpoint, part)
-        known = config.get("model_type")
-        require(
-            known in KINDS,
-            f"{path} holds a model of type {known!r}; the types {', '.join(KINDS)} and rag are "
-            "supported.",
-        )
-        kind = KINDS[str(known)]
-        prefix = _prefix_of(checkpoint, kind, start)
-        names = {
-            name.removeprefix(start + prefix)
-            for name in checkpoint.shapes
-            if name.startswith(start + prefix)
-        }
-        sizes = kind.sizes.from_config(config, str(path), names)
-        if kind.module is TextEncoderModule:
-            module = TextEncoderModule(sizes, read_pooling(path), compute)  # pyright: ignore
-        else:
-            module = kind.module(sizes, compute)
+        checkpoint = _opened(path, files)
+        config, kind, start, prefix, module = _described(checkpoint, part, compute)
         params = read_params(
             checkpoint,
             _shapes(module, kind),
             prefix=start + prefix,
             strip=kind.strip,
-            unused=sizes.unused,
+            unused=module.sizes.unused,  # pyright: ignore[reportAttributeAccessIssue]
             dtype=dtype,
         )
     return Pretrained(config, module, params, prefix, path)
 
 
-def _local(source: Path | str) -> Path:
+def describe(source: Path | str, part: str = "", *, compute: DTypeLike = jnp.float32) -> nn.Module:
+    """The module of a model, whose weights are not read; see `load`."""
+    with ExitStack() as files:
+        return _described(_opened(local(source), files), part, compute)[-1]
+
+
+def _opened(path: Path, files: ExitStack) -> Checkpoint:
+    return open_gguf(path) if path.suffix == ".gguf" else open_checkpoint(path, files)
+
+
+def _described(
+    checkpoint: Checkpoint, part: str, compute: DTypeLike
+) -> tuple[dict[str, Any], Kind, str, str, nn.Module]:
+    """Config, kind, what the names of tensors begin with (of a part, and within it), and the module."""
+    path = checkpoint.path
+    config, start = _part_of(checkpoint, part)
+    known = config.get("model_type")
+    require(
+        known in KINDS,
+        f"{path} holds a model of type {known!r}; the types {', '.join(KINDS)} and rag are supported.",
+    )
+    kind = KINDS[str(known)]
+    prefix = _prefix_of(checkpoint, kind, start)
+    whole = start + prefix
+    names = {name.removeprefix(whole) for name in checkpoint.shapes if name.startswith(whole)}
+    sizes = kind.sizes.from_config(config, str(path), names)
+    if kind.module is TextEncoderModule:
+        module = TextEncoderModule(sizes, read_pooling(path), compute)  # pyright: ignore
+    else:
+        module = kind.module(sizes, compute)
+    return config, kind, start, prefix, module
+
+
+def local(source: Path | str) -> Path:
     """The directory or file of a source, downloaded if it is on the hub."""
     path = Path(source).expanduser()
     if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json, read_json_object
+from ragjax.models.encoder import unit_length
 from ragjax.models.layers import Linear
 from ragjax.models.pretrained.bert import Bert, BertModule
 
@@ -108,6 +109,5 @@ class TextEncoderModule(nn.Module):
         if self.sizes.projection:
             pooled = Linear(self.sizes.projection, name="encode_proj")(pooled)
         if self.pooling.unit:
-            length = jnp.sqrt(jnp.sum(jnp.square(pooled), axis=-1, keepdims=True))
-            pooled = pooled / jnp.maximum(length, 1e-12)
+            pooled = unit_length(pooled)
         return pooled

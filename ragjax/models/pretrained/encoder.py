@@ -1,0 +1,123 @@
+"""A pretrained encoder in the retriever: MiniLM, DPR, BERT or what else sentence-transformers has."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int
+
+from ragjax.errors import UserError, require
+from ragjax.models.encoder import Encoder
+from ragjax.models.pretrained.loading import Pretrained, describe, load, local
+from ragjax.models.pretrained.text_encoder import TextEncoderModule
+from ragjax.retrieval.base import OwnTokens
+from ragjax.types import PAD_ID, Params
+
+TOKENIZER = "tokenizer.json"
+
+
+class PretrainedEncoderModule(nn.Module):
+    """A text encoder as a retriever calls it; a text without tokens is embedded as zeros.
+
+    Attributes:
+      inner: the text encoder, whose parameters are those of this module.
+    """
+
+    inner: TextEncoderModule
+
+    def setup(self):
+        """Takes the parameters of the text encoder as its own."""
+        nn.share_scope(self, self.inner)
+
+    def __call__(self, tokens: Int[Array, "... n"], idf: None, side: int) -> Float[Array, "... D"]:
+        """Embeds [...,n] tokens as [...,D]; both sides alike."""
+        del idf, side
+        mask = tokens != PAD_ID
+        return jnp.where(jnp.any(mask, axis=-1, keepdims=True), self.inner(tokens, mask), 0.0)
+
+
+@dataclass(frozen=True)
+class PretrainedEncoder(Encoder):
+    """An encoder that begins with pretrained weights, and reads with the tokenizer that they came with.
+
+    Whatever the reader's tokenizer leaves out, such as words that it does not know, this one reads. It
+    can't be trained with renamed or corrupted words, which are of the reader's tokenizer.
+
+    Attributes:
+      source: a directory that transformers or sentence-transformers wrote, with tokenizer.json, or the
+        id of a model on the Hugging Face hub. A run needs it for as long as it is used.
+      part: of a model of type rag, "question_encoder"; else "".
+      question_length: tokens of a question; longer ones are cut on the right.
+      passage_length: tokens of a passage; longer ones are cut on the right.
+      question_prefix: text before each question, as some models want it ("query: ").
+      passage_prefix: text before each passage.
+    """
+
+    source: str
+    part: str = ""
+    question_length: int = 32
+    passage_length: int = 128
+    question_prefix: str = ""
+    passage_prefix: str = ""
+
+    def __post_init__(self):
+        """Checks the fields."""
+        require(
+            bool(self.source),
+            "encoder.source is empty; name a directory with config.json, model.safetensors and "
+            f"{TOKENIZER}, or a model of the Hugging Face hub (owner/name).",
+        )
+        for name in ("question_length", "passage_length"):
+            value = getattr(self, name)
+            require(value >= 4, f"encoder.{name} is {value}; it must be at least 4.")
+
+    @functools.cached_property
+    def _path(self) -> Path:
+        return local(self.source)
+
+    def _checked(self, module: nn.Module) -> TextEncoderModule:
+        if not isinstance(module, TextEncoderModule):
+            raise UserError(
+                f"encoder.source is {self.source!r}, which is no encoder of texts but a "
+                f"{type(module).__name__.removesuffix('Module')} model; name one of type bert or dpr."
+            )
+        longest = max(self.question_length, self.passage_length)
+        require(
+            longest <= module.sizes.positions,
+            f"encoder.question_length and encoder.passage_length are {self.question_length} and "
+            f"{self.passage_length}, but {self.source} has {module.sizes.positions} positions; choose "
+            "smaller ones.",
+        )
+        return module
+
+    @property
+    def reads(self) -> OwnTokens:
+        """The tokenizer beside the weights."""
+        file = self._path / TOKENIZER
+        require(
+            file.is_file(),
+            f"encoder.source is {self.source!r}, which has no {TOKENIZER}; write it with "
+            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers.",
+        )
+        return OwnTokens(
+            file,
+            self._checked(describe(self._path, self.part)).sizes.vocab_size,
+            (self.question_length, self.passage_length),
+            (self.question_prefix, self.passage_prefix),
+        )
+
+    def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
+        """Returns the module; the vocabulary is its own."""
+        del vocab_size
+        return PretrainedEncoderModule(
+            self._checked(describe(self._path, self.part, compute=dtype))
+        )
+
+    def pretrained(self) -> Params:
+        """The weights of the source."""
+        model: Pretrained = load(self._path, self.part)
+        self._checked(model.module)
+        return model.params

@@ -1,0 +1,239 @@
+"""A pretrained encoder in a run: its weights, its tokenizer, and the rows of text that both make."""
+
+import dataclasses
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny_config
+import tokenizers
+from command_line import the_sentence
+from tiny_pretrained import TOKENS, write_pretrained, write_tokenizer
+from tiny_task import TinyTask
+
+from ragjax.agents.adaptive_retrieval.reader import TrainedReader
+from ragjax.cli import main
+from ragjax.data.prepared import PreparedText
+from ragjax.envs.text_lookup import TextLookup
+from ragjax.errors import UserError
+from ragjax.models.encoder import BagEncoder, PerceptronEncoder
+from ragjax.models.pretrained import load
+from ragjax.models.pretrained.encoder import PretrainedEncoder
+from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.models.retriever import Dense
+from ragjax.training.program import starting_state
+from ragjax.types import PAD_ID
+
+Q, P = 12, 20  # tokens that the encoder reads of a question and of a passage
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_pretrained(tmp_path_factory.mktemp("pretrained") / "mini")
+
+
+def encoder_of(source, **fields):
+    return PretrainedEncoder(str(source), question_length=Q, passage_length=P, **fields)
+
+
+def config_of(source, **objective):
+    """The tiny run with a pretrained retriever, whose words stay as they are."""
+    config = tiny_config.get_config()
+    plain = {"rename_retriever": 0.0, "corrupt_words": 0.0} | objective
+    return dataclasses.replace(
+        config,
+        retriever=Dense(encoder_of(source), initial_scale=5.0, refresh_every=3),
+        objective=dataclasses.replace(config.objective, **plain),
+    )
+
+
+def told(error):
+    return the_sentence(f"ragjax: {error.value}\n")
+
+
+@pytest.fixture(scope="module")
+def learner(source):
+    return config_of(source).create()
+
+
+def test_training_begins_with_the_weights(learner, source):
+    state = starting_state(learner, (0,))
+    loaded = load(source)
+    jax.tree.map(np.testing.assert_array_equal, state.params["retriever"]["query"], loaded.params)
+    # of several seeds each begins with them, and with a reader of its own
+    both = starting_state(learner, (0, 1))
+    for leaf, one in zip(
+        jax.tree.leaves(both.params["retriever"]["query"]),
+        jax.tree.leaves(loaded.params),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(leaf, np.stack([one, one]))
+    assert np.any(both.params["reader"]["embedding"][0] != both.params["reader"]["embedding"][1])
+
+
+def test_a_row_holds_what_the_reader_reads_and_then_what_the_retriever_reads(learner, source):
+    text, plain = learner.text, PreparedText.make(learner.text.spec, TinyTask().generate())
+    split = plain.corpus.tokens.shape[1]
+    np.testing.assert_array_equal(text.corpus.tokens[:, :split], plain.corpus.tokens)
+    own = text.corpus.tokens[:, split:]
+    assert own.shape[1] == P
+    words = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    words.no_truncation()
+    words.no_padding()
+    for row, passage in zip(own, text.corpus.passages, strict=True):
+        ids = words.encode(passage.text).ids
+        assert TOKENS[ids[0]] == "[CLS]"
+        if len(ids) > P:  # cut before the token that ends it
+            ids = [*ids[: P - 1], ids[-1]]
+        assert list(row) == ids + [PAD_ID] * (P - len(ids))
+    questions = learner.encode(TinyTask().generate().splits["dev"]).arrays.question
+    assert questions.shape[1] == text.spec.question_length + Q
+
+
+def test_the_retriever_reads_words_that_the_reader_leaves_out(learner):
+    one, other = (
+        learner.encode((dataclasses.replace(question, question=asked),)).arrays.question
+        for question in TinyTask().generate().splits["dev"][:1]
+        for asked in ("Where does Zzyzx live?", "Where does Qqfoo live?")
+    )
+    split = learner.text.spec.question_length
+    np.testing.assert_array_equal(one[:, :split], other[:, :split])
+    assert np.any(one[:, split:] != other[:, split:])
+
+
+def test_embeddings_are_those_of_the_loaded_model(learner, source):
+    state = starting_state(learner, (0,))
+    loaded = load(source)
+    own = learner.corpus[:, -P:]
+    wanted = loaded.module.apply({"params": loaded.params}, own, own != PAD_ID)
+    got = learner.model.retriever.index(state.params, learner.corpus)
+    np.testing.assert_allclose(got, wanted, atol=1e-6)
+    empty = learner.model.retriever.embed(state.params, jnp.zeros_like(learner.corpus[:1]))
+    np.testing.assert_array_equal(empty, 0)
+
+
+def test_what_is_read_does_not_hang_on_the_retrievers_tokens(learner):
+    """The reader's encoding is that of a model whose rows hold its own tokens alone."""
+    state = starting_state(learner, (0,))
+    arrays = learner.encode(TinyTask().generate().splits["dev"]).arrays
+    question = jnp.asarray(arrays.question[:2])
+    passages = learner.corpus[:6].reshape(2, 3, -1)
+    memory = learner.model.encode(state.params, question, passages)
+    other = jnp.concatenate([passages[..., :-P], passages[..., -P:][..., ::-1]], axis=-1)
+    same = learner.model.encode(state.params, question, other)
+    jax.tree.map(np.testing.assert_array_equal, memory, same)
+    assert memory.passage.shape[-1] == learner.text.spec.passage_length
+
+
+def test_a_run_with_it(source, tmp_path, capsys):
+    """Trained, evaluated, asked and indexed from the command line, as any other."""
+    config = tmp_path / "config.py"
+    config.write_text(
+        "import dataclasses, tiny_config\n"
+        "from ragjax.models.pretrained.encoder import PretrainedEncoder\n"
+        "from ragjax.models.retriever import Dense\n\n\n"
+        "def get_config():\n"
+        "    config = tiny_config.get_config()\n"
+        "    objective = dataclasses.replace(\n"
+        "        config.objective, rename_retriever=0.0, corrupt_words=0.0\n"
+        "    )\n"
+        f"    encoder = PretrainedEncoder({str(source)!r}, '', {Q}, {P})\n"
+        "    return dataclasses.replace(\n"
+        "        config, retriever=Dense(encoder, refresh_every=3), objective=objective\n"
+        "    )\n"
+    )
+    run = tmp_path / "run"
+    assert main(["train", str(config), "--run-dir", str(run)]) == 0
+    trained = json.loads((run / "result.json").read_text())
+    assert main(["evaluate", str(run)]) == 0
+    again = json.loads((run / "result.json").read_text())
+    assert {name: trained[name] for name in ("em", "mrr", "selective")} == {
+        name: again[name] for name in ("em", "mrr", "selective")
+    }
+    capsys.readouterr()
+    assert main(["answer", str(run), "Where does Ada live?", "--force", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["passages"]) == 5
+    # a corpus is embedded with its tokenizer, and nothing of a question is unknown to it
+    passages = tmp_path / "more.jsonl"
+    passages.write_text('{"id": "1", "text": "Zzyzx is a town."}\n{"id": "2", "text": "Ada."}\n')
+    index = tmp_path / "index"
+    assert main(["index", "build", str(passages), str(index), "--run", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["index", "search", str(index), "Zzyzx is a town.", "--k", "1"]) == 0
+    assert "Zzyzx" in capsys.readouterr().out
+    with pytest.raises(UserError) as error:  # an agent's queries are written by its reader
+        TrainedReader.load(run)
+    assert "tokenizer of its own" in told(error)
+
+
+# ---- what is refused
+
+
+def test_renamed_words_are_refused(source):
+    for objective in ({"rename_retriever": 0.5}, {"corrupt_words": 0.1}):
+        with pytest.raises(UserError) as error:
+            config_of(source, **objective).create()
+        assert "tokenizer of its own" in told(error)
+
+
+def test_two_encoders_share_a_tokenizer(source, tmp_path):
+    twin = write_pretrained(tmp_path / "twin", seed=1)
+    retriever = Dense(encoder_of(source), encoder_of(twin))
+    assert retriever.reads.lengths == (Q, P)
+    assert set(retriever.pretrained()) == {"observed", "stored"}
+    write_tokenizer(twin / "tokenizer.json", (*TOKENS[:-1], "other"))
+    for other in (encoder_of(twin), BagEncoder()):
+        with pytest.raises(UserError) as error:
+            _ = Dense(encoder_of(source), other).reads
+        assert "different tokenizers" in told(error)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer.json"),
+        (lambda path: (path / "tokenizer.json").write_text("{"), "not a readable tokenizer"),
+        (
+            lambda path: write_tokenizer(path / "tokenizer.json", (*TOKENS, "more")),
+            f"has {len(TOKENS) + 1} tokens",
+        ),
+        (
+            lambda path: write_tokenizer(path / "tokenizer.json", ("other", *TOKENS[1:])),
+            "has 'other' as token 0",
+        ),
+        (lambda path: shutil.rmtree(path), "does not exist"),
+    ],
+)
+def test_what_does_not_fit_is_refused(spoil, words, source, tmp_path):
+    path = shutil.copytree(source, tmp_path / "copy")
+    spoil(path)
+    with pytest.raises(UserError) as error:
+        config_of(path).create()
+    assert words in told(error)
+
+
+def test_fields_are_checked(source):
+    for fields, words in (
+        ({"source": ""}, "encoder.source is empty"),
+        ({"question_length": 3}, "encoder.question_length is 3"),
+        ({"passage_length": 41}, "40 positions"),
+        ({"part": "generator"}, "no part 'generator'"),
+    ):
+        with pytest.raises(UserError) as error:
+            _ = PretrainedEncoder(**{"source": str(source)} | fields).reads
+        assert words in told(error)
+
+
+def test_policies_refuse_it(source):
+    env = TextLookup(adjectives=3, nouns=2).vectorise(2)
+    for retriever in (
+        Dense(encoder_of(source), PerceptronEncoder(width=8)),
+        Dense(encoder_of(source)),
+    ):
+        with pytest.raises(UserError) as error:
+            RetrievalPolicy(k=2, retriever=retriever).build(env)
+        assert told(error).startswith("policy.retriever.encoder has a tokenizer of its own")

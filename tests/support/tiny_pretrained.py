@@ -1,0 +1,68 @@
+"""A directory as sentence-transformers writes it: a tiny BERT with drawn weights, and its tokenizer."""
+
+import json
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import tokenizers
+from tokenizers import models, normalizers, pre_tokenizers, processors
+
+from ragjax.models.pretrained.bert import Bert
+from ragjax.models.pretrained.checkpoint import write_checkpoint
+from ragjax.models.pretrained.parameters import tensors_of
+from ragjax.models.pretrained.text_encoder import Pooling, TextEncoderModule
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz?.,0123456789"
+TOKENS = (
+    *("[PAD]", "[UNK]", "[CLS]", "[SEP]"),
+    *LETTERS,
+    *(f"##{letter}" for letter in LETTERS),
+    *("where", "does", "live", "lives", "in", "town", "quiet", "which"),
+)
+CONFIG = {
+    "model_type": "bert",
+    "vocab_size": len(TOKENS),
+    "hidden_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 12,
+    "max_position_embeddings": 40,
+    "type_vocab_size": 2,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-12,
+}
+
+
+def write_tokenizer(path, tokens=TOKENS):
+    """A WordPiece tokenizer that falls back on letters, in lower case, as BERT's."""
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    inner = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    inner.normalizer = normalizers.BertNormalizer()
+    inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    ends = [(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")]
+    inner.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=ends
+    )
+    # Some models' files have these switched on.
+    inner.enable_truncation(7)
+    if tokens[0] == "[PAD]":
+        inner.enable_padding(length=9)
+    inner.save(str(path))
+
+
+def write_pretrained(path: Path, seed: int = 0, tokens=TOKENS, **fields) -> Path:
+    """Writes the directory: mean over tokens, at unit length."""
+    config = CONFIG | fields
+    module = TextEncoderModule(Bert.from_config(config, "", ()), Pooling("mean", unit=True))
+    given = jnp.ones((1, 2), jnp.int32)
+    params = module.init(jax.random.PRNGKey(seed), given, given > 0)["params"]
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # else biases are zero
+    write_checkpoint(path, config, tensors_of(params, strip="bert_model."))
+    write_tokenizer(path / "tokenizer.json", tokens)
+    kinds = ("Transformer", "Pooling", "Normalize")
+    steps = [{"type": f"st.{kind}", "path": f"{n}_{kind}"} for n, kind in enumerate(kinds)]
+    (path / "modules.json").write_text(json.dumps(steps))
+    (path / "1_Pooling").mkdir()
+    (path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    return path
