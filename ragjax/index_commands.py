@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
@@ -30,7 +30,7 @@ PASSAGES, EMBEDDINGS, SCANN = "passages", "embeddings", "scann"
 
 @dataclass(frozen=True)
 class IndexBuild:
-    """Store passages in a directory: ragjax index build PASSAGES DIR [--run RUN].
+    """Store passages in a directory: ragjax index build PASSAGES DIR [--run RUN | --encoder MODEL].
 
     The same command again goes on where it was stopped.
     """
@@ -41,6 +41,9 @@ class IndexBuild:
     """Where they are stored."""
     run: Path | None = None
     """A run whose retriever embeds them; without one, they are searched by BM25."""
+    encoder: str | None = None
+    """A pretrained encoder that embeds them instead: a directory that sentence-transformers or
+    transformers wrote, or a model of the Hugging Face hub (owner/name)."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the embeddings on disk."""
     words: int = PASSAGE_WORDS
@@ -65,16 +68,30 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         0 <= options.overlap < options.words,
         f"--overlap is {options.overlap}; it must be at least 0 and below --words {options.words}.",
     )
+    require(
+        options.run is None or options.encoder is None,
+        f"--run is {options.run} and --encoder {options.encoder}; one of them embeds the passages, so "
+        "leave out the other.",
+    )
     parse_fields(options.fields, tuple(PASSAGE_NAMES), "--fields")
     # Whatever the run lacks is said before anything is written.
-    run = None if options.run is None else open_run(options.run, console)
-    encoder = None if run is None else run.learner.corpus_encoder(run.state)
+    encoder, made = None, {}
+    if options.run is not None:
+        run = open_run(options.run, console)
+        encoder = run.learner.corpus_encoder(run.state)
+        made = {"run": str(options.run.absolute()), "step": run.step}
+    elif options.encoder is not None:
+        from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
+        from ragjax.models.pretrained.loading import local
+
+        encoder = pretrained_corpus_encoder(options.encoder)
+        made = {"source": str(local(options.encoder).absolute())}
     with leased([options.directory], console.print) as check:
         store = _store(options, check, console)
         told = [f"{store.directory}: {len(store)} passages"]
-        if run is not None and encoder is not None:
+        if encoder is not None:
             try:
-                told += _embed(options, store, encoder, run.step, check, console)
+                told += _embed(options, store, encoder, made, check, console)
             except KeyboardInterrupt:
                 print_text("stopped; the same command goes on from there", sys.stderr)
                 raise
@@ -122,14 +139,13 @@ def _embed(
     options: IndexBuild,
     store: "PassageStore",
     encoder: "CorpusEncoder",
-    step: int,
+    made: dict[str, Any],
     check: Callable[[], None],
     console: PlainConsole,
 ) -> list[str]:
-    """Embeds the passages; returns what came of it, a line each."""
+    """Embeds the passages, and notes what they are `made` with; returns what came of it, a line each."""
     from ragjax.data.corpus_encoding import encode_store
 
-    assert options.run is not None
     directory = options.directory / EMBEDDINGS
     with _bars(console) as progress:
         embeddings = encode_store(
@@ -138,15 +154,14 @@ def _embed(
             directory,
             dtype=options.dtype,
             force=options.force,
-            facts={"run": str(options.run.absolute()), "step": step},
+            facts=made,
             check=check,
             progress=progress,
         )
     count, width = embeddings.rows.shape
     if cut := embeddings.facts["cut"]:
         console.print(
-            f"{cut} of {count} passages are longer than tokenizer.passage_length; their ends are not "
-            "embedded"
+            f"{cut} of {count} passages are longer than the encoder reads; their ends are not embedded"
         )
     return [f"{directory}: {count} embeddings of {width} numbers, {options.dtype}"]
 

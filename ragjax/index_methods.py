@@ -154,9 +154,14 @@ class Searches:
     def _fitted(self) -> "FittedEncoder":
         """The encoder of the questions."""
         from ragjax.data.corpus_encoding import FittedEncoder
+        from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
 
-        run = open_run(self.options.run or Path(self._stored.facts["run"]), self.console)
-        encoder = run.learner.corpus_encoder(run.state)
+        source = self._stored.facts.get("source")
+        if source is not None and self.options.run is None:
+            encoder = pretrained_corpus_encoder(source)
+        else:
+            run = open_run(self.options.run or Path(self._stored.facts["run"]), self.console)
+            encoder = run.learner.corpus_encoder(run.state)
         self._stored.require_made(encoder.digests, allow_other=self.options.force)
         return FittedEncoder.of(encoder, self.store, self._stored.directory)
 
@@ -166,6 +171,8 @@ class Searches:
             return []
         text, asked = self._fitted.text, questions[0].question
         notes = text.check_question(asked)[1]
+        if text.own is not None:
+            return []  # it reads every word
         require(
             text.has_known_word(asked),
             f"No word of {asked.strip()!r} is in the corpus; ask about what its passages say.",

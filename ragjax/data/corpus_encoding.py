@@ -93,10 +93,6 @@ class CorpusEncoder:
         """The tokens of passages that the retriever reads, and how many are cut."""
         if self.text.own is not None:
             return self.text.own.passages(self.texts(passages))
-        return self.words(passages)
-
-    def words(self, passages: Sequence[Passage]) -> tuple[Int[np.ndarray, "n P"], int]:
-        """The tokens of passages of the run's own tokenizer, and how many are cut."""
         return self.text.tokenizer.encode_batch(self.texts(passages), self.text.spec.passage_length)
 
 
@@ -259,16 +255,17 @@ def _measure(
     held = np.zeros(len(fold), np.int64)
     cut = 0
 
+    own = encoder.text.own is not None  # then what is known of words is not asked for
+
     def texts() -> Iterator[str]:
         nonlocal cut
         for start in range(0, len(store), _READ):
             passages = store[start : start + _READ]
             rows, longer = encoder.tokens(passages)
-            if encoder.text.own is not None:
-                rows, _ = encoder.words(passages)
-            held[:] += document_frequency(fold, rows)
             cut += longer
-            yield from encoder.texts(passages)
+            if not own:
+                held[:] += document_frequency(fold, rows)
+                yield from encoder.texts(passages)
             store.release()
             progress("measuring words", start + len(passages), len(store))
 

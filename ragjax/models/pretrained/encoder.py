@@ -1,7 +1,7 @@
 """A pretrained encoder in the retriever: MiniLM, DPR, BERT or what else sentence-transformers has."""
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import flax.linen as nn
@@ -56,7 +56,7 @@ class PretrainedEncoder(Encoder):
       passage_prefix: text before each passage.
     """
 
-    source: str
+    source: str = field(repr=False)  # where it lies changes nothing of what it computes
     part: str = ""
     question_length: int = 32
     passage_length: int = 128

@@ -12,11 +12,12 @@ import tiny_config
 import tokenizers
 from command_line import the_sentence
 from tiny_pretrained import TOKENS, write_pretrained, write_tokenizer
-from tiny_task import TinyTask
+from tiny_task import TinyTask, write_tiny_files
 
 from ragjax.agents.adaptive_retrieval.reader import TrainedReader
 from ragjax.cli import main
 from ragjax.data.prepared import PreparedText
+from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
 from ragjax.envs.text_lookup import TextLookup
 from ragjax.errors import UserError
 from ragjax.models.encoder import BagEncoder, PerceptronEncoder
@@ -24,6 +25,7 @@ from ragjax.models.pretrained import load
 from ragjax.models.pretrained.encoder import PretrainedEncoder
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.models.retriever import Dense
+from ragjax.retrieval.embeddings import StoredEmbeddings
 from ragjax.training.program import starting_state
 from ragjax.types import PAD_ID
 
@@ -237,3 +239,60 @@ def test_policies_refuse_it(source):
         with pytest.raises(UserError) as error:
             RetrievalPolicy(k=2, retriever=retriever).build(env)
         assert told(error).startswith("policy.retriever.encoder has a tokenizer of its own")
+
+
+# ---- by itself
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """The tiny task's passages and questions as files."""
+    directory = tmp_path_factory.mktemp("corpus")
+    write_tiny_files(directory)
+    return directory
+
+
+def test_an_encoder_embeds_a_corpus_without_a_run(source, corpus, tmp_path, capsys):
+    passages, index = str(corpus / "passages.tsv"), tmp_path / "index"
+    build = ["index", "build", passages, str(index), "--encoder"]
+    assert main([*build, str(source)]) == 0
+    assert "30 embeddings of 8 numbers" in capsys.readouterr().out
+    loaded = load(source)
+    words = tokenizers.Tokenizer.from_file(str(source / "tokenizer.json"))
+    words.no_truncation()
+    words.no_padding()
+    stored = StoredEmbeddings(index / "embeddings").rows
+    apply = jax.jit(loaded.module.apply)
+    for row, passage in list(zip(stored, TinyTask().generate().passages, strict=True))[:3]:
+        ids = jnp.asarray([words.encode(f"{passage.title} {passage.text}").ids])[:, :40]
+        ids = ids.at[:, -1].set(TOKENS.index("[SEP]"))
+        wanted = apply({"params": loaded.params}, ids, ids > 0)[0]
+        np.testing.assert_allclose(row, wanted, atol=1e-5)
+    # questions are embedded by the same; where it lies makes no difference, but another one is refused
+    search = ["index", "search", str(index), "Where does Zzyzx live?", "--k", "2"]
+    assert main(search) == 0
+    assert "note" not in capsys.readouterr().out
+    moved = shutil.copytree(source, tmp_path / "moved")
+    assert main([*build, str(moved)]) == 0
+    other = write_pretrained(tmp_path / "other", seed=3)
+    assert main([*build, str(other)]) == 2
+    assert "--force" in capsys.readouterr().err
+    questions = ["--questions", str(corpus / "questions.jsonl"), "--json"]
+    assert main(["index", "evaluate", str(index), *questions]) == 0
+    assert json.loads(capsys.readouterr().out)["questions"] == 84
+
+
+def test_an_encoder_reads_as_much_as_its_files_say(source, tmp_path):
+    path = shutil.copytree(source, tmp_path / "copy")
+    assert pretrained_corpus_encoder(str(path)).spec.reads.lengths == (40, 40)
+    (path / "sentence_bert_config.json").write_text('{"max_seq_length": 12}')
+    assert pretrained_corpus_encoder(str(path)).spec.reads.lengths == (12, 12)
+
+
+def test_a_run_and_an_encoder_are_too_many(source, corpus, tmp_path, capsys):
+    words = ["index", "build", str(corpus / "passages.tsv"), str(tmp_path / "index")]
+    assert main([*words, "--run", "nowhere", "--encoder", str(source)]) == 2
+    assert "leave out the other" in the_sentence(capsys.readouterr().err)
+    assert main([*words, "--encoder", str(tmp_path)]) == 2
+    assert "config.json" in the_sentence(capsys.readouterr().err)
+    assert not (tmp_path / "index").exists()
