@@ -31,6 +31,7 @@ def get_table() -> Table:
         ),
         columns=(
             Column("EM", "em"),
+            Column("strict EM", "strict_em"),
             Column("F1", "f1"),
             Column("R@1", "recall@1"),
             Column("R@5", "recall@5"),
