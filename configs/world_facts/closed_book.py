@@ -2,7 +2,7 @@
 
     ragjax train configs/world_facts/closed_book.py
 
-Expected (experiments/world_facts.py): EM 0.3 ± 0.3; F1 0.6 ± 0.4.
+Expected (experiments/world_facts.py): EM 0.3 ± 0.3; strict EM 0.3 ± 0.3.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     ragjax train configs/world_facts/rag_sequence.py
 
-Expected (experiments/world_facts.py): EM 93.8 ± 1.3; F1 94.1 ± 1.2.
+Expected (experiments/world_facts.py): EM 93.6 ± 1.1; strict EM 93.6 ± 1.1.
 
 Expected (experiments/quickstart.py): training, s 148; with evaluation, s 155.
 """
