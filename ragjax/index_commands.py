@@ -160,8 +160,9 @@ def _embed(
         )
     count, width = embeddings.rows.shape
     if cut := embeddings.facts["cut"]:
+        most = "tokenizer.passage_length" if encoder.text.own is None else "the encoder reads"
         console.print(
-            f"{cut} of {count} passages are longer than the encoder reads; their ends are not embedded"
+            f"{cut} of {count} passages are longer than {most}; their ends are not embedded"
         )
     return [f"{directory}: {count} embeddings of {width} numbers, {options.dtype}"]
 
