@@ -216,7 +216,8 @@ def _shapes(module: nn.Module, kind: Kind) -> Params:
 def save(path: Path | str, model: Pretrained, params: Params | None = None) -> None:
     """Writes a directory that transformers opens, whole or not at all.
 
-    Tokenizer and pooling are copied from where the model came from.
+    Tokenizer and pooling are copied from where the model came from; tensors that the module does not
+    use, such as BERT's pooler, are not written.
 
     Args:
       path: the directory, which must not exist yet.
