@@ -102,9 +102,10 @@ def get_table() -> MarkdownTable:
     ]
     lines += [
         "",
-        f"Each is loaded, saved, and opened by transformers {numbers['transformers']}; then both read the "
-        "same texts. The difference is the greatest one of embeddings or logits, as a share of the "
-        "greatest number. Names in small letters are tiny models of random weights.",
+        "Each is loaded, saved, and opened by transformers, version "
+        f"{numbers['transformers']}; then both read the same texts. The difference is the greatest one "
+        "of embeddings or logits, as a share of the greatest number. Names in small letters are tiny "
+        "models of random weights.",
     ]
     return MarkdownTable(
         title="What is saved, opened by transformers",
