@@ -34,8 +34,12 @@ class IndexEvaluate(Searching):
 
     qrels: Path | None = None
     """Judgements in TREC's or BEIR's format; the questions' own gold passages if not given."""
+    ranking: Path | None = None
+    """What another program has found, as a TREC run, to measure that instead of searching."""
     per_question: Path | None = None
     """A file for the figures of each question, as JSON lines."""
+    write_qrels: Path | None = None
+    """A file for the questions' gold passages as judgements; in BEIR's format if it ends in .tsv."""
 
 
 def search(options: IndexSearch, _: list[str], console: PlainConsole) -> int:
@@ -70,7 +74,7 @@ def search(options: IndexSearch, _: list[str], console: PlainConsole) -> int:
 
 def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int:
     """Measures what is found for a file of questions."""
-    from ragjax.data.trec import read_qrels
+    from ragjax.data.trec import read_qrels, write_qrels
     from ragjax.evaluation.metrics import write_predictions
     from ragjax.evaluation.retrieval_measures import FIGURES, measure_retrieval
     from ragjax.records import ReportTable
@@ -78,7 +82,19 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     require(options.questions is not None, "--questions is missing; give a file of them.")
     questions = _asked(options, None)
     qrels = None if options.qrels is None else read_qrels(options.qrels)
-    store, found = _search(options, questions, console)
+    if options.write_qrels is not None:
+        gold = {q.id: dict.fromkeys(q.positives, 1) for q in questions if q.positives}
+        require(
+            bool(gold),
+            f"--write-qrels is {options.write_qrels}, but no question of {options.questions} names a "
+            "gold passage; leave it out.",
+        )
+        write_qrels(options.write_qrels, gold)
+        console.print(f"{options.write_qrels}: {sum(map(len, gold.values()))} judgements")
+    if options.ranking is None:
+        store, found = _search(options, questions, console)
+    else:
+        store, found = _given(options, questions)
     topk, deep = found.topk, options.k
     names = [name for name in FIGURES if int(name.partition("@")[2] or 0) <= deep]
     outcomes = measure_retrieval(store, questions, topk.ids, topk.scores, qrels, names)
@@ -120,6 +136,43 @@ def _search(
             f"{len(nothing)} of {len(questions)} questions find nothing, such as {nothing[0]}"
         )
     return store, found
+
+
+def _given(options: IndexEvaluate, questions: Sequence["Question"]) -> tuple["PassageStore", Found]:
+    """The passages, and what a TREC run holds for the questions."""
+    import numpy as np
+
+    from ragjax.data.passage_store import PassageStore
+    from ragjax.data.trec import read_run
+    from ragjax.types import TopK
+
+    assert options.ranking is not None
+    given = [name for name in ("how", "run", "weight", "tune") if getattr(options, name)]
+    require(
+        not given,
+        f"--ranking is {options.ranking}, which is measured as it is, but --{' and --'.join(given)} say "
+        "how to search; leave one or the other out.",
+    )
+    store, ranking = PassageStore(options.directory / PASSAGES), read_run(options.ranking)
+    ids = np.full((len(questions), options.k), -1, np.int64)
+    scores = np.full(ids.shape, -np.inf, np.float32)
+    for place, question in enumerate(questions):
+        hits = ranking.pop(question.id, [])[: options.k]
+        rows = store.row_of([name for name, _ in hits])
+        for (name, _), row in zip(hits, rows, strict=True):
+            require(
+                bool(row >= 0),
+                f"{options.ranking} has passage {name!r} for question {question.id!r}, but "
+                f"{store.directory} has not; name the directory whose passages were searched.",
+            )
+        ids[place, : len(hits)], scores[place, : len(hits)] = rows, [score for _, score in hits]
+    none = int(np.sum(np.all(ids < 0, axis=1)))
+    notes = [f"{none} of {len(questions)} questions have no line in {options.ranking}"] * (none > 0)
+    if ranking:
+        notes.append(
+            f"{len(ranking)} questions of {options.ranking} are not asked and not measured"
+        )
+    return store, Found(TopK(ids, scores, ids >= 0), notes)
 
 
 def _asked(options: Searching, text: str | None) -> list["Question"]:

@@ -568,6 +568,36 @@ def test_figures_of_what_is_found(ragjax, embedded, judged, tmp_path):
     assert {name.strip(): value.strip() for name, value in shown.items()}["mrr"] == "1.000"
 
 
+def test_a_ranking_of_another_program_is_measured(ragjax, refused, embedded, judged, tmp_path):
+    ranking, qrels = tmp_path / "run.txt", tmp_path / "gold.tsv"
+    asked = ["--questions", judged, "--k", 5]
+    assert ragjax("index", "search", embedded, *asked, "--how", "bm25", "--output", ranking)[0] == 0
+    evaluate = ["index", "evaluate", embedded, *asked, "--json"]
+    searched = json.loads(ragjax(*evaluate, "--how", "bm25", "--write-qrels", qrels)[1])
+    code, out, _ = ragjax(*evaluate, "--ranking", ranking, "--qrels", qrels)
+    assert code == 0
+    assert json.loads(out) == searched
+    # a question that it lacks finds nothing, and one that is not asked is told
+    lines = ranking.read_text().splitlines()
+    first = lines[0].split()[0]
+    left = [line for line in lines if line.split()[0] != first]
+    ranking.write_text("\n".join([*left, lines[0].replace(first, "stranger")]) + "\n")
+    figures = json.loads(ragjax(*evaluate, "--ranking", ranking)[1])
+    assert figures["hit@5"] < searched["hit@5"]
+    assert figures["notes"] == [
+        f"1 of 4 questions have no line in {ranking}",
+        f"1 questions of {ranking} are not asked and not measured",
+    ]
+    ranking.write_text(f"{first} Q0 nowhere 1 2.5 tag\n")
+    assert "has passage 'nowhere' for question" in refused(*evaluate, "--ranking", ranking)
+    assert "--how" in refused(*evaluate, "--ranking", ranking, "--how", "bm25")
+    bare = tmp_path / "bare.jsonl"
+    bare.write_text('{"id": "q", "question": "Who?", "answers": ["x"]}\n')
+    words = ["index", "evaluate", embedded, "--questions", bare, "--write-qrels", tmp_path / "none"]
+    assert "names a gold passage" in refused(*words)
+    assert not (tmp_path / "none").exists()
+
+
 def test_what_can_t_be_measured(refused, ragjax, embedded, worded, judged, tmp_path):
     evaluate = ["index", "evaluate", embedded]
     assert refused(*evaluate).startswith("--questions is missing")

@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from ragjax.errors import require
 from ragjax.retrieval.base import require_depth
@@ -66,29 +65,6 @@ class BM25(Fixed):
         nothing = ~np.any(valid, axis=-1)
         scores[nothing, 0], valid[nothing, 0] = 0.0, True
         return TopK(ids, scores, valid)
-
-    def scores_of(
-        self,
-        passages: Sequence[Passage],
-        questions: Sequence[Question],
-        rows: Int[np.ndarray, "M K"],
-    ) -> Float[np.ndarray, "M K"]:
-        """The scores of given passages, whether they are among the best or not.
-
-        Args:
-          passages: the corpus.
-          questions: M questions.
-          rows: [M,K] rows of the corpus; -1 for none.
-
-        Returns:
-          [M,K] BM25, 0 without a common word and for row -1.
-        """
-        index = self._index(tuple(passages))
-        found = np.zeros(rows.shape, np.float32)
-        for place, words in enumerate(_words(questions)):
-            if words:
-                found[place] = index.get_scores(words)[np.maximum(rows[place], 0)]
-        return np.where(rows >= 0, found, np.float32(0))
 
     @cached_property
     def _newest(self) -> list[tuple[tuple[Passage, ...], Any]]:

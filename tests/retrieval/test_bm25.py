@@ -52,23 +52,6 @@ def test_parameters_reach_the_formula():
     np.testing.assert_allclose(found.scores, [[by_hand(["paris"], 0, 0.5, 0.1)]], rtol=1e-5)
 
 
-def test_scores_of_given_passages():
-    """Those of the best are the same, and those without a common word are 0."""
-    asked = ask("Capital of Paris", "fjord", "zebra", "of the", "rome rome")
-    rows = np.array([[3, 0, -1], [2, 1, 0], [0, 1, 2], [1, 1, -1], [1, 0, 3]], np.int32)
-    found = BM25().scores_of(PASSAGES, asked, rows)
-    words = [["capital", "paris"], ["fjord"], ["zebra"], [], ["rome", "rome"]]
-    expected = [
-        [by_hand(own, row) if row >= 0 else 0.0 for row in given]
-        for own, given in zip(words, rows, strict=True)
-    ]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert found.dtype == np.float32
-    best = BM25().lookup(PASSAGES, asked[:1], 3)
-    again = BM25().scores_of(PASSAGES, asked[:1], best.ids)
-    np.testing.assert_array_equal(again, best.scores)
-
-
 def test_a_tie_at_the_cut_goes_to_the_lower_row():
     found = BM25().lookup(PASSAGES, ask("rome", "italy"), 1)
     assert found.ids.tolist() == [[1], [1]]
