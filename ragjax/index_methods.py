@@ -158,6 +158,11 @@ class Searches:
 
         source = self._stored.facts.get("source")
         if source is not None and self.options.run is None:
+            require(
+                Path(source).exists(),
+                f"{self.directory} was made with the encoder {source}, which is not there any more; put "
+                "it back, or make the embeddings anew with `ragjax index build ... --force`.",
+            )
             encoder = pretrained_corpus_encoder(source)
         else:
             run = open_run(self.options.run or Path(self._stored.facts["run"]), self.console)

@@ -11,6 +11,7 @@ from ragjax.data.lexicon import Lexicon
 from ragjax.data.prepared import PreparedText
 from ragjax.data.pretrained_tokenizer import PretrainedTokenizer
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec, measure_vocabulary
+from ragjax.errors import require
 from ragjax.files import read_json_object
 from ragjax.models.pretrained.encoder import PretrainedEncoder
 from ragjax.models.pretrained.loading import local
@@ -33,6 +34,11 @@ def pretrained_corpus_encoder(source: str) -> CorpusEncoder:
       UserError: it is missing, broken or no encoder of texts.
     """
     path = local(source)
+    require(
+        path.is_dir(),
+        f"{source} is a file, but an encoder of texts is a directory that sentence-transformers or "
+        "transformers wrote; name one.",
+    )
     most = _most_tokens(path)
     encoder = PretrainedEncoder(
         str(path), question_length=min(QUESTION_LENGTH, most), passage_length=most

@@ -268,6 +268,11 @@ def test_an_encoder_embeds_a_corpus_without_a_run(source, corpus, tmp_path, caps
     assert "note" not in capsys.readouterr().out
     moved = shutil.copytree(source, tmp_path / "moved")
     assert main([*build, str(moved)]) == 0
+    gone = ["index", "build", passages, str(tmp_path / "gone"), "--encoder", str(moved)]
+    assert main(gone) == 0
+    shutil.rmtree(moved)
+    assert main(["index", "search", str(tmp_path / "gone"), "Who?"]) == 2
+    assert "which is not there any more" in capsys.readouterr().err
     other = write_pretrained(tmp_path / "other", seed=3)
     assert main([*build, str(other)]) == 2
     assert "--force" in capsys.readouterr().err
@@ -287,6 +292,8 @@ def test_a_run_and_an_encoder_are_too_many(source, corpus, tmp_path, capsys):
     words = ["index", "build", str(corpus / "passages.tsv"), str(tmp_path / "index")]
     assert main([*words, "--run", "nowhere", "--encoder", str(source)]) == 2
     assert "leave out the other" in the_sentence(capsys.readouterr().err)
+    assert main([*words, "--encoder", str(corpus / "passages.tsv")]) == 2
+    assert "is a file" in the_sentence(capsys.readouterr().err)
     assert main([*words, "--encoder", str(tmp_path)]) == 2
     assert "config.json" in the_sentence(capsys.readouterr().err)
     assert not (tmp_path / "index").exists()
