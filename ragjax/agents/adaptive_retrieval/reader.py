@@ -151,7 +151,9 @@ class TrainedReader:
 
     def empty_trace(self, count: int, k: int) -> RetrievalTrace:
         """The trace of questions that are not asked: zeros of the right shapes."""
-        asked = jax.ShapeDtypeStruct((count, self.learner.config.tokenizer.question_length), jnp.int32)
+        asked = jax.ShapeDtypeStruct(
+            (count, self.learner.config.tokenizer.question_length), jnp.int32
+        )
         read = partial(self._read_batch, k=k)
         arrays = self.params, self.learner.corpus, self.embeddings
         trace = jax.eval_shape(read, arrays, asked, asked)
