@@ -161,7 +161,7 @@ class Searches:
             require(
                 Path(source).exists(),
                 f"{self.directory} was made with the encoder {source}, which is not there any more; put "
-                "it back, or make the embeddings anew with `ragjax index build ... --force`.",
+                "it back, or give `ragjax index build` again with --encoder and where it is now.",
             )
             encoder = pretrained_corpus_encoder(source)
         else:

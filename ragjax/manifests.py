@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 from ragjax.errors import UserError, require
-from ragjax.files import read_json_object, write_json
+from ragjax.files import parse_json, read_json_object, write_json
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -107,6 +107,14 @@ def write_manifest(
             os.fsync(file.fileno())
         files[name] = _size_and_digest(directory / name)
     content = {"kind": kind, "format": FORMAT, **facts, _FILES: files}
+    write_json(directory / MANIFEST, content | {_SEAL: _seal_of(content)})
+
+
+def amend_manifest(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Changes what a manifest that was read says beside the files, which stay as they are."""
+    content = parse_json((directory / MANIFEST).read_bytes())
+    del content[_SEAL]
+    content |= facts
     write_json(directory / MANIFEST, content | {_SEAL: _seal_of(content)})
 
 

@@ -24,7 +24,7 @@ from ragjax.data.prepared import PreparedText
 from ragjax.data.tokenizer import document_frequency, inverse_document_frequency
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json, write_atomically
-from ragjax.manifests import tree_digest, versions_of
+from ragjax.manifests import amend_manifest, tree_digest, versions_of
 from ragjax.mesh import data_mesh
 from ragjax.precision import single_precision
 from ragjax.retrieval.base import RetrieverSpec
@@ -226,6 +226,10 @@ def encode_store(
         with contextlib.suppress(UserError) if force else contextlib.nullcontext():
             stored = StoredEmbeddings(directory)
             stored.require_made(plan)
+            made = {} if facts is None else facts
+            if any(stored.facts.get(name) != value for name, value in made.items()):
+                amend_manifest(directory, made)  # its encoder lies elsewhere now
+                stored = StoredEmbeddings(directory)
             return stored
     plan |= {"width": _width_of(encoder), "chunk": batch_size * batches}
     partial = directory.with_name(f"{directory.name}.partial")

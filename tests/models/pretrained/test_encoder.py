@@ -273,9 +273,13 @@ def test_an_encoder_embeds_a_corpus_without_a_run(source, corpus, tmp_path, caps
     shutil.rmtree(moved)
     assert main(["index", "search", str(tmp_path / "gone"), "Who?"]) == 2
     assert "which is not there any more" in capsys.readouterr().err
+    assert main([*gone[:-1], str(source)]) == 0  # the same encoder, elsewhere
+    assert main(["index", "search", str(tmp_path / "gone"), "Who?"]) == 0
     other = write_pretrained(tmp_path / "other", seed=3)
     assert main([*build, str(other)]) == 2
     assert "--force" in capsys.readouterr().err
+    assert main([*build, str(source)]) == 0
+    capsys.readouterr()
     questions = ["--questions", str(corpus / "questions.jsonl"), "--json"]
     assert main(["index", "evaluate", str(index), *questions]) == 0
     assert json.loads(capsys.readouterr().out)["questions"] == 84
