@@ -106,7 +106,7 @@ def get_table() -> MarkdownTable:
         "",
         f"Left: among the {counts['alone']:,} Wikipedia paragraphs that are asked about. Right: among "
         f"these and those of six other sets, {counts['merged']:,} in all. {counts['test']:,} questions, "
-        "one gold passage each; the weight is chosen by recall@10 on "
+        "one gold passage each; the weight is chosen by hit@10 on "
         f"{counts['dev']:,} questions about other titles. The data is SQuADShifts (Miller et al. 2020, "
         "CC BY 4.0) and other sets, which you bring.",
     ]

@@ -84,8 +84,8 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
         from ragjax.models.pretrained.loading import local
 
-        encoder = pretrained_corpus_encoder(options.encoder)
-        made = {"source": str(local(options.encoder).absolute())}
+        source = local(options.encoder).absolute()
+        encoder, made = pretrained_corpus_encoder(source), {"source": str(source)}
     with leased([options.directory], console.print) as check:
         store = _store(options, check, console)
         told = [f"{store.directory}: {len(store)} passages"]

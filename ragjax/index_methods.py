@@ -163,7 +163,7 @@ class Searches:
                 f"{self.directory} was made with the encoder {source}, which is not there any more; put "
                 "it back, or give `ragjax index build` again with --encoder and where it is now.",
             )
-            encoder = pretrained_corpus_encoder(source)
+            encoder = pretrained_corpus_encoder(Path(source))
         else:
             run = open_run(self.options.run or Path(self._stored.facts["run"]), self.console)
             encoder = run.learner.corpus_encoder(run.state)
@@ -284,7 +284,7 @@ class Searches:
         return Found(_on_host(topk), [*notes, f"BM25 counts {weight:.4g} times"])
 
     def _tuned(self, path: Path, notes: list[str]) -> float:
-        """λ by recall on development questions."""
+        """λ by hits on development questions."""
         import numpy as np
 
         from ragjax.retrieval.fusion import choose_weight
@@ -302,7 +302,7 @@ class Searches:
             *both.topks, gold, WEIGHTS, options.k, dense_of_lexical=both.dense_of_lexical
         )
         notes.append(
-            f"by recall@{options.k} on {choice.questions} development questions ({choice.recall:.3f})"
+            f"by hit@{options.k} on {choice.questions} development questions ({choice.recall:.3f})"
         )
         return choice.weight
 

@@ -524,7 +524,7 @@ def test_a_weight_is_chosen_on_development_questions(ragjax, refused, embedded, 
     assert refused(*words).startswith("--how hybrid has no weight")
     code, out, _ = ragjax(*words, "--tune", judged)
     assert code == 0
-    assert "by recall@2 on 4 development questions (" in out
+    assert "by hit@2 on 4 development questions (" in out
     assert "--weight is of --how hybrid, but --how is exact" in refused(
         "index", "search", embedded, ASKED, "--weight", 1
     )

@@ -64,6 +64,11 @@ class PreparedText:
         corpus = encode_corpus(tokenizer, spec, data.passages, data.splits["train"], own)
         return cls(spec, tokenizer, corpus, own)
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what `save` writes."""
+        return FILES if self.own is None else (*FILES, OWN_TOKENIZER)
+
     def save(self, run_dir: Path) -> None:
         """Writes tokenizer and corpus into a run's directory, and reads them again.
 

@@ -14,32 +14,30 @@ from ragjax.data.tokenizer import Tokenizer, TokenizerSpec, measure_vocabulary
 from ragjax.errors import require
 from ragjax.files import read_json_object
 from ragjax.models.pretrained.encoder import PretrainedEncoder
-from ragjax.models.pretrained.loading import local
 from ragjax.models.retriever import Dense
 
 LENGTHS = "sentence_bert_config.json"
 QUESTION_LENGTH, PASSAGE_LENGTH = 64, 512
 
 
-def pretrained_corpus_encoder(source: str) -> CorpusEncoder:
+def pretrained_corpus_encoder(path: Path) -> CorpusEncoder:
     """Loads an encoder of texts.
 
     It reads as much of a passage as its max_seq_length says in the files of sentence-transformers, or as
     it has positions for, at most 512 tokens; and 64 of a question.
 
     Args:
-      source: a directory or a model of the Hugging Face hub, see `PretrainedEncoder`.
+      path: a directory, see `PretrainedEncoder.source`.
 
     Raises:
       UserError: it is missing, broken or no encoder of texts.
     """
-    path = local(source)
     require(
         path.is_dir(),
-        f"{source} is a file, but an encoder of texts is a directory that sentence-transformers or "
+        f"{path} is a file, but an encoder of texts is a directory that sentence-transformers or "
         "transformers wrote; name one.",
     )
-    most = _most_tokens(path)
+    most = min(PretrainedEncoder(str(path)).positions, _told_length(path))
     encoder = PretrainedEncoder(
         str(path), question_length=min(QUESTION_LENGTH, most), passage_length=most
     )
@@ -54,11 +52,9 @@ def pretrained_corpus_encoder(source: str) -> CorpusEncoder:
     return CorpusEncoder(text, spec, {"retriever": params})
 
 
-def _most_tokens(path: Path) -> int:
-    """Tokens of a passage that an encoder reads."""
-    told = read_json_object(path / "config.json", "download the model again.")
-    counts = [told.get("max_position_embeddings"), PASSAGE_LENGTH]
-    if (path / LENGTHS).exists():
-        told = read_json_object(path / LENGTHS, "download the model again.")
-        counts.append(told.get("max_seq_length"))
-    return min(count for count in counts if isinstance(count, int))
+def _told_length(path: Path) -> int:
+    """Tokens of a passage by the files of sentence-transformers, at most 512."""
+    if not (path / LENGTHS).exists():
+        return PASSAGE_LENGTH
+    told = read_json_object(path / LENGTHS, "download the model again.").get("max_seq_length")
+    return min(told, PASSAGE_LENGTH) if isinstance(told, int) else PASSAGE_LENGTH

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from jaxtyping import Array
 
 from ragjax.data.batching import EncodedQuestions
 from ragjax.data.corpus_encoding import CorpusEncoder
-from ragjax.data.prepared import FILES, NOTHING_KNOWN, PreparedText
+from ragjax.data.prepared import NOTHING_KNOWN, PreparedText
 from ragjax.data.report import REPORT, DataReport
 from ragjax.errors import require
 from ragjax.evaluation.answers import Answerer, Answers
@@ -50,8 +50,6 @@ class QuestionsAnswerer(Learner):
       model: the model's pure functions.
     """
 
-    files: ClassVar[tuple[str, ...]] = (*FILES, REPORT)
-
     def __init__(
         self,
         config: Any,
@@ -84,6 +82,11 @@ class QuestionsAnswerer(Learner):
             critic=config.objective.critic,
             dtype=jnp.dtype(config.compute),
         )
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """See `Learner.files`."""
+        return (*self.text.files, REPORT)
 
     @cached_property
     def task(self) -> QaData:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,12 +97,12 @@ class Learner:
     `init`, `collect` and `loss` can be traced; arrays that they read are in `data`, an argument, so that
     no corpus is compiled into a program. `hyper` are the scalars that may differ between runs of one
     compiled program. Both are trees of arrays.
-
-    Attributes:
-      files: names of what `save` writes and a loaded run reads; none of it may change afterwards.
     """
 
-    files: ClassVar[tuple[str, ...]] = ()
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Names of what `save` writes and a loaded run reads; none of it may change afterwards."""
+        return ()
 
     @property
     def stages(self) -> tuple[Stage, ...]:

@@ -46,10 +46,11 @@ def open_checkpoint(path: Path, files: ExitStack) -> Checkpoint:
       UserError: it has no config.json or no tensors, or a file is truncated or holds something else.
     """
     require(path.is_dir(), f"{path} is not a directory; {REMEDY}")
+    tensor_files = _tensor_files(path)
     config = read_json_object(path / CONFIG, REMEDY)
     homes: dict[str, Any] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    for file in _tensor_files(path):
+    for file in tensor_files:
         try:
             opened = files.enter_context(safetensors.safe_open(file, framework="flax"))
             names = list(opened.keys())
@@ -86,7 +87,7 @@ def _tensor_files(path: Path) -> list[Path]:
         "code of its author when it is read, so it is not: write the model anew as safetensors, with "
         "`save_pretrained` of transformers.",
     )
-    raise UserError(f"{path} holds no {TENSORS}; {REMEDY}")
+    raise UserError(f"{path} holds no {TENSORS} beside a {CONFIG}; {REMEDY}")
 
 
 def write_checkpoint(

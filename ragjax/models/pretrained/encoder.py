@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.errors import UserError, require
 from ragjax.models.encoder import Encoder
-from ragjax.models.pretrained.loading import Pretrained, describe, load, local
+from ragjax.models.pretrained.loading import describe, load, local
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
 from ragjax.retrieval.base import OwnTokens
 from ragjax.types import PAD_ID, Params
@@ -78,12 +78,18 @@ class PretrainedEncoder(Encoder):
     def _path(self) -> Path:
         return local(self.source)
 
-    def _checked(self, module: nn.Module) -> TextEncoderModule:
+    def _module(self, dtype: DTypeLike = jnp.float32) -> TextEncoderModule:
+        """The text encoder that computes in a dtype."""
+        module = describe(self._path, self.part, compute=dtype)
         if not isinstance(module, TextEncoderModule):
             raise UserError(
                 f"encoder.source is {self.source!r}, which is no encoder of texts but a "
                 f"{type(module).__name__.removesuffix('Module')} model; name one of type bert or dpr."
             )
+        return module
+
+    def _checked(self, module: TextEncoderModule) -> TextEncoderModule:
+        """The module, if it has positions for the texts."""
         longest = max(self.question_length, self.passage_length)
         require(
             longest <= module.sizes.positions,
@@ -92,6 +98,11 @@ class PretrainedEncoder(Encoder):
             "smaller ones.",
         )
         return module
+
+    @property
+    def positions(self) -> int:
+        """The longest text that the source can read, in tokens."""
+        return self._module().sizes.positions
 
     @property
     def reads(self) -> OwnTokens:
@@ -104,7 +115,7 @@ class PretrainedEncoder(Encoder):
         )
         return OwnTokens(
             file,
-            self._checked(describe(self._path, self.part)).sizes.vocab_size,
+            self._checked(self._module()).sizes.vocab_size,
             (self.question_length, self.passage_length),
             (self.question_prefix, self.passage_prefix),
         )
@@ -112,12 +123,8 @@ class PretrainedEncoder(Encoder):
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns the module; the vocabulary is its own."""
         del vocab_size
-        return PretrainedEncoderModule(
-            self._checked(describe(self._path, self.part, compute=dtype))
-        )
+        return PretrainedEncoderModule(self._checked(self._module(dtype)))
 
     def pretrained(self) -> Params:
         """The weights of the source."""
-        model: Pretrained = load(self._path, self.part)
-        self._checked(model.module)
-        return model.params
+        return load(self._path, self.part).params

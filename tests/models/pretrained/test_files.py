@@ -264,6 +264,8 @@ def test_what_is_no_model_is_refused(tmp_path, copied):
     assert TENSORS in refused(path)
     (path / "pytorch_model.bin").write_bytes(b"")
     assert "pickle" in refused(path)
+    (path / "config.json").unlink()
+    assert "pickle" in refused(path)
 
 
 def test_truncated_tensors_are_refused(copied):
