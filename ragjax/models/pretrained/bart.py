@@ -9,19 +9,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ragjax.errors import require
 from ragjax.models.layers import ZEROS, KeyValue, LayerNorm, Linear
-from ragjax.models.pretrained.attention import (
+from ragjax.models.pretrained.layers import (
+    ACTIVATIONS,
+    EncoderDecoder,
     NamedAttention,
-    bias_of,
     cache_bias,
-    causal_bias,
     written,
 )
-from ragjax.models.pretrained.bert import GELUS, activation_of, require_positions
-from ragjax.models.pretrained.parameters import field_of
+from ragjax.models.pretrained.sizes import activation_of, field_of, require_positions
 
 NAMES = ("q_proj", "k_proj", "v_proj", "out_proj")
 OFFSET = 2  # rows before the first position, an inheritance of fairseq
@@ -156,11 +155,67 @@ class BartLayer(nn.Module):
         x = self.self_attn_layer_norm(x + self.self_attn(x, kv, bias))
         if self.crosses:
             x = self.encoder_attn_layer_norm(x + self.encoder_attn(x, cross, cross_bias))
-        hidden = self.fc2(GELUS[self.sizes.activation](self.fc1(x)))
+        hidden = self.fc2(ACTIVATIONS[self.sizes.activation](self.fc1(x)))
         return self.final_layer_norm(x + hidden)
 
 
-class BartModule(nn.Module):
+class BartStack(nn.Module):
+    """The encoder or the decoder.
+
+    Attributes:
+      sizes: of the model.
+      stack: of its layers.
+      crosses: whether it is the decoder.
+      dtype: of the computation.
+    """
+
+    sizes: Bart
+    stack: Stack
+    crosses: bool
+    dtype: DTypeLike
+
+    def setup(self):
+        """Creates positions and layers."""
+        sizes = self.sizes
+        self.embed_positions = nn.Embed(sizes.positions + OFFSET, sizes.width, dtype=self.dtype)
+        self.layernorm_embedding = LayerNorm(epsilon=1e-5, dtype=self.dtype)
+        self.layers = [
+            BartLayer(sizes, self.stack, self.crosses, self.dtype, name=f"layers.{number}")
+            for number in range(self.stack.layers)
+        ]
+
+    def _placed(self, x: Array, positions: Array) -> Array:
+        return self.layernorm_embedding(x + self.embed_positions(positions + OFFSET))
+
+    def project(self, memory: Float[Array, "*batch S H"]) -> tuple[KeyValue, ...]:
+        """Keys and values of the source for each layer."""
+        return tuple(layer.project_memory(memory) for layer in self.layers)
+
+    def __call__(self, x: Array, bias: Array, cross: Any = None, cross_bias: Any = None) -> Array:
+        """The states of embedded tokens [...,n,H], all at once."""
+        require_positions(x.shape[-2], self.sizes.positions)
+        x = self._placed(x, jnp.arange(x.shape[-2]))
+        for layer, kv in zip(self.layers, cross or (None,) * len(self.layers), strict=True):
+            x = layer(x, bias, kv, cross_bias)
+        return x
+
+    def step(
+        self,
+        x: Array,
+        cache: tuple[KeyValue, ...],
+        cross: tuple[KeyValue, ...],
+        cross_bias: Array,
+        position: Array,
+    ) -> tuple[Array, tuple[KeyValue, ...]]:
+        """The state of one embedded token [...,1,H] at `position`, and the cache with it."""
+        x, caches = self._placed(x, position), []
+        for layer, kv, source in zip(self.layers, cache, cross, strict=True):
+            x, kv = layer.step(x, kv, source, cross_bias, position)
+            caches.append(kv)
+        return x, tuple(caches)
+
+
+class BartModule(EncoderDecoder):
     """Encoder, decoder and the distribution over the next token.
 
     Attributes:
@@ -172,88 +227,29 @@ class BartModule(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        """Creates embeddings and stacks."""
+        """Creates embedding and stacks."""
         sizes = self.sizes
-        embed = partial(nn.Embed, features=sizes.width, dtype=self.dtype)
-        norm = partial(LayerNorm, epsilon=1e-5, dtype=self.dtype)
-        self.shared = embed(sizes.vocab_size, name="model.shared")
+        self.shared = nn.Embed(sizes.vocab_size, sizes.width, dtype=self.dtype, name="model.shared")
         self.bias = self.param("final_logits_bias", ZEROS, (1, sizes.vocab_size))
-        for side, stack in (("encoder", sizes.encoder), ("decoder", sizes.decoder)):
-            name = f"model.{side}"
-            places = embed(sizes.positions + OFFSET, name=f"{name}.embed_positions")
-            layers = [
-                BartLayer(
-                    sizes, stack, side == "decoder", self.dtype, name=f"{name}.layers.{number}"
-                )
-                for number in range(stack.layers)
-            ]
-            setattr(self, f"{side}_places", places)
-            setattr(self, f"{side}_norm", norm(name=f"{name}.layernorm_embedding"))
-            setattr(self, f"{side}_layers", layers)
+        self.encoder, self.decoder = (
+            BartStack(sizes, stack, crosses, self.dtype, name=name)
+            for stack, crosses, name in (
+                (sizes.encoder, False, "model.encoder"),
+                (sizes.decoder, True, "model.decoder"),
+            )
+        )
 
-    def _embed(
-        self, tokens: Array, places: nn.Embed, positions: Array, norm: nn.LayerNorm
-    ) -> Array:
-        scale = self.sizes.width**0.5 if self.sizes.scaled else 1.0
-        return norm(self.shared(tokens) * scale + places(positions + OFFSET))
-
-    def encode(
-        self, tokens: Int[Array, "*batch S"], mask: Bool[Array, "*batch S"]
-    ) -> Float[Array, "*batch S H"]:
-        """The encoder's states of [...,S] tokens."""
-        length = tokens.shape[-1]
-        require_positions(length, self.sizes.positions)
-        x = self._embed(tokens, self.encoder_places, jnp.arange(length), self.encoder_norm)
-        for layer in self.encoder_layers:
-            x = layer(x, bias_of(mask)[..., None, None, :])
-        return x
-
-    def project(self, memory: Float[Array, "*batch S H"]) -> tuple[KeyValue, ...]:
-        """Keys and values of the source for each layer of the decoder, computed once."""
-        return tuple(layer.project_memory(memory) for layer in self.decoder_layers)
-
-    def decode(
-        self,
-        tokens: Int[Array, "*batch T"],
-        cross: tuple[KeyValue, ...],
-        mask: Bool[Array, "*batch S"],
-    ) -> Float[Array, "*batch T H"]:
-        """Teacher forcing: the states after each of [...,T] tokens that are fed."""
-        length = tokens.shape[-1]
-        require_positions(length, self.sizes.positions)
-        x = self._embed(tokens, self.decoder_places, jnp.arange(length), self.decoder_norm)
-        for layer, kv in zip(self.decoder_layers, cross, strict=True):
-            x = layer(x, causal_bias(length), kv, bias_of(mask)[..., None, None, :])
-        return x
+    def embed(self, tokens: Int[Array, "*batch n"]) -> Float[Array, "*batch n H"]:
+        """The embeddings of tokens, without their positions."""
+        return self.shared(tokens) * (self.sizes.width**0.5 if self.sizes.scaled else 1.0)
 
     def logits(self, states: Float[Array, "*batch T H"]) -> Float[Array, "*batch T V"]:
         """Scores of the token that comes next, float32."""
         bias = jax.lax.stop_gradient(self.bias[0])  # a buffer of the original, which nothing trains
         return self.shared.attend(states).astype(jnp.float32) + bias
 
-    def __call__(self, tokens: Array, mask: Array, fed: Array) -> Float[Array, "*batch T V"]:
-        """Scores of the token after each of [...,T] that are fed, given a source of [...,S] tokens."""
-        cross = self.project(self.encode(tokens, mask))
-        return self.logits(self.decode(fed, cross, mask))
-
     def init_cache(self, batch: tuple[int, ...], length: int) -> tuple[KeyValue, ...]:
         """An empty cache for `length` decoding steps."""
         heads = self.sizes.decoder.heads
         empty = jnp.zeros((*batch, heads, length, self.sizes.width // heads), self.dtype)
         return (KeyValue(empty, empty),) * self.sizes.decoder.layers
-
-    def step(
-        self,
-        token: Int[Array, "*batch"],
-        cache: tuple[KeyValue, ...],
-        cross: tuple[KeyValue, ...],
-        mask: Bool[Array, "*batch S"],
-        position: Array,
-    ) -> tuple[Float[Array, "*batch H"], tuple[KeyValue, ...]]:
-        """The state after the token that is fed at `position`, and the cache with it."""
-        x = self._embed(token[..., None], self.decoder_places, position, self.decoder_norm)
-        bias, caches = bias_of(mask)[..., None, None, :], []
-        for layer, kv, source in zip(self.decoder_layers, cache, cross, strict=True):
-            x, kv = layer.step(x, kv, source, bias, position)
-            caches.append(kv)
-        return x[..., 0, :], tuple(caches)

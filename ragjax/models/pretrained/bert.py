@@ -6,37 +6,16 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import require
 from ragjax.models.layers import LayerNorm, Linear
-from ragjax.models.pretrained.attention import NamedAttention, bias_of
-from ragjax.models.pretrained.parameters import field_of
+from ragjax.models.pretrained.layers import ACTIVATIONS, NamedAttention, bias_of
+from ragjax.models.pretrained.sizes import activation_of, field_of, require_positions
 
 NAMES = ("self.query", "self.key", "self.value", "output.dense")
-GELUS = {
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-}
-
-
-def activation_of(config: Mapping[str, Any], name: str, where: str) -> str:
-    """The name of a nonlinearity.
-
-    Raises:
-      UserError: it is none of `GELUS`.
-    """
-    value = config.get(name)
-    require(
-        value in GELUS,
-        f"{where}: config.json has {name} {value!r}; only {', '.join(GELUS)} are supported.",
-    )
-    return str(value)
 
 
 @dataclass(frozen=True)
@@ -118,7 +97,7 @@ class BertLayer(nn.Module):
         )
         attended = attention(x, attention.project(x), bias)
         x = norm(name="attention.output.LayerNorm")(x + attended)
-        hidden = GELUS[sizes.activation](linear(sizes.hidden, name="intermediate.dense")(x))
+        hidden = ACTIVATIONS[sizes.activation](linear(sizes.hidden, name="intermediate.dense")(x))
         return norm(name="output.LayerNorm")(x + linear(sizes.width, name="output.dense")(hidden))
 
 
@@ -156,16 +135,3 @@ class BertModule(nn.Module):
         for number in range(sizes.layers):
             x = BertLayer(sizes, self.dtype, name=f"encoder.layer.{number}")(x, bias)
         return x
-
-
-def require_positions(length: int, most: int) -> None:
-    """Stops where a text is longer than the model has positions for.
-
-    Raises:
-      UserError: it is.
-    """
-    require(
-        length <= most,
-        f"A text of {length} tokens is to be read, but the model has {most} positions; choose smaller "
-        "lengths in tokenizer, or another model.",
-    )

@@ -17,7 +17,9 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import require
 from ragjax.models.layers import KeyValue, Linear
-from ragjax.models.pretrained.attention import (
+from ragjax.models.pretrained.layers import (
+    ACTIVATIONS,
+    RmsNorm,
     attend,
     bias_of,
     cache_bias,
@@ -25,9 +27,7 @@ from ragjax.models.pretrained.attention import (
     split_heads,
     written,
 )
-from ragjax.models.pretrained.bert import GELUS, activation_of, require_positions
-from ragjax.models.pretrained.parameters import field_of
-from ragjax.models.pretrained.t5 import Norm
+from ragjax.models.pretrained.sizes import activation_of, field_of, require_positions
 
 
 @dataclass(frozen=True)
@@ -186,8 +186,8 @@ class GroupedAttention(nn.Module):
         self.v_proj = linear(shared, use_bias=sizes.biases[0])
         self.o_proj = linear(sizes.width, use_bias=sizes.biases[1])
         if sizes.normed:
-            self.q_norm = Norm(sizes.epsilon, self.dtype)
-            self.k_norm = Norm(sizes.epsilon, self.dtype)
+            self.q_norm = RmsNorm(epsilon=sizes.epsilon, dtype=self.dtype)
+            self.k_norm = RmsNorm(epsilon=sizes.epsilon, dtype=self.dtype)
 
     def project(self, x: Float[Array, "*batch n H"], turn: tuple[Array, Array]) -> KeyValue:
         """Turned keys, and values, [...,g,n,c]."""
@@ -217,8 +217,8 @@ class LlamaLayer(nn.Module):
         sizes = self.sizes
         linear = partial(Linear, use_bias=sizes.feed_biases, dtype=self.dtype)
         self.self_attn = GroupedAttention(sizes, self.dtype)
-        self.input_layernorm = Norm(sizes.epsilon, self.dtype)
-        self.post_attention_layernorm = Norm(sizes.epsilon, self.dtype)
+        self.input_layernorm = RmsNorm(epsilon=sizes.epsilon, dtype=self.dtype)
+        self.post_attention_layernorm = RmsNorm(epsilon=sizes.epsilon, dtype=self.dtype)
         self.gate = linear(sizes.hidden, name="mlp.gate_proj")
         self.up = linear(sizes.hidden, name="mlp.up_proj")
         self.down = linear(sizes.width, name="mlp.down_proj")
@@ -240,7 +240,7 @@ class LlamaLayer(nn.Module):
     def _finish(self, x: Array, normed: Array, kv: KeyValue, turn: Any, bias: Array) -> Array:
         x = x + self.self_attn(normed, kv, turn, bias)
         normed = self.post_attention_layernorm(x)
-        activation = GELUS[self.sizes.activation]
+        activation = ACTIVATIONS[self.sizes.activation]
         return x + self.down(activation(self.gate(normed)) * self.up(normed))
 
 
@@ -267,7 +267,7 @@ class LlamaModule(nn.Module):
             LlamaLayer(sizes, self.dtype, name=f"model.layers.{number}")
             for number in range(sizes.layers)
         ]
-        self.norm = Norm(sizes.epsilon, self.dtype, name="model.norm")
+        self.norm = RmsNorm(epsilon=sizes.epsilon, dtype=self.dtype, name="model.norm")
         if not sizes.tied:
             self.head = Linear(sizes.vocab_size, use_bias=False, dtype=self.dtype, name="lm_head")
 

@@ -5,7 +5,6 @@ dots, is the tensor's name, but for its last word, and a kernel is the transpose
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -99,20 +98,3 @@ def tensors_of(params: Params, prefix: str = "", strip: str = "") -> dict[str, j
         prefix + tensor_name(path).removeprefix(strip): leaf.T if path[-1] == "kernel" else leaf
         for path, leaf in flat.items()
     }
-
-
-def field_of(
-    config: Mapping[str, Any], name: str, kind: type | tuple[type, ...], where: str
-) -> Any:
-    """A field of a checkpoint's config.json.
-
-    Raises:
-      UserError: it is missing or of another type.
-    """
-    value = config.get(name)
-    require(
-        isinstance(value, kind) and not (isinstance(value, bool) and kind is int),
-        f"{where}: config.json has {name} {value!r}, which a model of type "
-        f"{config.get('model_type')!r} can't be built from; mend it, or download it again.",
-    )
-    return value

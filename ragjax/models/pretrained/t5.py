@@ -10,18 +10,18 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from ragjax.errors import require
-from ragjax.models.layers import ONES, KeyValue, Linear
-from ragjax.models.pretrained.attention import (
+from ragjax.models.layers import KeyValue, Linear
+from ragjax.models.pretrained.layers import (
+    EncoderDecoder,
     NamedAttention,
-    bias_of,
+    RmsNorm,
     cache_bias,
-    causal_bias,
     written,
 )
-from ragjax.models.pretrained.parameters import field_of
+from ragjax.models.pretrained.sizes import field_of
 
 NAMES = ("q", "k", "v", "o")
 FEED_FORWARDS = ("relu", "gated-gelu")
@@ -131,21 +131,6 @@ def bucket_of(
     return ahead + jnp.where(behind < exact, behind, far)
 
 
-class Norm(nn.Module):
-    """Division by the root mean square, then a learned factor; without mean or shift."""
-
-    epsilon: float
-    dtype: DTypeLike
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "... H"]) -> Float[Array, "... H"]:
-        """Maps [...,H] -> [...,H]; the mean square is taken in float32."""
-        scale = self.param("scale", ONES, (x.shape[-1],))
-        wide = x.astype(jnp.float32)
-        square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        return (scale * (wide * jax.lax.rsqrt(square + self.epsilon))).astype(self.dtype)
-
-
 class FeedForward(nn.Module):
     """Two layers, or three where one gates another."""
 
@@ -190,7 +175,7 @@ class T5Layer(nn.Module):
             scale=1.0,
             dtype=self.dtype,
         )
-        norm = partial(Norm, sizes.epsilon, self.dtype)
+        norm = partial(RmsNorm, epsilon=sizes.epsilon, dtype=self.dtype)
         self.own = attention(name="layer.0.SelfAttention")
         self.own_norm = norm(name="layer.0.layer_norm")
         if self.crosses:
@@ -234,7 +219,72 @@ class T5Layer(nn.Module):
         return x + self.feed_forward(self.feed_norm(x))
 
 
-class T5Module(nn.Module):
+class T5Stack(nn.Module):
+    """The encoder or the decoder.
+
+    Attributes:
+      sizes: of the model.
+      layers: how many.
+      crosses: whether it is the decoder.
+      dtype: of the computation.
+    """
+
+    sizes: T5
+    layers: int
+    crosses: bool
+    dtype: DTypeLike
+
+    def setup(self):
+        """Creates positions, layers and the last norm."""
+        sizes = self.sizes
+        place = "block.0.layer.0.SelfAttention.relative_attention_bias"
+        self.places = nn.Embed(sizes.buckets, sizes.heads, name=place)
+        self.blocks = [
+            T5Layer(sizes, self.crosses, self.dtype, name=f"block.{number}")
+            for number in range(self.layers)
+        ]
+        self.final_layer_norm = RmsNorm(epsilon=sizes.epsilon, dtype=self.dtype)
+
+    def _placed(self, asking: Array, length: int) -> Float[Array, "h m n"]:
+        """What is added to the scores for where m asking positions stand to n others."""
+        bucket = bucket_of(
+            jnp.arange(length) - asking[:, None],
+            both_ways=not self.crosses,
+            buckets=self.sizes.buckets,
+            distance=self.sizes.distance,
+        )
+        return jnp.moveaxis(self.places(bucket), -1, 0)
+
+    def project(self, memory: Float[Array, "*batch S H"]) -> tuple[KeyValue, ...]:
+        """Keys and values of the source for each layer."""
+        return tuple(block.project_memory(memory) for block in self.blocks)
+
+    def __call__(self, x: Array, bias: Array, cross: Any = None, cross_bias: Any = None) -> Array:
+        """The states of embedded tokens [...,n,H], all at once."""
+        length = x.shape[-2]
+        bias = bias + self._placed(jnp.arange(length), length)
+        for block, kv in zip(self.blocks, cross or (None,) * len(self.blocks), strict=True):
+            x = block(x, bias, kv, cross_bias)
+        return self.final_layer_norm(x)
+
+    def step(
+        self,
+        x: Array,
+        cache: tuple[KeyValue, ...],
+        cross: tuple[KeyValue, ...],
+        cross_bias: Array,
+        position: Array,
+    ) -> tuple[Array, tuple[KeyValue, ...]]:
+        """The state of one embedded token [...,1,H] at `position`, and the cache with it."""
+        placed = self._placed(position[None], cache[0].key.shape[-2])
+        bias, caches = placed + cache_bias(cache[0], position), []
+        for block, kv, source in zip(self.blocks, cache, cross, strict=True):
+            x, kv = block.step(x, kv, bias, source, cross_bias, position)
+            caches.append(kv)
+        return self.final_layer_norm(x), tuple(caches)
+
+
+class T5Module(EncoderDecoder):
     """Encoder, decoder and the distribution over the next token, as `BartModule`.
 
     Attributes:
@@ -246,65 +296,17 @@ class T5Module(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     def setup(self):
-        """Creates embeddings and stacks."""
+        """Creates embedding and stacks."""
         sizes = self.sizes
-        self.shared = nn.Embed(sizes.vocab_size, sizes.width, dtype=self.dtype, name="shared")
+        self.shared = nn.Embed(sizes.vocab_size, sizes.width, dtype=self.dtype)
         if not sizes.tied:
             self.head = Linear(sizes.vocab_size, use_bias=False, dtype=self.dtype, name="lm_head")
-        for side, layers in (("encoder", sizes.encoder_layers), ("decoder", sizes.decoder_layers)):
-            places = nn.Embed(
-                sizes.buckets,
-                sizes.heads,
-                name=f"{side}.block.0.layer.0.SelfAttention.relative_attention_bias",
-            )
-            blocks = [
-                T5Layer(sizes, side == "decoder", self.dtype, name=f"{side}.block.{number}")
-                for number in range(layers)
-            ]
-            setattr(self, f"{side}_places", places)
-            setattr(self, f"{side}_layers", blocks)
-            norm = Norm(sizes.epsilon, self.dtype, name=f"{side}.final_layer_norm")
-            setattr(self, f"{side}_norm", norm)
+        self.encoder = T5Stack(sizes, sizes.encoder_layers, False, self.dtype)
+        self.decoder = T5Stack(sizes, sizes.decoder_layers, True, self.dtype)
 
-    def _places(self, table: nn.Embed, asking: Array, length: int, both_ways: bool) -> Array:
-        """[h,m,n] what is added to the scores for where m asking positions stand to n others."""
-        offset = jnp.arange(length) - asking[:, None]
-        bucket = bucket_of(
-            offset,
-            both_ways=both_ways,
-            buckets=self.sizes.buckets,
-            distance=self.sizes.distance,
-        )
-        return jnp.moveaxis(table(bucket), -1, 0)
-
-    def encode(
-        self, tokens: Int[Array, "*batch S"], mask: Bool[Array, "*batch S"]
-    ) -> Float[Array, "*batch S H"]:
-        """The encoder's states of [...,S] tokens."""
-        length = tokens.shape[-1]
-        places = self._places(self.encoder_places, jnp.arange(length), length, True)
-        x, bias = self.shared(tokens), places + bias_of(mask)[..., None, None, :]
-        for layer in self.encoder_layers:
-            x = layer(x, bias)
-        return self.encoder_norm(x)
-
-    def project(self, memory: Float[Array, "*batch S H"]) -> tuple[KeyValue, ...]:
-        """Keys and values of the source for each layer of the decoder, computed once."""
-        return tuple(layer.project_memory(memory) for layer in self.decoder_layers)
-
-    def decode(
-        self,
-        tokens: Int[Array, "*batch T"],
-        cross: tuple[KeyValue, ...],
-        mask: Bool[Array, "*batch S"],
-    ) -> Float[Array, "*batch T H"]:
-        """Teacher forcing: the states after each of [...,T] tokens that are fed."""
-        length = tokens.shape[-1]
-        places = self._places(self.decoder_places, jnp.arange(length), length, False)
-        x, bias = self.shared(tokens), places + causal_bias(length)
-        for layer, kv in zip(self.decoder_layers, cross, strict=True):
-            x = layer(x, bias, kv, bias_of(mask)[..., None, None, :])
-        return self.decoder_norm(x)
+    def embed(self, tokens: Int[Array, "*batch n"]) -> Float[Array, "*batch n H"]:
+        """The embeddings of tokens."""
+        return self.shared(tokens)
 
     def logits(self, states: Float[Array, "*batch T H"]) -> Float[Array, "*batch T V"]:
         """Scores of the token that comes next, float32."""
@@ -313,31 +315,8 @@ class T5Module(nn.Module):
         head = self.shared.attend if self.sizes.tied else self.head
         return head(states).astype(jnp.float32)
 
-    def __call__(self, tokens: Array, mask: Array, fed: Array) -> Float[Array, "*batch T V"]:
-        """Scores of the token after each of [...,T] that are fed, given a source of [...,S] tokens."""
-        cross = self.project(self.encode(tokens, mask))
-        return self.logits(self.decode(fed, cross, mask))
-
     def init_cache(self, batch: tuple[int, ...], length: int) -> tuple[KeyValue, ...]:
         """An empty cache for `length` decoding steps."""
         sizes = self.sizes
         empty = jnp.zeros((*batch, sizes.heads, length, sizes.head_width), self.dtype)
         return (KeyValue(empty, empty),) * sizes.decoder_layers
-
-    def step(
-        self,
-        token: Int[Array, "*batch"],
-        cache: tuple[KeyValue, ...],
-        cross: tuple[KeyValue, ...],
-        mask: Bool[Array, "*batch S"],
-        position: Array,
-    ) -> tuple[Float[Array, "*batch H"], tuple[KeyValue, ...]]:
-        """The state after the token that is fed at `position`, and the cache with it."""
-        x, length = self.shared(token[..., None]), cache[0].key.shape[-2]
-        places = self._places(self.decoder_places, position[None], length, False)
-        bias, caches = places + cache_bias(cache[0], position), []
-        source = bias_of(mask)[..., None, None, :]
-        for layer, kv, attended in zip(self.decoder_layers, cache, cross, strict=True):
-            x, kv = layer.step(x, kv, bias, attended, source, position)
-            caches.append(kv)
-        return self.decoder_norm(x)[..., 0, :], tuple(caches)

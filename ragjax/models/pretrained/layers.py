@@ -1,12 +1,22 @@
-"""Attention as pretrained transformers have it: by name, with an additive bias and a cache."""
+"""Layers that the pretrained architectures share: attention by name, with a bias and a cache."""
+
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from ragjax.models.layers import KeyValue, Linear
+from ragjax.models.layers import ONES, KeyValue, Linear
+
+ACTIVATIONS = {
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+}
+RmsNorm = partial(nn.RMSNorm, scale_init=ONES)
 
 # Added to the scores of a position that is not attended to. Finite, so that a row without any position
 # stays finite and can be ignored later.
@@ -98,3 +108,53 @@ def written(cache: KeyValue, new: KeyValue, position: Array) -> KeyValue:
 def cache_bias(cache: KeyValue, position: Array) -> Float[Array, "n"]:
     """Hides what a cache holds of positions after this one."""
     return bias_of(jnp.arange(cache.key.shape[-2]) <= position)
+
+
+class EncoderDecoder(nn.Module):
+    """What models have in common that write while they look at a source.
+
+    A subclass gives the stacks `encoder` and `decoder`, and `embed`, `logits` and `init_cache`.
+    """
+
+    def encode(
+        self, tokens: Int[Array, "*batch S"], mask: Bool[Array, "*batch S"]
+    ) -> Float[Array, "*batch S H"]:
+        """The encoder's states of [...,S] tokens; where `mask` is False, nothing is attended to."""
+        return self.encoder(self.embed(tokens), bias_of(mask)[..., None, None, :])
+
+    def project(self, memory: Float[Array, "*batch S H"]) -> tuple[KeyValue, ...]:
+        """Keys and values of the source for each layer of the decoder, computed once."""
+        return self.decoder.project(memory)
+
+    def decode(
+        self,
+        tokens: Int[Array, "*batch T"],
+        cross: tuple[KeyValue, ...],
+        mask: Bool[Array, "*batch S"],
+    ) -> Float[Array, "*batch T H"]:
+        """Teacher forcing: the states after each of [...,T] tokens that are fed."""
+        source = bias_of(mask)[..., None, None, :]
+        return self.decoder(self.embed(tokens), causal_bias(tokens.shape[-1]), cross, source)
+
+    def step(
+        self,
+        token: Int[Array, "*batch"],
+        cache: tuple[KeyValue, ...],
+        cross: tuple[KeyValue, ...],
+        mask: Bool[Array, "*batch S"],
+        position: Array,
+    ) -> tuple[Float[Array, "*batch H"], tuple[KeyValue, ...]]:
+        """The state after the token that is fed at `position`, and the cache with it."""
+        source = bias_of(mask)[..., None, None, :]
+        x, cache = self.decoder.step(self.embed(token[..., None]), cache, cross, source, position)
+        return x[..., 0, :], cache
+
+    def __call__(
+        self,
+        tokens: Int[Array, "*batch S"],
+        mask: Bool[Array, "*batch S"],
+        fed: Int[Array, "*batch T"],
+    ) -> Float[Array, "*batch T V"]:
+        """Scores of the token after each of [...,T] that are fed, given a source of [...,S] tokens."""
+        cross = self.project(self.encode(tokens, mask))
+        return self.logits(self.decode(fed, cross, mask))
