@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/attention_distillation.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 15.1 ± 3.0; strict EM 15.0 ± 2.9.
 """
 
 from dataclasses import replace

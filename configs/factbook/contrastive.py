@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/contrastive.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 27.8 ± 1.9; strict EM 27.8 ± 1.9.
 
 The only one that is told which passage is right. The reader is trained beside it by its likelihood.
 """

@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/emdr2.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 25.8 ± 1.9; strict EM 25.8 ± 1.9.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/leave_one_out.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 24.3 ± 2.1; strict EM 24.3 ± 2.1.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/perplexity_distillation.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 23.6 ± 1.7; strict EM 23.6 ± 1.7.
 """
 
 from dataclasses import replace

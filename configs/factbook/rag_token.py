@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/rag_token.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 22.3 ± 1.7; strict EM 22.3 ± 1.7.
 """
 
 from dataclasses import replace

@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/replug.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 24.0 ± 1.8; strict EM 24.0 ± 1.8.
 """
 
 from dataclasses import replace

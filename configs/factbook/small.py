@@ -2,7 +2,7 @@
 
     ragjax train configs/factbook/small.py
 
-Expected: not recorded yet.
+Expected (experiments/retriever_objectives.py): EM 23.6 ± 1.8; strict EM 23.6 ± 1.8.
 """
 
 from dataclasses import replace
