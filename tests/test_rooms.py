@@ -53,7 +53,7 @@ HOMES = {
     "tyro": ("overrides.py", "cli.py", "index_*.py"),
     "bm25s": ("retrieval/bm25.py",),
     "scann": ("retrieval/scann_searcher.py",),
-    "tokenizers": ("data/*",),
+    "tokenizers": ("data/*", "models/pretrained/*"),  # pretrained models bring theirs
     "safetensors": ("models/pretrained/*",),
     "gguf": ("models/pretrained/*",),
     "rlax": ("ops/*",),

@@ -54,7 +54,7 @@ class Lexicon:
         return self._rank.get(word, 0)
 
     def known_form(self, tokenizer: Tokenizer, question: str) -> tuple[str, list[str]]:
-        """Rewrites a question in known words.
+        """Rewrites a question in known words; with a pretrained reader's tokenizer, it stays as it is.
 
         Args:
           tokenizer: splits it into words.
@@ -64,6 +64,8 @@ class Lexicon:
           The question in known words, and the words that were left out; signs that are left out with
           them are not told.
         """
+        if tokenizer.reads is not None:
+            return plain(question).strip(), []
         kept, left_out, opened = [], [], False
         for number, word in enumerate(tokenizer.words(plain(question))):
             known = self._form(word, opened)

@@ -18,12 +18,14 @@ from ragjax.data.batching import (
     encode_questions,
     train_tokenizer,
 )
+from ragjax.data.borrowed_tokenizer import BorrowedTokenizer
 from ragjax.data.lexicon import Lexicon
 from ragjax.data.pretrained_tokenizer import PretrainedTokenizer
 from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json, write_atomically
 from ragjax.interrupts import stop_if_interrupted
+from ragjax.models.reader import ReaderTokens
 from ragjax.retrieval.base import OwnTokens, RetrieverSpec
 from ragjax.text import half_character, plain
 from ragjax.types import Passage, QaData, Question, Vocabulary
@@ -43,7 +45,7 @@ class PreparedText:
 
     Attributes:
       spec: lengths and sizes.
-      tokenizer: trained on the corpus.
+      tokenizer: trained on the corpus, or the reader's own.
       corpus: the encoded passages.
       own: the tokenizer of a retriever that has one of its own.
     """
@@ -55,14 +57,25 @@ class PreparedText:
 
     @classmethod
     def make(
-        cls, spec: TokenizerSpec, data: QaData, reads: OwnTokens | None = None
+        cls,
+        spec: TokenizerSpec,
+        data: QaData,
+        own: OwnTokens | None = None,
+        borrowed: ReaderTokens | None = None,
     ) -> "PreparedText":
-        """Trains the tokenizer and encodes the corpus, also as a retriever `reads` it."""
-        tokenizer = train_tokenizer(spec, data)
+        """Trains the tokenizer and encodes the corpus.
+
+        Args:
+          spec: lengths and sizes.
+          data: the task's.
+          own: how a retriever reads that has a tokenizer of its own.
+          borrowed: the tokenizer of a reader that brings one; none is trained then.
+        """
+        tokenizer = train_tokenizer(spec, data) if borrowed is None else BorrowedTokenizer(borrowed)
         stop_if_interrupted()
-        own = None if reads is None else PretrainedTokenizer(reads)
-        corpus = encode_corpus(tokenizer, spec, data.passages, data.splits["train"], own)
-        return cls(spec, tokenizer, corpus, own)
+        own_tokenizer = None if own is None else PretrainedTokenizer(own)
+        corpus = encode_corpus(tokenizer, spec, data.passages, data.splits["train"], own_tokenizer)
+        return cls(spec, tokenizer, corpus, own_tokenizer)
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -87,8 +100,8 @@ class PreparedText:
         arrays = io.BytesIO()
         np.savez(arrays, tokens=corpus.tokens, cut=corpus.cut, **vars(corpus.vocabulary))
         write_atomically(run_dir / ARRAYS, arrays.getvalue())
-        reads = None if self.own is None else self.own.reads
-        found = PreparedText.load(self.spec, run_dir, reads).corpus
+        own = None if self.own is None else self.own.reads
+        found = PreparedText.load(self.spec, run_dir, own, self.tokenizer.reads).corpus
         require(
             found.passages == corpus.passages and np.array_equal(found.tokens, corpus.tokens),
             f"{run_dir} holds another corpus than was written there; name another directory, on another "
@@ -97,14 +110,21 @@ class PreparedText:
 
     @classmethod
     def load(
-        cls, spec: TokenizerSpec, run_dir: Path, reads: OwnTokens | None = None
+        cls,
+        spec: TokenizerSpec,
+        run_dir: Path,
+        own: OwnTokens | None = None,
+        borrowed: ReaderTokens | None = None,
     ) -> "PreparedText":
-        """Reads what `save` wrote.
+        """Reads what `save` wrote, see `make`.
 
         Raises:
           UserError: a file is missing or malformed.
         """
-        tokenizer = Tokenizer.load(run_dir / TOKENIZER)
+        if borrowed is None:
+            tokenizer = Tokenizer.load(run_dir / TOKENIZER)
+        else:
+            tokenizer = BorrowedTokenizer.load_saved(run_dir / TOKENIZER, borrowed)
         try:
             lines = (run_dir / PASSAGES).read_bytes().decode().split("\n")
             passages = tuple(Passage(**parse_json(line)) for line in lines if line)
@@ -127,8 +147,8 @@ class PreparedText:
             (TOKENIZER, tokenizer.vocab_size == len(vocabulary.fold)),
         ):
             require(fits, f"{run_dir / name} and {run_dir / ARRAYS} disagree; train the run again.")
-        own = None if reads is None else PretrainedTokenizer(reads, run_dir / OWN_TOKENIZER)
-        return cls(spec, tokenizer, corpus, own)
+        own_tokenizer = None if own is None else PretrainedTokenizer(own, run_dir / OWN_TOKENIZER)
+        return cls(spec, tokenizer, corpus, own_tokenizer)
 
     def over(self, passages: Sequence[Passage]) -> "PreparedText":
         """The same tokenizer over another corpus.

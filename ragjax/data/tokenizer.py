@@ -12,6 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
+from ragjax.models.reader import ReaderTokens
 from ragjax.text import UNSPACED
 from ragjax.types import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 
@@ -64,7 +65,12 @@ class Tokenizer:
     """Text to token ids and back. Every word carries its leading space, as in GPT-2.
 
     A letter of a script without spaces is a word by itself.
+
+    Attributes:
+      reads: of the reader that it came with, to which no word is unknown; None if it was trained.
     """
+
+    reads: ReaderTokens | None = None
 
     def __init__(self, inner: tokenizers.Tokenizer):
         """Wraps a tokenizer of the `tokenizers` package."""

@@ -176,7 +176,7 @@ def _variations(text: PreparedText, question: Question) -> tuple[Question, Quest
     """The question about something unknown, and the question with an unknown word more."""
     known, _ = text.known_words(question.question)
     words, unknown = text.tokenizer.words(known), "zzyzx"
-    while text.known_words(unknown)[0]:
+    while text.tokenizer.reads is None and text.known_words(unknown)[0]:
         unknown += "z"
     rarity = [
         text.corpus.lexicon.rarity(word) if any(letter.isalnum() for letter in word) else 0

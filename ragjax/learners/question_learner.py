@@ -98,10 +98,11 @@ class QuestionsLearner(QuestionsAnswerer):
         """
         config = self.config
         if not config.start:
-            pretrained = config.retriever.pretrained()
-            if not pretrained:
+            retriever, reader = config.retriever.pretrained(), config.reader.pretrained()
+            if not retriever and reader is None:
                 return state
-            params = state.params | {"retriever": state.params["retriever"] | pretrained}
+            params = state.params | {"retriever": state.params["retriever"] | retriever}
+            params |= {} if reader is None else {"reader": reader}
             return self._begun(params, state.key, state.index)
         require_start(config, seed)
         run = load_run(config.start_dir(seed))

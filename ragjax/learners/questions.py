@@ -179,22 +179,24 @@ class QuestionsConfig(Config):
         data = self.task.load()
         require_splits(data, self.task.name, SPLITS)
         self.check_depths(len(data.passages))
-        reads = self.retriever.reads
+        own, borrowed = self.retriever.reads, self.reader.reads
         require(
-            reads is None or not self.objective.alters_words,
+            own is None or not self.objective.alters_words,
             "The objective shows the retriever renamed or corrupted words, but retriever.encoder has a "
             "tokenizer of its own, which does not know them; set rename_retriever, corrupt_words and "
             "remove_question to 0.",
         )
+        lengths = self.tokenizer
+        self.reader.check(lengths.question_length, lengths.passage_length, lengths.answer_length)
         known = self.task.vocabulary_task
         text = PreparedText.make(
-            self.tokenizer, data if known is self.task else known.load(), reads
+            self.tokenizer, data if known is self.task else known.load(), own, borrowed
         )
         return QuestionsLearner(self, text, DataReport.measure(data, text), data)
 
     def load(self, run_dir: Path) -> QuestionsLearner:
         """Reads the text that a run prepared; its task's questions are made when they are needed."""
-        text = PreparedText.load(self.tokenizer, run_dir, self.retriever.reads)
+        text = PreparedText.load(self.tokenizer, run_dir, self.retriever.reads, self.reader.reads)
         report = DataReport.load(run_dir)
         report.require_passages(text.corpus.passages, run_dir)
         return QuestionsLearner(self, text, report, origin=run_dir)

@@ -57,7 +57,7 @@ def build_model(
             "reader": reader_module.init(reader_key, method=everything)["params"],
         }
         if critic:
-            states = jnp.zeros((1, reader.width))
+            states = jnp.zeros((1, reader.states_width))
             params["critic"] = head.init(critic_key, states)["params"]
         return params
 

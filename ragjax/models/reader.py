@@ -22,6 +22,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -38,7 +39,7 @@ from ragjax.models.layers import (
     sinusoidal_positions,
 )
 from ragjax.ops.masking import masked_log_softmax, masked_logsumexp
-from ragjax.types import BOS_ID, PAD_ID
+from ragjax.types import BOS_ID, PAD_ID, Params
 
 
 class Memory(NamedTuple):
@@ -307,15 +308,46 @@ class ReaderModule(nn.Module):
         return jax.nn.log_softmax(vocab, axis=-1), copy, gate, copyable
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Base of the reader specs.
+class ReaderTokens(NamedTuple):
+    """The tokenizer of a reader that brings one, by which questions, passages and answers are read.
 
     Attributes:
-      width: H, the width of the hidden states.
+      json: as the `tokenizers` package writes it.
+      order: [V] its number of each token, or -1 of a token that it does not have; tokens 0 to 3 are
+        those of `types.py`.
+      source: where it comes from, for messages.
     """
 
-    width: int = 64
+    json: str
+    order: np.ndarray
+    source: str
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Base of the reader specs."""
+
+    @property
+    def states_width(self) -> int:
+        """H, the width of what `states` gives."""
+        raise NotImplementedError
+
+    @property
+    def reads(self) -> ReaderTokens | None:
+        """Its own tokenizer; None if it reads with one that is trained on the corpus."""
+        return None
+
+    def pretrained(self) -> Params | None:
+        """The parameters that training begins with, read on the host; None for new ones."""
+        return None
+
+    def check(self, question: int, passage: int, answer: int) -> None:
+        """Checks that it can read questions and passages, and write answers, of so many tokens.
+
+        Raises:
+          UserError: it can't.
+        """
+        del question, passage, answer
 
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns a module with the methods of `ReaderModule`.
@@ -332,11 +364,13 @@ class TransformerReader(Reader):
     """A transformer that copies from what it reads.
 
     Attributes:
+      width: H, the width of the hidden states.
       heads: attention heads; divides `width`.
       encoder_layers: layers that read question and passage.
       decoder_layers: layers that write the answer.
     """
 
+    width: int = 64
     heads: int = 4
     encoder_layers: int = 2
     decoder_layers: int = 1
@@ -351,6 +385,11 @@ class TransformerReader(Reader):
         for name in ("encoder_layers", "decoder_layers"):
             value = getattr(self, name)
             require(value >= 1, f"reader.{name} is {value}; it must be at least 1.")
+
+    @property
+    def states_width(self) -> int:
+        """H."""
+        return self.width
 
     def build(self, vocab_size: int, dtype: DTypeLike) -> ReaderModule:
         """Returns the module."""

@@ -80,7 +80,7 @@ class PretrainedEncoder(Encoder):
 
     def _module(self, dtype: DTypeLike = jnp.float32) -> TextEncoderModule:
         """The text encoder that computes in a dtype."""
-        module = describe(self._path, self.part, compute=dtype)
+        module = describe(self._path, self.part, compute=dtype).module
         if not isinstance(module, TextEncoderModule):
             raise UserError(
                 f"encoder.source is {self.source!r}, which is no encoder of texts but a "

@@ -1,5 +1,6 @@
 """Layers that the pretrained architectures share: attention by name, with a bias and a cache."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import flax.linen as nn
@@ -38,21 +39,41 @@ def split_heads(x: Float[Array, "*batch n H"], heads: int) -> Float[Array, "*bat
     return jnp.swapaxes(x.reshape(*x.shape[:-1], heads, -1), -2, -3)
 
 
-def attend(query: Array, kv: KeyValue, bias: Array, scale: float) -> Array:
+def attend(
+    query: Float[Array, "... h m c"],
+    parts: Sequence[tuple[KeyValue, Float[Array, "..."]]],
+    scale: float,
+) -> Float[Array, "... m W"]:
     """Scaled dot-product attention.
 
+    Where keys have g < h heads, h/g heads of queries in a row share each (arXiv 2305.13245).
+
     Args:
-      query: [...,G,h,m,c] or [...,h,m,c].
-      kv: keys and values [...,h,n,c], broadcast against the query's leading axes.
-      bias: float32, broadcastable to [...,h,m,n]; is added to the scores.
+      query: [...,h,m,c].
+      parts: what is attended to, as one: keys and values [...,g,n,c], broadcast against the query's
+        leading axes, and float32 biases, broadcastable to [...,h,m,n], which are added to the scores.
       scale: factor of the scores.
 
     Returns:
       [...,m,h*c], heads joined.
     """
-    scores = jnp.einsum("...mc,...nc->...mn", query, kv.key).astype(jnp.float32) * scale
-    weights = jax.nn.softmax(scores + bias, axis=-1).astype(query.dtype)
-    mixed = jnp.swapaxes(jnp.einsum("...mn,...nc->...mc", weights, kv.value), -2, -3)
+    heads, asking, width = query.shape[-3:]
+    groups = parts[0][0].key.shape[-3]
+    # Queries that share keys are rows of one product; keys are never repeated.
+    folded = query.reshape(*query.shape[:-3], groups, -1, width)
+    scores = []
+    for kv, bias in parts:
+        part = jnp.einsum("...mc,...nc->...mn", folded, kv.key).astype(jnp.float32) * scale
+        scores.append(part.reshape(*part.shape[:-3], heads, asking, -1) + bias)
+    joined = scores[0] if len(scores) == 1 else jnp.concatenate(scores, axis=-1)
+    weights = jax.nn.softmax(joined, axis=-1).astype(query.dtype)
+    weights = weights.reshape(*weights.shape[:-3], groups, -1, weights.shape[-1])
+    mixed, begin = jnp.zeros((), query.dtype), 0
+    for kv, _ in parts:
+        end = begin + kv.value.shape[-2]
+        mixed = mixed + jnp.einsum("...mn,...nc->...mc", weights[..., begin:end], kv.value)
+        begin = end
+    mixed = jnp.swapaxes(mixed.reshape(*mixed.shape[:-3], heads, asking, width), -2, -3)
     return mixed.reshape(*mixed.shape[:-2], -1)
 
 
@@ -92,7 +113,7 @@ class NamedAttention(nn.Module):
     def __call__(self, x: Float[Array, "*batch m H"], kv: KeyValue, bias: Array) -> Array:
         """Attends from `x` to `kv`, see `attend`."""
         scale = self.head_width**-0.5 if self.scale is None else self.scale
-        return self.out(attend(split_heads(self.query(x), self.heads), kv, bias, scale))
+        return self.out(attend(split_heads(self.query(x), self.heads), ((kv, bias),), scale))
 
 
 def written(cache: KeyValue, new: KeyValue, position: Array) -> KeyValue:
@@ -128,11 +149,14 @@ class EncoderDecoder(nn.Module):
 
     def decode(
         self,
-        tokens: Int[Array, "*batch T"],
+        tokens: Int[Array, "*fed T"],
         cross: tuple[KeyValue, ...],
         mask: Bool[Array, "*batch S"],
     ) -> Float[Array, "*batch T H"]:
-        """Teacher forcing: the states after each of [...,T] tokens that are fed."""
+        """Teacher forcing: the states after each of [...,T] tokens that are fed.
+
+        Their leading axes broadcast against the sources', which may share what is fed.
+        """
         source = bias_of(mask)[..., None, None, :]
         return self.decoder(self.embed(tokens), causal_bias(tokens.shape[-1]), cross, source)
 

@@ -8,7 +8,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -196,14 +196,13 @@ class GroupedAttention(nn.Module):
         return KeyValue(turned(key, turn), split_heads(self.v_proj(x), self.sizes.groups))
 
     def __call__(
-        self, x: Float[Array, "*batch m H"], kv: KeyValue, turn: tuple[Array, Array], bias: Array
+        self, x: Float[Array, "*batch m H"], turn: tuple[Array, Array], parts: Any
     ) -> Array:
-        """Attends from `x` to `kv`; `bias` is broadcastable to [...,h,m,n]."""
+        """Attends from `x` to `parts`, see `attend`."""
         sizes = self.sizes
         query = split_heads(self.q_proj(x), sizes.heads)
         query = turned(self.q_norm(query) if sizes.normed else query, turn)
-        repeated = KeyValue(*(jnp.repeat(part, sizes.heads // sizes.groups, -3) for part in kv))
-        return self.o_proj(attend(query, repeated, bias, sizes.head_width**-0.5))
+        return self.o_proj(attend(query, parts, sizes.head_width**-0.5))
 
 
 class LlamaLayer(nn.Module):
@@ -223,25 +222,53 @@ class LlamaLayer(nn.Module):
         self.up = linear(sizes.hidden, name="mlp.up_proj")
         self.down = linear(sizes.width, name="mlp.down_proj")
 
-    def __call__(self, x: Array, turn: tuple[Array, Array], bias: Array) -> tuple[Array, KeyValue]:
-        """Maps [...,n,H] -> [...,n,H], all positions at once; also its keys and values."""
+    def __call__(
+        self, x: Array, turn: tuple[Array, Array], bias: Array, before: Any = ()
+    ) -> tuple[Array, KeyValue]:
+        """Maps [...,n,H] -> [...,n,H], all positions at once; also its keys and values.
+
+        `before` are keys and values of what was read before, with their bias, or nothing.
+        """
         normed = self.input_layernorm(x)
         kv = self.self_attn.project(normed, turn)
-        return self._finish(x, normed, kv, turn, bias), kv
+        return self._finish(x, normed, turn, (*before, (kv, bias))), kv
 
     def step(
-        self, x: Array, cache: KeyValue, turn: tuple[Array, Array], bias: Array, position: Array
+        self,
+        x: Array,
+        cache: KeyValue,
+        turn: tuple[Array, Array],
+        bias: Array,
+        position: Array,
+        before: Any = (),
     ) -> tuple[Array, KeyValue]:
         """One step: [...,1,H], whose keys and values go to `position` of the cache."""
         normed = self.input_layernorm(x)
         cache = written(cache, self.self_attn.project(normed, turn), position)
-        return self._finish(x, normed, cache, turn, bias), cache
+        return self._finish(x, normed, turn, (*before, (cache, bias))), cache
 
-    def _finish(self, x: Array, normed: Array, kv: KeyValue, turn: Any, bias: Array) -> Array:
-        x = x + self.self_attn(normed, kv, turn, bias)
+    def _finish(self, x: Array, normed: Array, turn: Any, parts: Any) -> Array:
+        x = x + self.self_attn(normed, turn, parts)
         normed = self.post_attention_layernorm(x)
         activation = ACTIVATIONS[self.sizes.activation]
         return x + self.down(activation(self.gate(normed)) * self.up(normed))
+
+
+class Prefix(NamedTuple):
+    """A text that was read before, which what follows attends to.
+
+    Attributes:
+      layers: keys and values [...,g,n,c] of each layer.
+      mask: [...,n] which of its places hold tokens that are attended to.
+    """
+
+    layers: tuple[KeyValue, ...]
+    mask: Array
+
+    def of_layers(self) -> list[tuple[tuple[KeyValue, Array]]]:
+        """What each layer attends to, see `attend`."""
+        bias = bias_of(self.mask)[..., None, None, :]
+        return [((kv, bias),) for kv in self.layers]
 
 
 class LlamaModule(nn.Module):
@@ -271,21 +298,33 @@ class LlamaModule(nn.Module):
         if not sizes.tied:
             self.head = Linear(sizes.vocab_size, use_bias=False, dtype=self.dtype, name="lm_head")
 
+    def _before(self, prefix: Prefix | None) -> tuple[Array | int, Any]:
+        """How many tokens were read before, and what each layer attends to of them."""
+        if prefix is None:
+            return 0, [()] * self.sizes.layers
+        return jnp.sum(prefix.mask, axis=-1, dtype=jnp.int32)[..., None], prefix.of_layers()
+
     def read(
-        self, tokens: Int[Array, "*batch n"], mask: Bool[Array, "*batch n"]
+        self,
+        tokens: Int[Array, "*fed n"],
+        mask: Bool[Array, "*fed n"],
+        prefix: Prefix | None = None,
     ) -> tuple[Float[Array, "*batch n H"], tuple[KeyValue, ...]]:
         """The states after each of [...,n] tokens, and each layer's keys and values.
 
-        Positions where `mask` is False are not attended to.
+        Positions where `mask` is False are not attended to. The tokens go on from a prefix, if there
+        is one, against whose leading axes theirs broadcast.
         """
         length = tokens.shape[-1]
-        require_positions(length, self.sizes.positions)
-        positions = jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0)
-        turn = rotations(self.sizes, positions)
+        require_positions(
+            length + (0 if prefix is None else prefix.mask.shape[-1]), self.sizes.positions
+        )
+        already, before = self._before(prefix)
+        turn = rotations(self.sizes, already + jnp.maximum(jnp.cumsum(mask, axis=-1) - 1, 0))
         bias = causal_bias(length) + bias_of(mask)[..., None, None, :]
         x, kvs = self.embed_tokens(tokens), []
-        for layer in self.layers:
-            x, kv = layer(x, turn, bias)
+        for layer, earlier in zip(self.layers, before, strict=True):
+            x, kv = layer(x, turn, bias, earlier)
             kvs.append(kv)
         return self.norm(x), tuple(kvs)
 
@@ -302,26 +341,31 @@ class LlamaModule(nn.Module):
         self,
         token: Int[Array, "*batch"],
         cache: tuple[KeyValue, ...],
-        read: Bool[Array, "*batch n"],
-        position: Int[Array, "*batch"],
-        place: Array,
+        position: Array,
+        prefix: Prefix | None = None,
     ) -> tuple[Float[Array, "*batch H"], tuple[KeyValue, ...]]:
         """The state after one more token.
 
         Args:
           token: [...] the tokens that are fed.
-          cache: [...,g,n,c] of each layer.
-          read: [...,n] which places of the cache hold tokens that are attended to.
-          position: [...] the tokens' positions in their texts.
-          place: [] where in the cache they go.
+          cache: [...,g,n,c] of each layer, which holds the tokens before.
+          position: [] where in the cache the tokens go.
+          prefix: what was read before the cache began, if anything.
 
         Returns:
           The states [...,H], and the cache with the new keys and values.
         """
-        turn = rotations(self.sizes, position[..., None])
-        bias = bias_of(read)[..., None, None, :] + cache_bias(cache[0], place)
+        already, before = self._before(prefix)
+        turn = rotations(self.sizes, already + position[None])
+        bias = cache_bias(cache[0], position)
         x, caches = self.embed_tokens(token[..., None]), []
-        for layer, kv in zip(self.layers, cache, strict=True):
-            x, kv = layer.step(x, kv, turn, bias, place)
+        for layer, kv, earlier in zip(self.layers, cache, before, strict=True):
+            x, kv = layer.step(x, kv, turn, bias, position, earlier)
             caches.append(kv)
         return self.norm(x)[..., 0, :], tuple(caches)
+
+    def init_cache(self, batch: tuple[int, ...], length: int) -> tuple[KeyValue, ...]:
+        """An empty cache for `length` steps."""
+        sizes = self.sizes
+        empty = jnp.zeros((*batch, sizes.groups, length, sizes.head_width), self.dtype)
+        return (KeyValue(empty, empty),) * sizes.layers

@@ -123,10 +123,25 @@ def load(
     return Pretrained(config, module, params, prefix, path)
 
 
-def describe(source: Path | str, part: str = "", *, compute: DTypeLike = jnp.float32) -> nn.Module:
-    """The module of a model, whose weights are not read; see `load`."""
+class Description(NamedTuple):
+    """A model without its weights.
+
+    Attributes:
+      config: config.json of the model.
+      module: as of `Pretrained`.
+    """
+
+    config: Mapping[str, Any]
+    module: nn.Module
+
+
+def describe(
+    source: Path | str, part: str = "", *, compute: DTypeLike = jnp.float32
+) -> Description:
+    """A model whose weights are not read; see `load`."""
     with ExitStack() as files:
-        return _described(_opened(local(source), files), part, compute)[-1]
+        config, *_, module = _described(_opened(local(source), files), part, compute)
+        return Description(config, module)
 
 
 def _opened(path: Path, files: ExitStack) -> Checkpoint:

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.models.layers import KeyValue
 from ragjax.models.pretrained import load
+from ragjax.models.pretrained.llama import Prefix
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 ENCODERS = ("bert", "dpr_context", "dpr_question", "sentence_transformer")
@@ -123,17 +123,13 @@ def test_language_models_go_on_as_in_transformers(name):
     def run(tokens, mask):
         states, kvs = module.apply(params, tokens, mask, method="read")
         logits = module.apply(params, states[:, -1], method="logits")
-        room = ((0, 0), (0, 0), (0, new), (0, 0))
-        cache = tuple(KeyValue(*(jnp.pad(part, room) for part in kv)) for kv in kvs)
-        read = jnp.pad(mask, ((0, 0), (0, new)), constant_values=True)
+        prefix = Prefix(kvs, jnp.asarray(mask))
+        cache = module.apply(params, (len(tokens),), new, method="init_cache")
 
         def step(carry, number):
             cache, logits = carry
             token = jnp.argmax(logits, -1)
-            position = jnp.sum(mask, -1) + number
-            state, cache = module.apply(
-                params, token, cache, read, position, count + number, method="step"
-            )
+            state, cache = module.apply(params, token, cache, number, prefix, method="step")
             return (cache, module.apply(params, state, method="logits")), token
 
         _, written = jax.lax.scan(step, (cache, logits), jnp.arange(new))

@@ -1,0 +1,343 @@
+"""Pretrained language models as readers: BART, T5 and Llama, each by its own tokens."""
+
+import functools
+import json
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from command_line import the_sentence
+from tiny_pretrained import write_pretrained
+from tiny_reader import VOCAB, tokenizer_of, write_reader
+
+from ragjax.cli import main
+from ragjax.config import load_config
+from ragjax.data.borrowed_tokenizer import BorrowedTokenizer
+from ragjax.errors import UserError
+from ragjax.models.pretrained import load
+from ragjax.models.pretrained.reader import PretrainedReader
+from ragjax.models.pretrained.vocabulary import (
+    NOTHING,
+    numbers_here,
+    reordered,
+    restored,
+    token_order,
+)
+from ragjax.run_dir import load_run
+from ragjax.training.program import starting_state
+from ragjax.types import BOS_ID, EOS_ID, PAD_ID
+
+KINDS = ("bart", "t5", "llama")
+TEMPLATES = {
+    "bart": "<s>{passage} // {question}</s>",
+    "t5": "question: {question} context: {passage}</s>",
+    "llama": "<|im_start|>Read.{passage}\nThen say:{question}\nSo:",
+}
+QUESTIONS = ("Where does Ada live?", "Which town?")
+PASSAGES = (("Ada lives in Arles, a quiet town.", "Ben is not."), ("Zoe.", "Xena lives in Xanten."))
+ANSWERS = ("Arles", "Xanten")
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    root = tmp_path_factory.mktemp("readers")
+    return {kind: write_reader(root / kind, kind) for kind in KINDS}
+
+
+@pytest.fixture(scope="module")
+def readers(sources):
+    return {
+        kind: PretrainedReader(str(path), template=TEMPLATES[kind])
+        for kind, path in sources.items()
+    }
+
+
+class Read:
+    """A reader over two questions with two passages each."""
+
+    def __init__(self, reader, wide=(22, 24), length=7):
+        self.words = BorrowedTokenizer(reader.reads)
+        self.module = reader.build(self.words.vocab_size, jnp.float32)
+        self.params = {"params": jax.tree.map(jnp.asarray, reader.pretrained())}
+        question, cut = self.words.encode_batch(QUESTIONS, wide[0])
+        texts = [text for row in PASSAGES for text in row]
+        passages, cut_again = self.words.encode_batch(texts, wide[1])
+        assert cut == cut_again == 0
+        target, cut = self.words.encode_batch(ANSWERS, length, end=True)
+        self.target = jnp.asarray(target)
+        assert cut == 0
+        self.call = functools.partial(self.module.apply, self.params)
+        self.memory = jax.jit(functools.partial(self.call, method="encode"))(
+            jnp.asarray(question), jnp.asarray(passages.reshape(2, 2, -1)), None
+        )
+
+
+@pytest.fixture(scope="module")
+def reads(readers):
+    return {kind: Read(reader) for kind, reader in readers.items()}
+
+
+def theirs(source, kind):
+    """[B,K] log p(· | x, d_k, y_<t) by the model itself, over its own tokens, one text at a time."""
+    model, words = load(source), tokenizer_of(kind)
+    apply = jax.jit(functools.partial(model.module.apply, {"params": model.params}))
+    end = {"bart": 2, "t5": 1, "llama": 2}[kind]
+    start = {"bart": [2], "t5": [0], "llama": []}[kind]
+    for question, passages, answer in zip(QUESTIONS, PASSAGES, ANSWERS, strict=True):
+        for passage in passages:
+            text = TEMPLATES[kind].format(passage=f" {passage}", question=f" {question}")
+            text = text.replace("  ", " ")
+            source_ids = words.encode(text, add_special_tokens=False).ids
+            target = [*words.encode(answer, add_special_tokens=False).ids, end]
+            if kind == "llama":
+                tokens = jnp.array([source_ids + target[:-1]])
+                logits = apply(tokens, tokens >= 0)[0, len(source_ids) - 1 :]
+            else:
+                tokens, fed = jnp.array([source_ids]), jnp.array([start + target[:-1]])
+                logits = apply(tokens, tokens >= 0, fed)[0]
+            yield target, np.array(logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_have_the_probability_that_the_model_itself_gives_them(
+    kind, reads, sources, readers
+):
+    read, order = reads[kind], readers[kind].order
+    logprobs = np.asarray(read.call(read.memory, read.target, method="logprobs"))
+    chosen = np.asarray(read.call(read.memory, read.target, method="token_logprobs"))
+    own_padding = {"bart": 1, "t5": 0, "llama": None}[kind]
+    for place, (target, logits) in enumerate(theirs(sources[kind], kind)):
+        row, column = divmod(place, 2)
+        length = len(target)
+        assert list(order[np.asarray(read.target[row, :length])]) == target
+        if own_padding is not None:
+            logits[:, own_padding] = -np.inf  # is never written here
+        wanted = np.asarray(jax.nn.log_softmax(logits, axis=-1))
+        mine = logprobs[row, column, :length]
+        real = (order != NOTHING) & (np.arange(len(order)) != PAD_ID)
+        np.testing.assert_allclose(mine[:, real], wanted[:, order[real]], atol=2e-5)
+        assert (mine[:, ~real] < -1e8).all()
+        np.testing.assert_allclose(
+            chosen[row, column, :length], wanted[np.arange(length), target], atol=2e-5
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_step_by_step_gives_what_the_whole_target_gives(kind, reads):
+    read = reads[kind]
+    whole = read.call(read.memory, read.target, method="logprobs")
+
+    @jax.jit
+    def run(memory, target):
+        cache = read.call(memory, target.shape[1], method="init_cache")
+        fed = jnp.concatenate([jnp.full_like(target[:, :1], BOS_ID), target[:, :-1]], 1)
+
+        def step(cache, given):
+            token, place = given
+            both = jnp.broadcast_to(token[:, None], (2, 2))
+            scores, cache = read.call(memory, cache, both, place, method="decode_step")
+            return cache, scores
+
+        return jax.lax.scan(step, cache, (fed.T, jnp.arange(target.shape[1])))[1]
+
+    steps = jnp.moveaxis(run(read.memory, read.target), 0, 2)
+    np.testing.assert_allclose(steps, whole, atol=3e-5)
+    assert read.call(read.memory, read.target, method="states").shape == (2, 2, 7, 16)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_room_that_is_not_used_changes_nothing(kind, readers, reads):
+    roomy = Read(readers[kind], wide=(26, 28))
+    for method in ("token_logprobs", "logprobs"):
+        one, other = (
+            read.call(read.memory, read.target, method=method) for read in (reads[kind], roomy)
+        )
+        np.testing.assert_allclose(one, other, atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_vocabulary_is_put_back_as_it_was(kind, sources, readers):
+    order, params = readers[kind].order, load(sources[kind]).params
+    assert order[EOS_ID] == {"bart": 2, "t5": 1, "llama": 2}[kind]
+    assert order[BOS_ID] == NOTHING
+    assert order[PAD_ID] == {"bart": 1, "t5": 0, "llama": NOTHING}[kind]
+    known = order[order != NOTHING]
+    assert sorted(known) == list(range(len(known)))
+    assert (order[numbers_here(order)] == np.arange(len(known))).all()
+    again = restored(reordered(params, order), order)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
+def test_roles_that_share_a_token_get_one_of_their_own():
+    order = token_order(7, end=3, pad=3, unknown=3)
+    assert list(order) == [NOTHING, NOTHING, 3, NOTHING, 0, 1, 2, 4, 5, 6]
+    assert list(token_order(5, end=4, pad=0, unknown=1)) == [0, NOTHING, 4, 1, 2, 3]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_comes_back_and_special_tokens_in_it_are_letters(kind, readers):
+    words = BorrowedTokenizer(readers[kind].reads)
+    for text in ("Arles", "a  b", "naïve 東京 🙂", "<s> no </s> <|im_end|>", "<pad>"):
+        ids = words.encode(text)
+        assert words.decode(ids) == text.strip()
+        assert min(ids) > EOS_ID
+    assert words.decode([*words.encode("Oslo"), EOS_ID, *words.encode("Bern")]) == "Oslo"
+    assert words.decode([PAD_ID, BOS_ID]) == ""
+    fold = words.fold_map()
+    assert fold[words.encode("A")[0]] == words.encode("a")[0]
+    assert len(fold) == words.vocab_size >= VOCAB
+
+
+# ---- in a run
+
+
+CONFIG = """
+import dataclasses, tiny_config
+from ragjax.models.pretrained.reader import PretrainedReader
+
+
+def get_config():
+    config = tiny_config.get_config()
+    tokenizer = dataclasses.replace(
+        config.tokenizer, question_length=24, passage_length=18, answer_length=8
+    )
+    objective = dataclasses.replace(config.objective, rename_reader=0.0)
+    reader = PretrainedReader({source!r}{more})
+    return dataclasses.replace(config, tokenizer=tokenizer, objective=objective, reader=reader)
+"""
+
+
+def written(tmp_path, source, more=""):
+    path = tmp_path / "config.py"
+    path.write_text(CONFIG.format(source=str(source), more=more))
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_begins_with_the_weights(kind, sources, tmp_path):
+    learner = load_config(written(tmp_path, sources[kind])).create()
+    state = starting_state(learner, (0,))
+    weights = restored(state.params["reader"], learner.config.reader.order)
+    jax.tree.map(np.testing.assert_array_equal, weights, load(sources[kind]).params)
+
+
+def test_a_run_with_it(sources, tmp_path, capsys):
+    """Trained, killed, resumed, evaluated and asked from the command line, as any other."""
+    config, run = written(tmp_path, sources["llama"]), tmp_path / "run"
+    assert main(["train", str(config), "--run-dir", str(run)]) == 0
+    trained = json.loads((run / "result.json").read_text())
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert sum(losses[:4]) > sum(losses[-4:])
+    assert main(["evaluate", str(run)]) == 0
+    again = json.loads((run / "result.json").read_text())
+    assert {name: trained[name] for name in ("em", "mrr", "selective")} == {
+        name: again[name] for name in ("em", "mrr", "selective")
+    }
+    capsys.readouterr()
+    # nothing of a question is unknown to it
+    assert main(["answer", str(run), "Where does Zzyzx live?", "--force", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert len(answer["passages"]) == 5
+    assert not [note for note in answer["notes"] if "unknown" in note]
+    # its tokenizer may not change any more
+    own = run / "tokenizer.json"
+    before = own.read_bytes()
+    own.write_bytes(before.replace(b"quiet", b"quite"))
+    assert main(["answer", str(run), "Where does Ada live?"]) == 2
+    assert own.name in capsys.readouterr().err
+
+
+def test_short_training_equals_what_was_cut_in_two(sources, tmp_path):
+    """A run that is stopped and continued has the parameters of one that is not."""
+    config = written(tmp_path, sources["t5"])
+    states = []
+    for name, steps in (("whole", (6,)), ("parts", (3, 6))):
+        run = tmp_path / name
+        for count in steps:
+            words = [
+                "train",
+                str(config),
+                "--run-dir",
+                str(run),
+                "--optimizer.schedule",
+                "constant",
+            ]
+            words += ["--phases.1.steps", str(count), "--evaluation.every", "0"]
+            assert main([*words, *(["--resume"] if run.exists() else [])]) == 0
+        states.append(load_run(run).state.params)
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+# ---- what is refused
+
+
+def told(error):
+    return the_sentence(f"ragjax: {error.value}\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "words"),
+    [
+        ("{passage}", "must hold {passage} and {question} once each"),
+        ("{passage} {question} {question}", "once each"),
+        ("{passage} {question} {answer}", "no other braces"),
+    ],
+)
+def test_templates_are_checked(template, words):
+    with pytest.raises(UserError) as error:
+        PretrainedReader("anywhere", template=template)
+    assert words in told(error)
+
+
+def test_a_template_of_a_language_model_ends_with_words(sources):
+    reader = PretrainedReader(str(sources["llama"]), template="{passage} {question}")
+    with pytest.raises(UserError) as error:
+        reader.build(len(reader.order), jnp.float32)
+    assert "ends with a slot" in told(error)
+
+
+@pytest.mark.parametrize(
+    ("kind", "spoil", "words"),
+    [
+        ("t5", lambda path: (path / "tokenizer.json").unlink(), "has no tokenizer.json"),
+        ("t5", lambda path: (path / "tokenizer.json").write_text("{"), "no readable tokenizer"),
+        ("t5", lambda path: shutil.rmtree(path), "does not exist"),
+        ("t5", lambda path: mended(path, eos_token_id=None), "eos_token_id None"),
+        ("t5", lambda path: mended(path, decoder_start_token_id=None), "decoder_start_token_id"),
+        (
+            "llama",
+            lambda path: mended(path, max_position_embeddings=40),
+            "model has 40 positions",
+        ),
+        ("bart", lambda path: mended(path, vocab_size=300), f"a tokenizer of {VOCAB} tokens"),
+    ],
+)
+def test_what_does_not_fit_is_refused(kind, spoil, words, sources, tmp_path):
+    path = shutil.copytree(sources[kind], tmp_path / "copy")
+    spoil(path)
+    with pytest.raises(UserError) as error:
+        starting_state(load_config(written(tmp_path, path)).create(), (0,))
+    assert words in told(error)
+
+
+def mended(path, **fields):
+    file = path / "config.json"
+    config = json.loads(file.read_text()) | fields
+    file.write_text(json.dumps(config))
+
+
+def test_an_encoder_is_no_reader(tmp_path):
+    path = write_pretrained(tmp_path / "mini")
+    with pytest.raises(UserError) as error:
+        _ = PretrainedReader(str(path)).reads
+    assert "writes no text" in told(error)
+
+
+def test_attention_is_not_to_be_learned_from(reads):
+    read = reads["llama"]
+    with pytest.raises(UserError) as error:
+        read.call(read.memory, read.target, method="attention")
+    assert "choose another objective" in told(error)
