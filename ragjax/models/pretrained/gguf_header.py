@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ragjax.errors import UserError, require
+from ragjax.errors import UserError
 
 _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
