@@ -117,28 +117,38 @@ def _config(path: Path, facts: dict[str, Any], tied: bool) -> dict[str, Any]:
         require(value is not None, f"{path} does not say its {kind}.{name}; name another file.")
         return value
 
+    def number(name: str, default: Any = None, of: type = int) -> Any:
+        value = fact(name, default)
+        require(
+            type(value) is of and value > 0,
+            f"{path} has {value!r} as its {kind}.{name}; name another file.",
+        )
+        return value
+
     scaling = fact("rope.scaling.type", "none")
     require(
         scaling in ("none", ""),
         f"{path} has rope.scaling.type {scaling!r}, which is not supported.",
     )
-    heads = int(fact("attention.head_count"))
-    width = int(fact("embedding_length"))
-    tokens = facts.get("tokenizer.ggml.tokens", ())
+    heads = number("attention.head_count")
+    width = number("embedding_length")
+    tokens = facts.get("tokenizer.ggml.tokens")
     return {
         "model_type": kind,
-        "vocab_size": int(fact("vocab_size", len(tokens) or None)),
+        "vocab_size": number("vocab_size", len(tokens) if isinstance(tokens, list) else None),
         "hidden_size": width,
-        "num_hidden_layers": int(fact("block_count")),
+        "num_hidden_layers": number("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": int(fact("attention.head_count_kv", heads)),
-        "head_dim": int(fact("attention.key_length", width // heads)),
-        "intermediate_size": int(fact("feed_forward_length")),
-        "max_position_embeddings": int(fact("context_length")),
+        "num_key_value_heads": number("attention.head_count_kv", heads),
+        "head_dim": number("attention.key_length", width // heads),
+        "intermediate_size": number("feed_forward_length"),
+        "max_position_embeddings": number("context_length"),
         "hidden_act": "silu",
         # The file holds a float32: the shortest number that is the same one is what was meant.
-        "rms_norm_eps": float(str(np.float32(fact("attention.layer_norm_rms_epsilon")))),
-        "rope_theta": float(fact("rope.freq_base", 10_000.0)),
+        "rms_norm_eps": float(
+            str(np.float32(number("attention.layer_norm_rms_epsilon", of=float)))
+        ),
+        "rope_theta": number("rope.freq_base", 10_000.0, float),
         "tie_word_embeddings": tied,
         "bos_token_id": _optional(facts, "tokenizer.ggml.bos_token_id"),
         "eos_token_id": _optional(facts, "tokenizer.ggml.eos_token_id"),
@@ -146,4 +156,5 @@ def _config(path: Path, facts: dict[str, Any], tied: bool) -> dict[str, Any]:
 
 
 def _optional(facts: dict[str, Any], name: str) -> int | None:
-    return None if name not in facts else int(facts[name])
+    value = facts.get(name)
+    return value if type(value) is int else None
