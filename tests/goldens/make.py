@@ -4,7 +4,7 @@
     python tests/goldens/make.py
 
 Each folder is a model's directory as `save_pretrained` writes it, and golden.npz, inputs and outputs;
-gguf_tokenizers holds small vocabularies, and what transformers' tokenizers make of texts with them.
+gguf_tokenizers.json holds small vocabularies, and what transformers' tokenizers make of texts with them.
 The tests need neither package.
 """
 
@@ -260,7 +260,7 @@ def sentencepiece():
     return tokens, scores
 
 
-def gguf_tokenizers(folder):
+def gguf_tokenizers(path):
     """What is in a GGUF file, and the ids of texts by its tokenizer.ggml.pre."""
     tokens, merges = byte_level()
     vocab = {token: number for number, token in enumerate(tokens)}
@@ -312,8 +312,7 @@ def gguf_tokenizers(folder):
             for name, tokenizer in made.items()
         },
     }
-    folder.mkdir()
-    (folder / "golden.json").write_text(json.dumps(golden, ensure_ascii=False) + "\n", "utf-8")
+    path.write_text(json.dumps(golden, ensure_ascii=False) + "\n", "utf-8")
 
 
 @torch.no_grad()
@@ -349,7 +348,7 @@ def main():
     qwen3 = hf.Qwen3Config(**DECODER, head_dim=6, tie_word_embeddings=True)
     language("qwen3", randomised(hf.Qwen3ForCausalLM(qwen3)))
     rag().save_pretrained(HERE / "rag")
-    gguf_tokenizers(HERE / "gguf_tokenizers")
+    gguf_tokenizers(HERE / "gguf_tokenizers.json")
 
 
 if __name__ == "__main__":

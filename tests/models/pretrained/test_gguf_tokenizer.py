@@ -14,9 +14,7 @@ from command_line import the_sentence
 from ragjax.errors import UserError
 from ragjax.models.pretrained.gguf_tokenizer import gguf_tokenizer
 
-GOLDEN = json.loads(
-    (Path(__file__).parents[2] / "goldens/gguf_tokenizers/golden.json").read_text("utf-8")
-)
+GOLDEN = json.loads((Path(__file__).parents[2] / "goldens/gguf_tokenizers.json").read_text("utf-8"))
 BYTE_LEVEL = [name for name in GOLDEN["ids"] if name != "llama"]
 NORMAL, UNKNOWN, CONTROL, USER, BYTE = 1, 2, 3, 4, 6
 KINDS = {"<unk>": UNKNOWN, "<s>": CONTROL, "<end>": CONTROL, "<tool>": USER}
