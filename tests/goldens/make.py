@@ -3,7 +3,8 @@
     pip install torch==2.13.0 transformers==5.24.0
     python tests/goldens/make.py
 
-Each folder is a model's directory as `save_pretrained` writes it, and golden.npz, inputs and outputs.
+Each folder is a model's directory as `save_pretrained` writes it, and golden.npz, inputs and outputs;
+gguf_tokenizers.json holds small vocabularies, and what transformers' tokenizers make of texts with them.
 The tests need neither package.
 """
 
@@ -12,8 +13,12 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 import transformers as hf
+from tokenizers import normalizers, pre_tokenizers
+from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
+from transformers.tokenization_utils_base import generate_merges
 
 HERE = Path(__file__).parent
 VOCAB, LENGTH, FED, NEW = 48, 9, 6, 8
@@ -189,6 +194,127 @@ def rag():
     return randomised(hf.RagTokenForGeneration(config=config))
 
 
+TEXTS = (
+    *(
+        "",
+        " ",
+        "hello world, look",
+        "  Hello,  WORLD!!\n\n\tIt's 12 of 1234567 and I'LL see   9",
+        "naïve",
+    ),
+    *(
+        "cafe\u0301 \u00bd \u2167 \u0663\u0664",
+        "日本語 Привет नमस्ते عالم",
+        "😀👩\u200d👧 \u00a0x\u3000y",
+    ),
+    *(
+        "def f(x):\r\n    return x**2  # the other\n",
+        "<s>the<end>\n <tool> there <end><end> the ",
+        "▁ the▁▁",
+    ),
+)
+ENGLISH = (
+    "the other there then hello world, the 12 of 2024  and I'll see 1234 words;  it's a world of words\n"
+    "    return the world    # there are 12 others\n\n  café naïve "
+)
+
+
+def byte_level():
+    """Tokens and merges of bytes, learnt from a few words, with two tokens that are not merged."""
+    learnt = tokenizers.Tokenizer(tokenizers.models.BPE())
+    learnt.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=330,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    learnt.train_from_iterator([ENGLISH], trainer)
+    model = json.loads(learnt.to_str())["model"]
+    vocab = model["vocab"]
+    # A word that no merges make, which only Llama 3 takes whole.
+    tokens = [*sorted(vocab, key=vocab.__getitem__), "Ġlook", "<s>", "<end>", "<tool>"]
+    return tokens, [tuple(merge) for merge in model["merges"]]
+
+
+def sentencepiece():
+    """Tokens, and their scores, as SentencePiece keeps them: of the merges the first are the highest."""
+    given = ["<unk>", "<s>", "<end>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    merged = (
+        "▁t",
+        "he",
+        "▁the",
+        "re",
+        "or",
+        "▁w",
+        "ld",
+        "orld",
+        "▁world",
+        "ll",
+        "hello",
+        "▁▁",
+        "he▁",
+    )
+    letters = "▁etaonrhdlswIcif,.12"
+    tokens = [*given, *merged, "lo", "llo", *letters, "<tool>"]
+    scores = [0.0 if token in given else -float(number) for number, token in enumerate(tokens)]
+    return tokens, scores
+
+
+def gguf_tokenizers(path):
+    """What is in a GGUF file, and the ids of texts by its tokenizer.ggml.pre."""
+    tokens, merges = byte_level()
+    vocab = {token: number for number, token in enumerate(tokens)}
+    pieces, scores = sentencepiece()
+    numbers = {piece: number for number, piece in enumerate(pieces)}
+
+    def gpt2(*before):
+        made = hf.GPT2Tokenizer(vocab=vocab, merges=merges, unk_token=None, eos_token="<end>")
+        made = made.backend_tokenizer
+        made.pre_tokenizer = pre_tokenizers.Sequence([*before, made.pre_tokenizer])
+        return made
+
+    llama3 = gpt2()
+    llama3.model = tokenizers.models.BPE(vocab, merges, ignore_merges=True)
+    llama3.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(
+                tokenizers.Regex(GGUF_PRE_TOKENIZER_SPLITS["llama-bpe"]), "isolated"
+            ),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    options = {"vocab": vocab, "merges": merges, "unk_token": None}
+    options |= {"pad_token": "<end>", "eos_token": "<end>"}
+    joined = generate_merges(numbers, dict(zip(pieces, scores, strict=True)), pieces[:259])
+    llama = hf.LlamaTokenizer(vocab=numbers, merges=joined, eos_token="<end>").backend_tokenizer
+    # As the tokenizer.json of Llama 2 has it: a space before each text, also one that begins with a
+    # space, which LlamaTokenizer's own Metaspace would not add.
+    llama.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")]
+    )
+    llama.pre_tokenizer = None
+    made = {
+        "gpt-2": gpt2(),
+        "smollm": gpt2(pre_tokenizers.Digits(individual_digits=True)),
+        "llama-bpe": llama3,
+        "qwen2": hf.Qwen2Tokenizer(**options).backend_tokenizer,
+        "llama": llama,
+    }
+    for tokenizer in made.values():
+        special = [tokenizers.AddedToken(token, normalized=False) for token in ("<s>", "<end>")]
+        tokenizer.add_special_tokens(special)
+        tokenizer.add_tokens([tokenizers.AddedToken("<tool>", normalized=False)])
+    golden = {
+        **{"tokens": tokens, "merges": [" ".join(merge) for merge in merges]},
+        **{"pieces": pieces, "scores": scores, "texts": TEXTS},
+        "ids": {
+            name: [tokenizer.encode(text, add_special_tokens=False).ids for text in TEXTS]
+            for name, tokenizer in made.items()
+        },
+    }
+    path.write_text(json.dumps(golden, ensure_ascii=False) + "\n", "utf-8")
+
+
 @torch.no_grad()
 def main():
     for folder in HERE.iterdir():
@@ -222,6 +348,7 @@ def main():
     qwen3 = hf.Qwen3Config(**DECODER, head_dim=6, tie_word_embeddings=True)
     language("qwen3", randomised(hf.Qwen3ForCausalLM(qwen3)))
     rag().save_pretrained(HERE / "rag")
+    gguf_tokenizers(HERE / "gguf_tokenizers.json")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import numpy as np
 
 from ragjax.errors import UserError, require
 from ragjax.models.pretrained.checkpoint import Checkpoint
+from ragjax.models.pretrained.gguf_header import read_header
 
 # What GGUF calls a tensor -> what Hugging Face does; a layer's number stands for {}.
 _NAMES = {
@@ -43,29 +44,43 @@ def open_gguf(path: Path) -> Checkpoint:
         raise UserError(
             f"{path} is a GGUF file, which needs the gguf package: pip install gguf."
         ) from error
-    try:
-        reader = gguf.GGUFReader(path)
-        facts = {name: field.contents() for name, field in reader.fields.items()}
-        tensors = {_name(tensor.name): tensor for tensor in reader.tensors}
-    except (OSError, ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{path} is not a whole GGUF file ({error}); download it again.") from error
+    header = read_header(path)
+    facts, tensors = header.facts, {_name(name): one for name, one in header.tensors.items()}
     architecture = facts.get("general.architecture")
     require(
         architecture in _ARCHITECTURES,
         f"{path} holds a model of architecture {architecture!r}; only {', '.join(_ARCHITECTURES)} are "
         "supported.",
     )
-    kinds = {tensor.tensor_type.name for tensor in tensors.values()} - {*_QUANTISATIONS}
+    kinds = {int(kind): kind.name for kind in gguf.GGMLQuantizationType}
+    others = {kinds.get(one.kind, str(one.kind)) for one in tensors.values()} - {*_QUANTISATIONS}
     require(
-        not kinds,
-        f"{path} is quantised as {', '.join(sorted(kinds))}; only {', '.join(_QUANTISATIONS)} are "
+        not others,
+        f"{path} is quantised as {', '.join(sorted(others))}; only {', '.join(_QUANTISATIONS)} are "
         "supported.",
+    )
+    widths = {}  # bytes of a row of each tensor
+    for name, one in tensors.items():
+        block, block_bytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(one.kind)]
+        widths[name] = one.shape[-1] // block * block_bytes
+        require(
+            one.shape[-1] % block == 0 and one.start + one.rows * widths[name] <= header.size,
+            f"{path} is not a whole GGUF file (it does not hold all of {name}); download it again.",
+        )
+    require(
+        "rope_freqs.weight" not in tensors,
+        f"{path} has rotations that are scaled by rope_freqs.weight, which is not supported; name the "
+        "model's directory of Hugging Face instead.",
     )
     config = _config(path, facts, tied="lm_head.weight" not in tensors)
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
-        array = gguf.dequantize(tensor.data, tensor.tensor_type).reshape(shapes[name])
+        # Read, not mapped: the array stays what it is whatever becomes of the file.
+        data = np.fromfile(path, np.uint8, tensor.rows * widths[name], offset=tensor.start)
+        data = data.reshape(tensor.rows, widths[name])
+        kind = gguf.GGMLQuantizationType(tensor.kind)
+        array = gguf.dequantize(data, kind).reshape(tensor.shape)
         if architecture == "llama":
             for part, heads in (
                 ("q_proj", config["num_attention_heads"]),
@@ -73,12 +88,9 @@ def open_gguf(path: Path) -> Checkpoint:
             ):
                 if f".{part}." in name:
                     array = _halves(array, heads)
-        return np.asarray(array, np.float32)
+        return array
 
-    shapes = {name: tuple(map(int, tensor.shape[::-1])) for name, tensor in tensors.items()}
-    # Frequencies of scaled rotations, which config.json tells in another way.
-    shapes = {name: shape for name, shape in shapes.items() if name != "rope_freqs.weight"}
-    return Checkpoint(path, config, shapes, read)
+    return Checkpoint(path, config, {name: one.shape for name, one in tensors.items()}, read)
 
 
 def _name(name: str) -> str:
@@ -105,28 +117,38 @@ def _config(path: Path, facts: dict[str, Any], tied: bool) -> dict[str, Any]:
         require(value is not None, f"{path} does not say its {kind}.{name}; name another file.")
         return value
 
+    def number(name: str, default: Any = None, of: type = int) -> Any:
+        value = fact(name, default)
+        require(
+            type(value) is of and value > 0,
+            f"{path} has {value!r} as its {kind}.{name}; name another file.",
+        )
+        return value
+
     scaling = fact("rope.scaling.type", "none")
     require(
-        scaling in ("none", "") and "rope_freqs.weight" not in facts,
+        scaling in ("none", ""),
         f"{path} has rope.scaling.type {scaling!r}, which is not supported.",
     )
-    heads = int(fact("attention.head_count"))
-    width = int(fact("embedding_length"))
-    tokens = facts.get("tokenizer.ggml.tokens", ())
+    heads = number("attention.head_count")
+    width = number("embedding_length")
+    tokens = facts.get("tokenizer.ggml.tokens")
     return {
         "model_type": kind,
-        "vocab_size": int(fact("vocab_size", len(tokens) or None)),
+        "vocab_size": number("vocab_size", len(tokens) if isinstance(tokens, list) else None),
         "hidden_size": width,
-        "num_hidden_layers": int(fact("block_count")),
+        "num_hidden_layers": number("block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": int(fact("attention.head_count_kv", heads)),
-        "head_dim": int(fact("attention.key_length", width // heads)),
-        "intermediate_size": int(fact("feed_forward_length")),
-        "max_position_embeddings": int(fact("context_length")),
+        "num_key_value_heads": number("attention.head_count_kv", heads),
+        "head_dim": number("attention.key_length", width // heads),
+        "intermediate_size": number("feed_forward_length"),
+        "max_position_embeddings": number("context_length"),
         "hidden_act": "silu",
         # The file holds a float32: the shortest number that is the same one is what was meant.
-        "rms_norm_eps": float(str(np.float32(fact("attention.layer_norm_rms_epsilon")))),
-        "rope_theta": float(fact("rope.freq_base", 10_000.0)),
+        "rms_norm_eps": float(
+            str(np.float32(number("attention.layer_norm_rms_epsilon", of=float)))
+        ),
+        "rope_theta": number("rope.freq_base", 10_000.0, float),
         "tie_word_embeddings": tied,
         "bos_token_id": _optional(facts, "tokenizer.ggml.bos_token_id"),
         "eos_token_id": _optional(facts, "tokenizer.ggml.eos_token_id"),
@@ -134,4 +156,5 @@ def _config(path: Path, facts: dict[str, Any], tied: bool) -> dict[str, Any]:
 
 
 def _optional(facts: dict[str, Any], name: str) -> int | None:
-    return None if name not in facts else int(facts[name])
+    value = facts.get(name)
+    return value if type(value) is int else None

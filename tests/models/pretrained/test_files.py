@@ -1,5 +1,6 @@
 """What is read of a model's files, what is written, and what is refused."""
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from ragjax.errors import UserError
 from ragjax.models.pretrained import load, save
 from ragjax.models.pretrained.bart import BartModule
 from ragjax.models.pretrained.checkpoint import write_checkpoint
+from ragjax.models.pretrained.gguf_file import open_gguf
 from ragjax.models.pretrained.llama import Llama, LlamaModule
 from ragjax.models.pretrained.parameters import tensors_of
 from ragjax.models.pretrained.text_encoder import Pooling, TextEncoderModule
@@ -162,7 +164,7 @@ def test_a_bert_within_another_model_is_found(copied):
 # ---- GGUF
 
 
-def write_gguf(path, model, kind, facts=(), names=lambda name: name):
+def write_gguf(path, model, kind, facts=(), names=lambda name: name, change=lambda written: None):
     """A GGUF file of a golden of the Llama family."""
     config = model.config
     written = gguf.GGUFWriter(path, names(config["model_type"]))
@@ -197,6 +199,7 @@ def write_gguf(path, model, kind, facts=(), names=lambda name: name):
         written.add_tensor(
             f"{parts.get_name(stem)}.{last}", gguf.quantize(tensor, shape), raw_dtype=shape
         )
+    change(written)
     written.write_header_to_file()
     written.write_kv_data_to_file()
     written.write_tensors_to_file()
@@ -251,6 +254,51 @@ def test_a_spoilt_gguf_file_is_refused(tmp_path):
     scaled = [("qwen3.rope.scaling.type", "yarn")]
     write_gguf(whole, model, gguf.GGMLQuantizationType.F32, scaled)
     assert "yarn" in refused(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        # what tells how Llama 3.1 and later stretch their rotations
+        (lambda file: file.add_tensor("rope_freqs.weight", np.ones(4, np.float32)), "rope_freqs"),
+        (lambda file: file.add_tensor("more", np.ones(4, np.int8)), "I8"),
+        (lambda file: file.add_uint32("qwen3.attention.key_length", 0), "0 as its"),
+        (lambda file: file.add_string("qwen3.attention.key_length", "six"), "'six' as its"),
+        (lambda file: file.add_uint32("general.alignment", 0), "general.alignment"),
+    ],
+)
+def test_a_gguf_file_that_can_not_be_computed_with_is_refused(change, told, tmp_path):
+    model = load(GOLDENS / "qwen3")
+    model.config.pop("head_dim")  # another one is written
+    path = tmp_path / "model.gguf"
+    write_gguf(path, model, gguf.GGMLQuantizationType.F32, change=change)
+    assert told in refused(path)
+
+
+def test_tensors_of_a_gguf_file_lie_where_its_alignment_says(tmp_path):
+    model = load(GOLDENS / "qwen3")
+    path, kind = tmp_path / "model.gguf", gguf.GGMLQuantizationType.F32
+    write_gguf(path, model, kind, change=lambda file: file.add_custom_alignment(256))
+    again = load(path).params
+    jax.tree.map(np.testing.assert_array_equal, again, model.params)
+    # what was read stays, whatever becomes of the file
+    path.write_bytes(bytes(len(path.read_bytes())))
+    jax.tree.map(np.testing.assert_array_equal, again, model.params)
+
+
+def test_any_spoilt_byte_of_a_gguf_file_is_refused_or_read(tmp_path):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, load(GOLDENS / "qwen3"), gguf.GGMLQuantizationType.F32)
+    whole, drawn = path.read_bytes(), np.random.default_rng(0)
+    for _ in range(150):
+        spoilt = bytearray(whole)
+        for at in drawn.integers(2500, size=2):  # of the header
+            spoilt[at] = drawn.choice([0, 255, drawn.integers(256)])
+        path.write_bytes(spoilt)
+        with contextlib.suppress(UserError):
+            checkpoint = open_gguf(path)
+            for name, shape in checkpoint.shapes.items():
+                assert checkpoint.read(name).shape == shape
 
 
 # ---- what is refused
