@@ -25,6 +25,7 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.errors import UserError, require
 from ragjax.models.layers import KeyValue
+from ragjax.models.pretrained.gguf_tokenizer import gguf_tokenizer
 from ragjax.models.pretrained.layers import EncoderDecoder
 from ragjax.models.pretrained.llama import LlamaModule, Prefix
 from ragjax.models.pretrained.loading import Description, describe, load, local
@@ -266,6 +267,8 @@ class PretrainedReader(Reader):
     @functools.cached_property
     def _json(self) -> str:
         """The tokenizer, as the `tokenizers` package writes it."""
+        if self._path.suffix == ".gguf":
+            return gguf_tokenizer(self._path).json
         file = self._path / TOKENIZER
         require(
             file.is_file(),
