@@ -253,7 +253,8 @@ def nbest_rag_token(
         in_axes=1,
         out_axes=1,
     )(found.tokens)
-    return told.replace(log_prob=jnp.where(jnp.isneginf(found.score), -jnp.inf, told.log_prob))
+    log_prob = jnp.where(jnp.isneginf(found.score), -jnp.inf, told.log_prob)
+    return Decoded(told.tokens, log_prob, told.log_posterior)
 
 
 def _told_by_token(
