@@ -73,10 +73,10 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Answer:
-    """Ask a trained run; without a question, ask one after another."""
+    """Ask a run, or a config of pretrained weights; without a question, ask one after another."""
 
-    run_dir: Positional[Path]
-    """The run's directory."""
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's directory; or, with --passages, a config whose model comes with weights."""
     question: Positional[str | None] = None
     """The question."""
     json: bool = False

@@ -26,6 +26,7 @@ from ragjax.records import Records
 from ragjax.shipped import find_config
 from ragjax.training.learner import Learner
 from ragjax.training.optimizer import Adam, Optimizer
+from ragjax.types import QaData
 
 PACKAGE = "ragjax"
 NOTHING: Mapping[str, str] = MappingProxyType({})
@@ -103,6 +104,16 @@ class Config:
           UserError: a file is missing or malformed.
         """
         raise NotImplementedError
+
+    def untrained(self, data: QaData) -> Learner:
+        """The learner over passages that answers without training; of pretrained weights alone.
+
+        Raises:
+          UserError: it has nothing to answer before it is trained.
+        """
+        raise UserError(
+            f"A config of {self.subject} has nothing to answer before it is trained; name a run."
+        )
 
     @property
     def seeds(self) -> range:

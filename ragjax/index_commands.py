@@ -82,7 +82,7 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         made = {"run": str(options.run.absolute()), "step": run.step}
     elif options.encoder is not None:
         from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
-        from ragjax.models.pretrained.loading import local
+        from ragjax.models.pretrained.sources import local
 
         source = local(options.encoder).absolute()
         encoder, made = pretrained_corpus_encoder(source), {"source": str(source)}

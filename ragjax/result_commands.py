@@ -128,10 +128,21 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
         "The question is empty; ask one in words.",
     )
     from ragjax.commands import open_run
+    from ragjax.config import load_config
+    from ragjax.run_dir import untrained_run
+    from ragjax.shipped import find_config
 
-    run = open_run(options.run_dir, console)
-    if options.passages is not None:
-        run = run.over(options.passages)
+    config = find_config(options.run_dir)
+    if config.is_file():
+        require(
+            options.passages is not None,
+            f"{options.run_dir} is a config, of which nothing is trained yet; add --passages FILE for "
+            "what its pretrained model is to answer from, or name a run.",
+        )
+        run = untrained_run(load_config(config), options.passages)
+    else:
+        run = open_run(options.run_dir, console)
+        run = run if options.passages is None else run.over(options.passages)
     if options.question is not None:
         _print_answer(run.answer(options.question, force=options.force), options.json)
         return 0

@@ -19,7 +19,7 @@ from ragjax.precision import single_precision
 from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
-from ragjax.training.program import state_shapes
+from ragjax.training.program import starting_state, state_shapes
 from ragjax.types import QaData
 
 CONFIG, RESULT, CHECKPOINTS = "config.json", "result.json", "checkpoints"
@@ -78,6 +78,24 @@ class Run:
         """The figures of a split, or of episodes; see `training.learner.Learner.evaluate`."""
         records, facts = self.learner.evaluate(self.state, split, episodes=episodes)
         return facts | records.summary()
+
+
+@single_precision
+def untrained_run(config: Config, passages: Path | str) -> Run:
+    """What a config begins with, over passages and without any training.
+
+    Args:
+      config: of a model whose weights come from elsewhere.
+      passages: a file or a folder, see `data.readers.read_passages`.
+
+    Raises:
+      UserError: it has nothing to answer before it is trained, or the passages can't be read.
+    """
+    read = read_passages(Path(passages), words=PASSAGE_WORDS, overlap=OVERLAP)
+    data = checked(QaData(tuple(read), {"train": ()}), str(passages))
+    learner = config.untrained(in_plain_text(data))
+    state = learner.finish(starting_state(learner, (config.seed,)))
+    return Run(config, learner, state, step=0, damaged=[], changes=[])
 
 
 @single_precision

@@ -10,8 +10,7 @@ import tokenizers
 from ragjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 from ragjax.errors import UserError
 from ragjax.files import write_atomically
-from ragjax.models.pretrained.vocabulary import NOTHING, numbers_here
-from ragjax.models.reader import ReaderTokens
+from ragjax.models.pretrained.vocabulary import NOTHING, ReaderTokens, numbers_here
 from ragjax.text import plain
 from ragjax.types import EOS_ID, PAD_ID
 

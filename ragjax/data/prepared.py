@@ -25,7 +25,7 @@ from ragjax.data.tokenizer import Tokenizer, TokenizerSpec
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json, write_atomically
 from ragjax.interrupts import stop_if_interrupted
-from ragjax.models.reader import ReaderTokens
+from ragjax.models.pretrained.vocabulary import ReaderTokens
 from ragjax.retrieval.base import OwnTokens, RetrieverSpec
 from ragjax.text import half_character, plain
 from ragjax.types import Passage, QaData, Question, Vocabulary

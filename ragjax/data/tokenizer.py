@@ -12,7 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
-from ragjax.models.reader import ReaderTokens
+from ragjax.models.pretrained.vocabulary import ReaderTokens
 from ragjax.text import UNSPACED
 from ragjax.types import EOS_ID, PAD_ID, UNK_ID, Vocabulary
 

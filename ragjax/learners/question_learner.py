@@ -63,7 +63,8 @@ class QuestionsLearner(QuestionsAnswerer):
     @cached_property
     def data(self) -> dict[str, Any]:
         """The corpus, and the training questions if they live on the device."""
-        return {"corpus": self.corpus, "questions": self.stream.arrays}
+        questions = self.stream.arrays if self.config.phases else ()
+        return {"corpus": self.corpus, "questions": questions}
 
     @property
     def init_data(self) -> None:

@@ -22,6 +22,7 @@ from ragjax.ranges import require_few_updates
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.tasks.base import SPLITS, Task
 from ragjax.training.optimizer import Adam, Optimizer
+from ragjax.types import QaData
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class QuestionsConfig(Config):
       retriever: where passages come from, and p(d|x).
       reader: the reader.
       objective: the loss and its decoder.
-      phases: stretches of training, in order.
+      phases: stretches of training, in order; none for a run that is measured and asked as it begins.
       evaluation: how the model is measured.
       compute: dtype of the computation; parameters and sums are always float32.
       start: the directory of a finished run whose parameters training starts from, with "{seed}" in the
@@ -82,7 +83,11 @@ class QuestionsConfig(Config):
     def __post_init__(self):
         """Checks what single components can't."""
         super().__post_init__()
-        require(len(self.phases) > 0, "phases is empty; training needs at least one phase.")
+        require(
+            len(self.phases) > 0 or self.reader.comes_trained or bool(self.start),
+            "phases is empty, so that nothing is trained, but the reader is a new one; give at least "
+            "one phase, a pretrained reader, or start.",
+        )
         for number, phase in enumerate(self.phases):
             require(
                 phase.batch_size % self.optimizer.accumulate == 0,
@@ -124,7 +129,8 @@ class QuestionsConfig(Config):
             f"optimizer.weight_decay is {decay}, which moves the passages' encoder, too, but the "
             "retriever's train_passages is false; set weight_decay to 0, or train_passages to true.",
         )
-        self.optimizer.check(self.steps, self.updates)
+        if self.phases:
+            self.optimizer.check(self.steps, self.updates)
 
     @property
     def steps(self) -> int:
@@ -153,6 +159,8 @@ class QuestionsConfig(Config):
     def lengthened_to(self, other: Config) -> Config:
         """See `Config.lengthened_to`: the last phase goes on."""
         if not isinstance(other, QuestionsConfig) or len(other.phases) != len(self.phases):
+            return self
+        if not self.phases:
             return self
         steps = max(self.phases[-1].steps, other.phases[-1].steps)
         return replace(self, phases=(*self.phases[:-1], replace(self.phases[-1], steps=steps)))
@@ -200,6 +208,18 @@ class QuestionsConfig(Config):
         report = DataReport.load(run_dir)
         report.require_passages(text.corpus.passages, run_dir)
         return QuestionsLearner(self, text, report, origin=run_dir)
+
+    def untrained(self, data: QaData) -> QuestionsLearner:
+        """See `Config.untrained`; of few passages, all are retrieved."""
+        require(
+            self.reader.comes_trained or bool(self.start),
+            "The config's reader is a new one, which has no answers before it is trained; train it and "
+            "ask the run, or name a config with a pretrained reader.",
+        )
+        k = min(self.evaluation.k, len(data.passages))
+        config = replace(self, evaluation=replace(self.evaluation, k=k))
+        text = PreparedText.make(self.tokenizer, data, self.retriever.reads, self.reader.reads)
+        return QuestionsLearner(config, text, DataReport.measure(data, text), data)
 
     def check_depths(self, passages: int) -> None:
         """Checks that the corpus has as many passages as are to be retrieved.

@@ -17,12 +17,11 @@ minutes, by a small model, from names it has never seen:
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
@@ -38,6 +37,7 @@ from ragjax.models.layers import (
     position_vectors,
     sinusoidal_positions,
 )
+from ragjax.models.pretrained.vocabulary import ReaderTokens
 from ragjax.ops.masking import masked_log_softmax, masked_logsumexp
 from ragjax.types import BOS_ID, PAD_ID, Params
 
@@ -308,24 +308,15 @@ class ReaderModule(nn.Module):
         return jax.nn.log_softmax(vocab, axis=-1), copy, gate, copyable
 
 
-class ReaderTokens(NamedTuple):
-    """The tokenizer of a reader that brings one, by which questions, passages and answers are read.
-
-    Attributes:
-      json: as the `tokenizers` package writes it.
-      order: [V] its number of each token, or -1 of a token that it does not have; tokens 0 to 3 are
-        those of `types.py`.
-      source: where it comes from, for messages.
-    """
-
-    json: str
-    order: np.ndarray
-    source: str
-
-
 @dataclass(frozen=True)
 class Reader:
-    """Base of the reader specs."""
+    """Base of the reader specs.
+
+    Attributes:
+      comes_trained: whether it can answer before any training.
+    """
+
+    comes_trained: ClassVar[bool] = False
 
     @property
     def states_width(self) -> int:

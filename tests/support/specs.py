@@ -15,6 +15,7 @@ from ragjax.envs.cartpole import CartPole
 from ragjax.learners.episodes import EpisodesConfig
 from ragjax.learners.questions import Phase, QuestionsConfig
 from ragjax.models.pretrained.encoder import PretrainedEncoder
+from ragjax.models.pretrained.reader import PretrainedReader
 from ragjax.objectives.a2c import A2C
 
 
@@ -79,6 +80,7 @@ def config_specs() -> list[type[Any]]:
 
 REQUIRED = {
     PretrainedEncoder: {"source": "owner/name"},
+    PretrainedReader: {"source": "owner/name"},
     QuestionsConfig: {"task": tiny_task.TinyTask()},
     EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
     Phase: {"steps": 3},

@@ -11,7 +11,8 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.errors import UserError, require
 from ragjax.models.encoder import Encoder
-from ragjax.models.pretrained.loading import describe, load, local
+from ragjax.models.pretrained.loading import describe, load
+from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
 from ragjax.retrieval.base import OwnTokens
 from ragjax.types import PAD_ID, Params
@@ -47,8 +48,9 @@ class PretrainedEncoder(Encoder):
     can't be trained with renamed or corrupted words, which are of the reader's tokenizer.
 
     Attributes:
-      source: a directory that transformers or sentence-transformers wrote, with tokenizer.json, or the
-        id of a model on the Hugging Face hub. A run needs it for as long as it is used.
+      source: a directory that transformers or sentence-transformers wrote, with tokenizer.json; or
+        where else `sources.local` finds one, such as the Hugging Face hub. A run needs it for as long
+        as it is used.
       part: of a model of type rag, "question_encoder"; else "".
       question_length: tokens of a question; longer ones are cut on the right.
       passage_length: tokens of a passage; longer ones are cut on the right.

@@ -1,6 +1,5 @@
 """Loads a model of any supported architecture, and writes it as transformers reads it."""
 
-import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from ragjax.models.pretrained.checkpoint import Checkpoint, open_checkpoint, wri
 from ragjax.models.pretrained.gguf_file import open_gguf
 from ragjax.models.pretrained.llama import Llama, LlamaModule
 from ragjax.models.pretrained.parameters import read_params, tensors_of
+from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.t5 import T5, T5Module
 from ragjax.models.pretrained.text_encoder import MODULES, TextEncoderModule, read_pooling
 from ragjax.types import Params
@@ -30,7 +30,6 @@ BESIDE = (
     *("chat_template.jinja", "generation_config.json"),
     *(MODULES, "sentence_bert_config.json", "1_Pooling/config.json"),
 )
-DOWNLOADED = ("*.json", "*.safetensors", "*.txt", "*.model", "*.jinja")
 # The parts of a model of type rag, and what the names of their tensors begin with.
 PARTS = {"question_encoder": "question_encoder.", "generator": "generator."}
 
@@ -99,8 +98,8 @@ def load(
     """Loads a model.
 
     Args:
-      source: a directory that transformers or sentence-transformers wrote, a GGUF file, or the id of a
-        model on the Hugging Face hub, which is downloaded.
+      source: a directory that transformers or sentence-transformers wrote, or a GGUF file; or where
+        else `sources.local` finds one.
       part: of a model of type rag, "question_encoder" or "generator"; else "".
       compute: dtype of the computation.
       dtype: of the parameters.
@@ -169,28 +168,6 @@ def _described(
     else:
         module = kind.module(sizes, compute)
     return config, kind, start, prefix, module
-
-
-def local(source: Path | str) -> Path:
-    """The directory or file of a source, downloaded if it is on the hub."""
-    path = Path(source).expanduser()
-    if path.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-        require(
-            path.exists(),
-            f"{source} does not exist; name a directory, a GGUF file or a model of the hub "
-            "(owner/name).",
-        )
-        return path
-    import huggingface_hub
-
-    try:
-        return Path(huggingface_hub.snapshot_download(str(source), allow_patterns=[*DOWNLOADED]))
-    except Exception as error:  # of the hub, of the connection and of the file system alike
-        raise UserError(
-            f"{source} is no directory here and can't be downloaded "
-            f"({type(error).__name__}: {str(error).splitlines()[0]}); name a directory, or check the "
-            "name and the network."
-        ) from error
 
 
 def _part_of(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Any], str]:

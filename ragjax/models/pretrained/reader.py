@@ -13,7 +13,7 @@ import functools
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -28,15 +28,17 @@ from ragjax.models.layers import KeyValue
 from ragjax.models.pretrained.gguf_tokenizer import gguf_tokenizer
 from ragjax.models.pretrained.layers import EncoderDecoder
 from ragjax.models.pretrained.llama import LlamaModule, Prefix
-from ragjax.models.pretrained.loading import Description, describe, load, local
+from ragjax.models.pretrained.loading import Description, describe, load
+from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.vocabulary import (
     NOTHING,
+    ReaderTokens,
     numbers_here,
     reordered,
     special_tokens,
     token_order,
 )
-from ragjax.models.reader import Reader, ReaderTokens
+from ragjax.models.reader import Reader
 from ragjax.types import BOS_ID, PAD_ID, Params
 
 TOKENIZER = "tokenizer.json"
@@ -224,13 +226,16 @@ class PretrainedReader(Reader):
     `tokenizer.vocab_size` is not used with it, and no word is unknown to it.
 
     Attributes:
-      source: a directory that transformers wrote, with tokenizer.json, a GGUF file, or the id of a model
-        on the Hugging Face hub. A run needs it for as long as it is used.
+      source: a directory that transformers wrote, with tokenizer.json, or a GGUF file; or where else
+        `sources.local` finds one, such as the Hugging Face hub. A run needs it for as long as it is
+        used.
       part: of a model of type rag, "generator"; else "".
       template: the text to read, with {passage} and {question} in their places, and special tokens as
         the tokenizer writes them; "" for the one that is usual for BART and T5, or, of others,
         passage, "Question:", question, "Answer:".
     """
+
+    comes_trained: ClassVar[bool] = True
 
     source: str = field(repr=False)  # where it lies changes nothing of what it computes
     part: str = ""

