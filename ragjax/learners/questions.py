@@ -14,6 +14,7 @@ from ragjax.errors import require
 from ragjax.evaluation.answers import Answers
 from ragjax.learners.question_learner import QuestionsLearner
 from ragjax.learners.start import require_start
+from ragjax.models.adapters import All, Trained
 from ragjax.models.reader import Reader, TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Objective
@@ -59,6 +60,7 @@ class QuestionsConfig(Config):
       retriever: where passages come from, and p(d|x).
       reader: the reader.
       objective: the loss and its decoder.
+      trained: which parameters are trained.
       phases: stretches of training, in order.
       evaluation: how the model is measured.
       compute: dtype of the computation; parameters and sums are always float32.
@@ -73,6 +75,7 @@ class QuestionsConfig(Config):
     retriever: RetrieverSpec = field(default_factory=Dense)
     reader: Reader = field(default_factory=TransformerReader)
     objective: Objective = field(default_factory=RagSequence)
+    trained: Trained = field(default_factory=All)
     optimizer: Optimizer = field(default_factory=Adam)
     phases: tuple[Phase, ...] = (Phase(steps=400),)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -120,10 +123,11 @@ class QuestionsConfig(Config):
             self.retriever.refresh_every_in_step or self.retriever.refresh_every_beside
         )
         require(
-            not decay or not self.retriever.learned or bool(ages),
+            not decay or not self.trained.everything or not self.retriever.learned or bool(ages),
             f"optimizer.weight_decay is {decay}, which moves the passages' encoder, too, but the "
             "retriever's train_passages is false; set weight_decay to 0, or train_passages to true.",
         )
+        self.trained.check(self.retriever)
         self.optimizer.check(self.steps, self.updates)
 
     @property
