@@ -4,10 +4,10 @@ The tree θ of a model's parameters is split into what training moves and what i
 
     split:  θ -> (moved, frozen)        merged:  (moved, frozen) -> θ
 
-and `merged` undoes `split`, number by number. The training step and the optimiser with its moments, norms,
-decay and moving average know `moved` alone. Everything that computes with the model is given what
+and `merged` undoes `split`, number by number. The training step and the optimiser with its moments,
+norms, decay and moving average know `moved` alone. Everything that computes with the model is given what
 `merged` makes, once for each loss or evaluation: objectives, decoders and indexes know nothing of this
-file. `moved` has top-level groups of θ, so that each keeps the learning rate that the optimiser has for it.
+file. `moved` has top-level groups of θ, so that each keeps the learning rate that it has in the config.
 
 Two things of the retriever and the objective are always moved, since they are no weights of a model that
 was loaded: the scales of its scores (`log_scale`, and `log_lexical_weight` of a hybrid), which move no
