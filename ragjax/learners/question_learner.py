@@ -19,18 +19,23 @@ from ragjax.origin import made_from
 from ragjax.retrieval.corpus import IndexState
 from ragjax.retrieval.refresh import BackgroundRefresh
 from ragjax.run_dir import load_run, parameter_counts
-from ragjax.training.learner import (
-    PartialState,
-    Stage,
-    State,
-    stage_at,
-    step_keys,
-    traced_scalars,
-)
-from ragjax.types import Loss, Params, RagBatch
+from ragjax.training.learner import Stage, State, stage_at, step_keys, traced_scalars
+from ragjax.types import Leaf, Loss, Params, RagBatch
 
 # What a run adds to its model is drawn with the key of a step that no run has.
 _ADDED = 2**32 - 2
+
+
+class PartialState(State):
+    """The state of a run that trains a part of its model's parameters.
+
+    A class of its own, so that checkpoints of other runs have no field for it.
+
+    Attributes:
+      frozen: the parameters that are not trained.
+    """
+
+    frozen: Leaf = None  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class QuestionsLearner(QuestionsAnswerer):

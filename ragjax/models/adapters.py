@@ -173,6 +173,10 @@ class Lora(Trained):
                 part in known,
                 f"trained.parts.{number} is {part!r}; choose {' or '.join(known)}.",
             )
+        require(
+            len(set(self.parts)) == len(self.parts),
+            f"trained.parts is {self.parts}; name each part once.",
+        )
         try:
             re.compile(self.modules)
         except re.error as error:

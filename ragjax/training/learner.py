@@ -56,18 +56,6 @@ class State(struct.PyTreeNode):
         return None
 
 
-class PartialState(State):
-    """The state of a run that trains a part of its model's parameters.
-
-    A class of its own, so that checkpoints of other runs have no field for it.
-
-    Attributes:
-      frozen: the parameters that are not trained.
-    """
-
-    frozen: Leaf = None  # pyright: ignore[reportIncompatibleMethodOverride]
-
-
 class StepKeys(NamedTuple):
     """The PRNG keys of one step of a run."""
 

@@ -245,6 +245,10 @@ def test_the_modules_of_pretrained_models_are_known(kind):
             "trained.parts.1 is 'critic'; choose reader or retriever.",
         ),
         (
+            {"parts": ("reader", "reader")},
+            "trained.parts is ('reader', 'reader'); name each part once.",
+        ),
+        (
             {"modules": "(query"},
             "trained.modules is '(query', which is no regular expression (missing ), unterminated "
             "subpattern at position 0); give one, such as 'query|value'.",
@@ -252,8 +256,11 @@ def test_the_modules_of_pretrained_models_are_known(kind):
     ],
 )
 def test_a_field_that_is_wrong_is_told(fields, sentence):
+    lora = Lora()
+    for name, value in fields.items():
+        object.__setattr__(lora, name, value)  # past the annotation that tests check
     with pytest.raises(UserError) as error:
-        Lora(**fields)
+        lora.__post_init__()
     assert str(error.value) == sentence
 
 

@@ -13,6 +13,7 @@ from flax.traverse_util import flatten_dict
 from tiny_config import get_config
 
 from ragjax.errors import UserError
+from ragjax.learners.question_learner import PartialState
 from ragjax.models.adapters import All, Lora, QueryOnly
 from ragjax.models.encoder import BagEncoder, TransformerEncoder
 from ragjax.models.reader import TransformerReader
@@ -22,7 +23,7 @@ from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence, RagToken
 from ragjax.objectives.rewards import Reward
 from ragjax.run_dir import load_run
-from ragjax.training.learner import PartialState, State, state_of_seed, step_keys
+from ragjax.training.learner import State, state_of_seed, step_keys
 from ragjax.training.optimizer import Adam, AverageState
 from ragjax.training.program import first_state, starting_state, training_program
 
