@@ -32,7 +32,7 @@ from ragjax.objectives.base import Context
 from ragjax.retrieval.corpus import IndexState
 from ragjax.training.learner import Learner, State
 from ragjax.training.optimizer import evaluation_params
-from ragjax.types import QaData, Question, RagBatch
+from ragjax.types import Params, QaData, Question, RagBatch
 
 GAIN_QUESTIONS = 128  # of the development sample, answered once more with random passages
 
@@ -100,6 +100,15 @@ class QuestionsAnswerer(Learner):
             self.report.require_same(data, self.origin, self.config.task.name)
         return data
 
+    def whole(self, state: State) -> Params:
+        """The model's parameters as training has moved them, those that are not trained included."""
+        return self.config.trained.merged(state.params, state.frozen)
+
+    def evaluated(self, state: State) -> Params:
+        """The model's parameters to evaluate with, see `evaluation_params`, likewise whole."""
+        moved = evaluation_params(state.params, state.opt_state)
+        return self.config.trained.merged(moved, state.frozen)
+
     def encode(self, questions: Sequence[Question]) -> EncodedQuestions:
         """Tokenises questions to be answered; a fixed retriever is looked up."""
         config = self.config
@@ -153,8 +162,8 @@ class QuestionsAnswerer(Learner):
         """The state with an index of its own evaluation parameters, made anew if it has an older one."""
         if not self.config.retriever.learned or state.index.built_at_step == state.step:
             return state
-        params = evaluation_params(state.params, state.opt_state)
-        return state.replace(index=IndexState(self._embed(params, self.corpus), state.step))
+        index = IndexState(self._embed(self.evaluated(state), self.corpus), state.step)
+        return state.replace(index=index)
 
     def measure(self, state: State) -> dict[str, float]:
         """Figures of the development sample, under `dev/`.
@@ -204,8 +213,9 @@ class QuestionsAnswerer(Learner):
 
     def _index_recall(self, state: State, searched: IndexState) -> Array:
         """`index_recall` of `measure`, of a state that `finish` gave."""
-        params, fresh = state.params, state.index.embeddings
-        if evaluation_params(params, state.opt_state) is not params:  # `finish` embedded by those
+        params, fresh = self.whole(state), state.index.embeddings
+        # `finish` embedded by those to evaluate with.
+        if evaluation_params(state.params, state.opt_state) is not state.params:
             fresh = self._embed(params, self.corpus)
         arrays = self._development.arrays
         asked = RagBatch(arrays.question, lexical=arrays.lexical)
@@ -215,7 +225,7 @@ class QuestionsAnswerer(Learner):
         self, state: State, encoded: EncodedQuestions, **options: Any
     ) -> list[dict[str, Any]]:
         """One record a question, see `Answerer.records`, of a state that `finish` gave."""
-        params = evaluation_params(state.params, state.opt_state)
+        params = self.evaluated(state)
         return self.answerer.records(params, state.index.embeddings, encoded, **options)
 
     def evaluate(
@@ -277,7 +287,7 @@ class QuestionsAnswerer(Learner):
             return {"question": text} | told | {"notes": [*notes, NOTHING_KNOWN]}
         encoded = self.encode((Question("asked", text, ("",), (), "", ""),))
         state = self.finish(state)
-        params = evaluation_params(state.params, state.opt_state)
+        params = self.evaluated(state)
         told = self.answerer.answer_text(params, state.index.embeddings, encoded)
         told |= {"known": self.text.known_share(text)}
         if self.calibration is None:
@@ -304,8 +314,7 @@ class QuestionsAnswerer(Learner):
             f"The run's retriever is {type(retriever).__name__}, which embeds nothing; leave out --run, "
             "or name a run whose retriever is learned.",
         )
-        params = evaluation_params(state.params, state.opt_state)
-        return CorpusEncoder(self.text, retriever, params, self.config.compute)
+        return CorpusEncoder(self.text, retriever, self.evaluated(state), self.config.compute)
 
     def save(self, run_dir: Path) -> None:
         """Writes tokenizer, corpus and what is known of the data."""

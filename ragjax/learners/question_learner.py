@@ -14,13 +14,28 @@ from ragjax.errors import require
 from ragjax.learners.abstention import calibration_json
 from ragjax.learners.question_answerer import QuestionsAnswerer
 from ragjax.learners.start import require_start
+from ragjax.models.adapters import Split
 from ragjax.origin import made_from
 from ragjax.retrieval.corpus import IndexState
 from ragjax.retrieval.refresh import BackgroundRefresh
-from ragjax.run_dir import load_run
+from ragjax.run_dir import load_run, parameter_counts
 from ragjax.training.learner import Stage, State, stage_at, step_keys, traced_scalars
-from ragjax.training.optimizer import evaluation_params
-from ragjax.types import Loss, Params, RagBatch
+from ragjax.types import Leaf, Loss, Params, RagBatch
+
+# What a run adds to its model is drawn with the key of a step that no run has.
+_ADDED = 2**32 - 2
+
+
+class PartialState(State):
+    """The state of a run that trains a part of its model's parameters.
+
+    A class of its own, so that checkpoints of other runs have no field for it.
+
+    Attributes:
+      frozen: the parameters that are not trained.
+    """
+
+    frozen: Leaf = None  # pyright: ignore[reportIncompatibleMethodOverride]
 
 
 class QuestionsLearner(QuestionsAnswerer):
@@ -50,8 +65,17 @@ class QuestionsLearner(QuestionsAnswerer):
     @cached_property
     def optimizer(self):
         """The optax transformation."""
-        groups = list(jax.eval_shape(self.model.init, jax.random.PRNGKey(0)))
+        groups = list(self._shapes.moved)
         return self.config.optimizer.build(groups, self.config.steps, self.config.updates)
+
+    @cached_property
+    def _shapes(self) -> Split:
+        """The shapes of the parameters that are trained, and of the others."""
+
+        def split(key):
+            return self.config.trained.split(self.model.init(key), key, self.config.retriever)
+
+        return jax.eval_shape(split, jax.random.PRNGKey(0))
 
     @cached_property
     def stream(self) -> QuestionStream:
@@ -84,12 +108,21 @@ class QuestionsLearner(QuestionsAnswerer):
         return self._begun(params, run_key, index)
 
     def _begun(self, params: Params, key: Array, index: IndexState) -> State:
-        """A state before the first step, with its reference where the objective needs one."""
+        """A state before the first step, with its reference where the objective needs one.
+
+        The reference is that of the trained parameters; it shares the others.
+        """
+        config = self.config
+        moved, frozen = config.trained.split(
+            params, jax.random.fold_in(key, _ADDED), config.retriever
+        )
         reference = None
-        if self.config.objective.needs_reference:
-            reference = jax.tree.map(jnp.copy, params)  # those that are trained are donated
-        zero = jnp.zeros((), jnp.int32)
-        return State(zero, params, self.optimizer.init(params), key, index, extra=reference)
+        if config.objective.needs_reference:
+            reference = jax.tree.map(jnp.copy, moved)  # those that are trained are donated
+        zero, opt_state = jnp.zeros((), jnp.int32), self.optimizer.init(moved)
+        if frozen is None:
+            return State(zero, moved, opt_state, key, index, extra=reference)
+        return PartialState(zero, moved, opt_state, key, index, extra=reference, frozen=frozen)
 
     def warm_start(self, state: State, seed: int) -> State:
         """Begins with the parameters of the run `config.start`, or with pretrained ones, if there are.
@@ -102,7 +135,8 @@ class QuestionsLearner(QuestionsAnswerer):
             retriever, reader = config.retriever.pretrained(), config.reader.pretrained()
             if not retriever and reader is None:
                 return state
-            params = state.params | {"retriever": state.params["retriever"] | retriever}
+            params = self.whole(state)
+            params = params | {"retriever": params["retriever"] | retriever}
             params |= {} if reader is None else {"reader": reader}
             return self._begun(params, state.key, state.index)
         require_start(config, seed)
@@ -114,10 +148,10 @@ class QuestionsLearner(QuestionsAnswerer):
             f"start is {config.start!r}, but its passages are not those that task "
             f"{config.task.name} makes now; train it again.",
         )
-        trained = evaluation_params(run.state.params, run.state.opt_state)
+        trained = other.evaluated(run.state)  # whole: adapters of theirs are merged
         self._starts[seed] = made_from(config.start_dir(seed), trained)
         # A critic starts anew: theirs may be of another reward, or there may be none.
-        params = state.params | {name: trained[name] for name in ("retriever", "reader")}
+        params = self.whole(state) | {name: trained[name] for name in ("retriever", "reader")}
         return self._begun(params, state.key, state.index)
 
     def feed(self, seed: int, step: int) -> Any:
@@ -130,9 +164,10 @@ class QuestionsLearner(QuestionsAnswerer):
         every = self.config.refresh_every_beside
         return BackgroundRefresh(self._make_beside, every) if every else None
 
-    def _make_beside(self, params: Params, corpus: Array) -> Any:
+    def _make_beside(self, params: Split, corpus: Array) -> Any:
         """An index that a step can search at once."""
-        index = jax.block_until_ready(self._embed(params, corpus))
+        whole = self.config.trained.merged(*params)
+        index = jax.block_until_ready(self._embed(whole, corpus))
         self.config.retriever.prepare(index)
         return index
 
@@ -152,7 +187,8 @@ class QuestionsLearner(QuestionsAnswerer):
         index = state.index
         if step > 0 and not searches(stage_at(self, step - 1).phase):
             index = index.replace(built_at_step=jnp.full((), -1, jnp.int32))
-        params = {"retriever": state.params["retriever"]}
+        both = state.params, state.frozen or {}
+        params = Split(*({"retriever": each.get("retriever", {})} for each in both))
         return state.replace(index=self._background.between_steps(params, self.corpus, index, step))
 
     def close(self) -> None:
@@ -173,7 +209,7 @@ class QuestionsLearner(QuestionsAnswerer):
                 due = due | (state.step - index.built_at_step >= every)
             embeddings = jax.lax.cond(
                 due,
-                lambda: self.model.retriever.index(state.params, data["corpus"]),
+                lambda: self.model.retriever.index(self.whole(state), data["corpus"]),
                 lambda: index.embeddings,
             )
             index = IndexState(embeddings, jnp.where(due, state.step, index.built_at_step))
@@ -187,7 +223,7 @@ class QuestionsLearner(QuestionsAnswerer):
         if objective.updates > 1:
             batch, samples = objective.sample(
                 self.context(phase.k),
-                state.params,
+                self.whole(state),
                 step_keys(state).loss,
                 batch,
                 corpus=data["corpus"],
@@ -208,16 +244,17 @@ class QuestionsLearner(QuestionsAnswerer):
     ) -> Loss:
         """The objective's loss."""
         del hyper
-        questions, samples = batch
+        (questions, samples), trained = batch, self.config.trained
+        reference = None if state.extra is None else trained.merged(state.extra, state.frozen)
         return self.config.objective.loss(
             self.context(stage.phase.k),
-            params,
+            trained.merged(params, state.frozen),
             key,
             questions,
             corpus=data["corpus"],
             index=state.index.embeddings,
             samples=samples,
-            reference=state.extra,
+            reference=reference,
         )
 
     # The run's directory and its result
@@ -229,12 +266,14 @@ class QuestionsLearner(QuestionsAnswerer):
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """When the index was built, how well it held, the data, what was calibrated, and rewards drawn.
 
+        `frozen` counts the parameters that are not trained, of a run that trains a part of its model.
         `index_recall` is the mean of the measurements while training, see `QuestionsAnswerer.measure`.
         """
         del seed
         found: dict[str, Any] = {
             "index_built_at_step": int(state.index.built_at_step),
             "data": self.report.to_json(),
+            **({} if state.frozen is None else {"frozen": parameter_counts(state.frozen)}),
             "calibration": calibration_json(self.calibration),
         }
         shares = [row["dev/index_recall"] for row in rows if "dev/index_recall" in row]
@@ -247,8 +286,15 @@ class QuestionsLearner(QuestionsAnswerer):
 
     def notes(self) -> list[str]:
         """What of the data is left out or not read, and whether a run can be repeated to the bit."""
-        beside = "the index is refreshed beside the training: no two runs are equal to the bit"
-        return [*self.report.sentences(), *([beside] if self._background else [])]
+        notes = self.report.sentences()
+        if self._background:
+            notes.append(
+                "the index is refreshed beside the training: no two runs are equal to the bit"
+            )
+        if self._shapes.frozen is not None:
+            moved, frozen = (sum(parameter_counts(each).values()) for each in self._shapes)
+            notes.append(f"{moved:,} parameters are trained, and {frozen:,} stay as they are")
+        return notes
 
     def first_batch(self) -> list[str]:
         """Questions and accepted answers of the first step."""

@@ -14,6 +14,7 @@ from ragjax.errors import require
 from ragjax.evaluation.answers import Answers
 from ragjax.learners.question_learner import QuestionsLearner
 from ragjax.learners.start import require_start
+from ragjax.models.adapters import All, Trained
 from ragjax.models.reader import Reader, TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Objective
@@ -60,6 +61,7 @@ class QuestionsConfig(Config):
       retriever: where passages come from, and p(d|x).
       reader: the reader.
       objective: the loss and its decoder.
+      trained: which parameters are trained.
       phases: stretches of training, in order; none for a run that is measured and asked as it begins.
       evaluation: how the model is measured.
       compute: dtype of the computation; parameters and sums are always float32.
@@ -74,6 +76,7 @@ class QuestionsConfig(Config):
     retriever: RetrieverSpec = field(default_factory=Dense)
     reader: Reader = field(default_factory=TransformerReader)
     objective: Objective = field(default_factory=RagSequence)
+    trained: Trained = field(default_factory=All)
     optimizer: Optimizer = field(default_factory=Adam)
     phases: tuple[Phase, ...] = (Phase(steps=400),)
     evaluation: Evaluation = field(default_factory=Evaluation)
@@ -125,10 +128,11 @@ class QuestionsConfig(Config):
             self.retriever.refresh_every_in_step or self.retriever.refresh_every_beside
         )
         require(
-            not decay or not self.retriever.learned or bool(ages),
+            not decay or not self.trained.everything or not self.retriever.learned or bool(ages),
             f"optimizer.weight_decay is {decay}, which moves the passages' encoder, too, but the "
             "retriever's train_passages is false; set weight_decay to 0, or train_passages to true.",
         )
+        self.trained.check(self.retriever)
         if self.phases:
             self.optimizer.check(self.steps, self.updates)
 

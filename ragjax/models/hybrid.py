@@ -82,6 +82,11 @@ class Hybrid(RetrieverSpec):
         return self.dense.pretrained()
 
     @property
+    def untrained(self) -> tuple[str, ...]:
+        """That of the dense retriever."""
+        return self.dense.untrained
+
+    @property
     def scores_all(self) -> bool:
         """What the dense retriever's index says; beyond the `depth` best, lexical scores count as 0."""
         return self.dense.scores_all

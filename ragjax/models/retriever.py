@@ -110,6 +110,11 @@ class Dense(RetrieverSpec):
         )
 
     @property
+    def untrained(self) -> tuple[str, ...]:
+        """The encoder of passages, if these are not trained."""
+        return () if self.train_passages else ("stored",)
+
+    @property
     def scores_all(self) -> bool:
         """What its index says."""
         return self.index.scores_all

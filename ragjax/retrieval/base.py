@@ -62,6 +62,11 @@ class RetrieverSpec:
         return {}
 
     @property
+    def untrained(self) -> tuple[str, ...]:
+        """Names of its parameters that the loss sends no gradient, an encoder of passages alone."""
+        return ()
+
+    @property
     def scores_all(self) -> bool:
         """Whether it can score every passage of the corpus for a query."""
         return False

@@ -33,7 +33,7 @@ class State(struct.PyTreeNode):
 
     Attributes:
       step: [] steps of the run made so far.
-      params: parameters.
+      params: the parameters that are trained.
       opt_state: state of the optax transformation.
       key: PRNG key of the run; it never changes, what a step draws comes from `step_keys`.
       index: `retrieval.corpus.IndexState`, or None of a learner that searches no index.
@@ -49,6 +49,11 @@ class State(struct.PyTreeNode):
     index: Leaf = None
     carry: Leaf = None
     extra: Leaf = None
+
+    @property
+    def frozen(self) -> Leaf:
+        """Parameters of the model that are not trained; None where all are."""
+        return None
 
 
 class StepKeys(NamedTuple):

@@ -18,6 +18,7 @@ from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval
 from ragjax.cli import main
 from ragjax.config import Config
 from ragjax.envs.base import Environment
+from ragjax.models.adapters import Trained
 from ragjax.models.encoder import Encoder
 from ragjax.models.policy import Policy
 from ragjax.models.reader import Reader
@@ -131,7 +132,7 @@ def test_a_table(questions, tmp_path, monkeypatch, capsys):
 
 OPEN_BASES = (
     *(Task, Encoder, Index, RetrieverSpec, Reader, Objective, Reward),
-    *(Environment, Policy, Algorithm, Config),
+    *(Environment, Policy, Algorithm, Config, Trained),
 )
 GENERIC = ("training/*", "evaluation/*", "ops/*", "*.py")
 PARTICULAR = ("index_methods.py",)  # the ways that `ragjax index search --how` names

@@ -18,6 +18,7 @@ from ragjax.commands import CHECKPOINTS, train
 from ragjax.errors import UserError
 from ragjax.learners.question_learner import QuestionsLearner
 from ragjax.learners.questions import Phase
+from ragjax.models.adapters import Split
 from ragjax.models.encoder import BagEncoder
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.models.retriever import Dense
@@ -210,7 +211,8 @@ def test_an_index_is_prepared_before_it_is_swapped_in(beside, monkeypatch):
     learner, states = beside
     prepared = []
     monkeypatch.setattr(Exact, "prepare", lambda self, index: prepared.append(index))
-    assert learner._make_beside(states[-1].params, learner.corpus) is prepared[0]
+    params = Split(states[-1].params, None)
+    assert learner._make_beside(params, learner.corpus) is prepared[0]
 
 
 def test_a_command_s_run_ends_what_runs_beside_it(monkeypatch, tmp_path):

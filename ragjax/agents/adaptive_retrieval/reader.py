@@ -18,7 +18,6 @@ from ragjax.learners.questions import QuestionsConfig, QuestionsLearner
 from ragjax.retrieval.corpus import gather_passages
 from ragjax.run_dir import CONFIG, RESULT, load_run
 from ragjax.tasks.reader_training import REWRITE
-from ragjax.training.optimizer import evaluation_params
 from ragjax.types import EOS_ID, PAD_ID, Leaf, Params, RagBatch
 
 BATCH = 64  # questions at once
@@ -99,8 +98,7 @@ class TrainedReader:
         )
         run = load_run(run_dir)
         assert isinstance(run.learner, QuestionsLearner)
-        params = evaluation_params(run.state.params, run.state.opt_state)
-        return cls(run.learner, params, run.state.index.embeddings)
+        return cls(run.learner, run.learner.evaluated(run.state), run.state.index.embeddings)
 
     def encode(self, texts: Sequence[str]) -> Int[np.ndarray, "B Q"]:
         """Tokenises questions, in words that the reader knows."""
