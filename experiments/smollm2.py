@@ -39,14 +39,15 @@ def measure() -> dict[str, Any]:
     base: Any = load_config(CONFIG)
     files = {name: str(DATA / f"{name}.jsonl.gz") for name in ("passages", "questions")}
     base = replace(base, task=OwnData(**files, dev_share=0.01, test_share=0.025))
-    rows, questions, cut = {}, 0, []
+    rows: dict[str, dict[str, Any]] = {}
+    questions, cut = 0, []
     for name, retriever in WAYS.items():
         config = base if retriever is None else replace(base, retriever=retriever)
         learner = config.create()
         state = learner.finish(starting_state(learner, (0,)))
         begun = time.perf_counter()
         records, _ = learner.evaluate(state, "test")
-        outcomes = {figure: [] for figure in FIGURES}
+        outcomes: dict[str, list[float]] = {figure: [] for figure in FIGURES}
         for record in records:
             found = answer_rank([tokenised(record["prediction"])], record["answers"])
             outcomes["contains"].append(found is not None)
@@ -54,10 +55,9 @@ def measure() -> dict[str, Any]:
             outcomes["f1"].append(record["f1"])
         questions, cut = len(outcomes["em"]), learner.notes()
         rows[name] = {"seconds": time.perf_counter() - begun}
-        rows[name] |= {
-            figure: list(bootstrap_interval([np.array(values, float)]))
-            for figure, values in outcomes.items()
-        }
+        for figure, values in outcomes.items():
+            interval = bootstrap_interval([np.array(values, float)])
+            rows[name][figure] = [interval.mean, interval.low, interval.high]
         print(name, rows[name], flush=True)
     return {"rows": rows, "questions": questions, "notes": cut, "peak_memory_mb": peak_memory_mb()}
 
