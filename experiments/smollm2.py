@@ -37,7 +37,7 @@ FIGURES = {"contains": "contains the answer", "em": "EM", "f1": "F1"}
 def measure() -> dict[str, Any]:
     """Figures and their intervals for each way, the questions, seconds, and the peak memory."""
     base: Any = load_config(CONFIG)
-    files = {name: str(DATA / f"{name}.jsonl.gz") for name in ("passages", "questions")}
+    files: dict[str, Any] = {name: str(DATA / f"{name}.jsonl.gz") for name in ("passages", "questions")}
     base = replace(base, task=OwnData(**files, dev_share=0.01, test_share=0.025))
     rows: dict[str, dict[str, Any]] = {}
     questions, cut = 0, []
@@ -46,9 +46,9 @@ def measure() -> dict[str, Any]:
         learner = config.create()
         state = learner.finish(starting_state(learner, (0,)))
         begun = time.perf_counter()
-        records, _ = learner.evaluate(state, "test")
+        answers, _ = learner.evaluate(state, "test")
         outcomes: dict[str, list[float]] = {figure: [] for figure in FIGURES}
-        for record in records:
+        for record in answers.records:
             found = answer_rank([tokenised(record["prediction"])], record["answers"])
             outcomes["contains"].append(found is not None)
             outcomes["em"].append(record["em"])

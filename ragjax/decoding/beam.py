@@ -9,7 +9,6 @@ ones, and the n best of those that don't end go on. An ended answer is ranked by
 with |y| its tokens, the end of sequence included.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -55,8 +54,8 @@ class Beam:
             f"beam.returned is {self.returned}; it must be from 1 to beam.beams, {self.beams}.",
         )
         require(
-            math.isfinite(self.length_penalty) and abs(self.length_penalty) <= 10,
-            f"beam.length_penalty is {self.length_penalty}; it must be from -10 to 10.",
+            0 <= self.length_penalty <= 10,
+            f"beam.length_penalty is {self.length_penalty}; it must be from 0 to 10.",
         )
         for name in ("forced_first", "forced_last"):
             token = getattr(self, name)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from ragjax.decoding.beam import Beam
 from ragjax.decoding.marginal import Decoded, decode_rag_sequence, decode_rag_token
 from ragjax.errors import require
 from ragjax.objectives.base import Context, Documents, Objective
@@ -326,9 +327,11 @@ class RagSequence(Likelihood):
 
     Attributes:
       rescore_all: whether decoding scores each proposed answer under every passage.
+      beam: how each passage proposes answers; None for its greedy one.
     """
 
     rescore_all: bool = False
+    beam: Beam | None = None
 
     def log_marginal(self, log_prior: Array, token_logprobs: Array, mask: Array) -> Array:
         """See `ops.marginal.rag_sequence`."""
@@ -353,12 +356,19 @@ class RagSequence(Likelihood):
             log_prior=log_prior,
             length=length,
             rescore_all=self.rescore_all,
+            beam=self.beam,
         )
 
 
 @dataclass(frozen=True)
 class RagToken(Likelihood):
-    """A passage explains each token: Σ_t log Σ_k p(d_k|x) p(y_t|x,d_k,y_<t)."""
+    """A passage explains each token: Σ_t log Σ_k p(d_k|x) p(y_t|x,d_k,y_<t).
+
+    Attributes:
+      beam: how answers are searched; None for greedy decoding.
+    """
+
+    beam: Beam | None = None
 
     def log_marginal(self, log_prior: Array, token_logprobs: Array, mask: Array) -> Array:
         """See `ops.marginal.rag_token`."""
@@ -376,5 +386,11 @@ class RagToken(Likelihood):
     ) -> Decoded:
         """See `decoding.marginal.decode_rag_token`."""
         return decode_rag_token(
-            model, params, question, passages=passages, log_prior=log_prior, length=length
+            model,
+            params,
+            question,
+            passages=passages,
+            log_prior=log_prior,
+            length=length,
+            beam=self.beam,
         )
