@@ -37,7 +37,9 @@ FIGURES = {"contains": "contains the answer", "em": "EM", "f1": "F1"}
 def measure() -> dict[str, Any]:
     """Figures and their intervals for each way, the questions, seconds, and the peak memory."""
     base: Any = load_config(CONFIG)
-    files: dict[str, Any] = {name: str(DATA / f"{name}.jsonl.gz") for name in ("passages", "questions")}
+    files: dict[str, Any] = {
+        name: str(DATA / f"{name}.jsonl.gz") for name in ("passages", "questions")
+    }
     base = replace(base, task=OwnData(**files, dev_share=0.01, test_share=0.025))
     rows: dict[str, dict[str, Any]] = {}
     questions, cut = 0, []

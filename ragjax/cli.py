@@ -88,6 +88,16 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Write the pretrained models that a run has trained as directories that transformers opens."""
+
+    run_dir: Positional[Path]
+    """The run's directory."""
+    directory: Positional[Path]
+    """Where they go: `reader` and `encoder`, or whichever of them began with pretrained weights."""
+
+
+@dataclass(frozen=True)
 class Table:
     """Print the table of an experiment from its recorded runs."""
 
@@ -193,6 +203,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "train": (Train, _train),
         "evaluate": (Evaluate, _evaluate),
         "answer": (Answer, _answer),
+        "export": (Export, result_commands.export),
         "table": (Table, result_commands.table),
         "plot": (Plot, result_commands.plot),
         "report": (Report, result_commands.report),

@@ -158,6 +158,22 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
     return 0
 
 
+def export(options: Any, _: list[str], console: PlainConsole) -> int:
+    """Writes the pretrained models of a run, as it has trained them, for transformers to open."""
+    from ragjax.commands import open_run
+    from ragjax.models.pretrained import save
+
+    require(
+        not options.directory.exists(),
+        f"{options.directory} exists; name a directory that does not.",
+    )
+    run = open_run(options.run_dir, console)
+    for name, model in run.exported().items():
+        save(options.directory / name, model)
+        print_line(str(options.directory / name))
+    return 0
+
+
 def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(answer)

@@ -74,6 +74,11 @@ class Run:
         return replace(self, learner=learner, state=state)
 
     @single_precision
+    def exported(self) -> dict[str, Any]:
+        """Its pretrained models as it has trained them; see `training.learner.Learner.exported`."""
+        return self.learner.exported(self.state)
+
+    @single_precision
     def evaluate(self, split: str | None = None, episodes: int | None = None) -> dict[str, Any]:
         """The figures of a split, or of episodes; see `training.learner.Learner.evaluate`."""
         records, facts = self.learner.evaluate(self.state, split, episodes=episodes)

@@ -306,6 +306,14 @@ class QuestionsAnswerer(Learner):
         fresh = state.replace(index=IndexState(state.index.embeddings, jnp.full((), -1, jnp.int32)))
         return learner, learner.finish(fresh)
 
+    def exported(self, state: State) -> dict[str, Any]:
+        """See `Learner.exported`: reader and encoders, with what questions are answered with."""
+        params, config = self.evaluated(state), self.config
+        models = config.retriever.exported(params["retriever"])
+        reader = config.reader.exported(params["reader"])
+        models |= {} if reader is None else {"reader": reader}
+        return models or super().exported(state)
+
     def corpus_encoder(self, state: State) -> CorpusEncoder:
         """The retriever, with the parameters that questions are answered with."""
         retriever = self.config.retriever

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
@@ -21,23 +20,12 @@ from ragjax.models.layers import (
     Perceptron,
     normal,
     sinusoidal_positions,
+    unit_length,
 )
+from ragjax.models.pretrained.loading import Pretrained
 from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.retrieval.base import OwnTokens
 from ragjax.types import PAD_ID, Params
-
-
-def unit_length(x: Float[Array, "... D"], *, smooth: bool = False) -> Float[Array, "... D"]:
-    """Divides by the Euclidean norm; a zero vector stays zero, with a finite gradient.
-
-    Args:
-      x: [...,D].
-      smooth: whether short vectors are kept from the division by a term added to the squared norm,
-        instead of a least value of it.
-    """
-    if smooth:
-        return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-12)
-    return x * jnp.reciprocal(jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12)))
 
 
 class BagModule(nn.Module):
@@ -157,6 +145,11 @@ class Encoder:
 
     def pretrained(self) -> Params | None:
         """The module's parameters that training begins with, read on the host; None for new ones."""
+        return None
+
+    def exported(self, params: Params) -> Pretrained | None:
+        """A model that transformers knows, with these parameters of the encoder; None if it is none."""
+        del params
         return None
 
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:

@@ -81,6 +81,10 @@ class Hybrid(RetrieverSpec):
         """Those of the dense retriever."""
         return self.dense.pretrained()
 
+    def exported(self, params: Params) -> dict[str, Any]:
+        """Those of its dense part."""
+        return self.dense.exported(params)
+
     @property
     def untrained(self) -> tuple[str, ...]:
         """That of the dense retriever."""

@@ -238,3 +238,16 @@ class Perceptron(nn.Module):
             x = ACTIVATIONS[self.activation](Linear(width, self.bias, kernel_init=init)(x))
         init = orthogonal(self.output_scale)
         return Linear(self.outputs, self.bias, kernel_init=init)(x)
+
+
+def unit_length(x: Float[Array, "... D"], *, smooth: bool = False) -> Float[Array, "... D"]:
+    """Divides by the Euclidean norm; a zero vector stays zero, with a finite gradient.
+
+    Args:
+      x: [...,D].
+      smooth: whether short vectors are kept from the division by a term added to the squared norm,
+        instead of a least value of it.
+    """
+    if smooth:
+        return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), -1, keepdims=True) + 1e-12)
+    return x * jnp.reciprocal(jnp.sqrt(jnp.maximum(jnp.sum(x * x, -1, keepdims=True), 1e-12)))

@@ -37,6 +37,7 @@ from ragjax.models.layers import (
     position_vectors,
     sinusoidal_positions,
 )
+from ragjax.models.pretrained.loading import Pretrained
 from ragjax.models.pretrained.vocabulary import ReaderTokens
 from ragjax.ops.masking import masked_log_softmax, masked_logsumexp
 from ragjax.types import BOS_ID, PAD_ID, Params
@@ -330,6 +331,11 @@ class Reader:
 
     def pretrained(self) -> Params | None:
         """The parameters that training begins with, read on the host; None for new ones."""
+        return None
+
+    def exported(self, params: Params) -> Pretrained | None:
+        """A model that transformers knows, with these parameters of the reader; None if it is none."""
+        del params
         return None
 
     def check(self, question: int, passage: int, answer: int) -> None:

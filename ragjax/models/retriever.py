@@ -169,6 +169,14 @@ class Dense(RetrieverSpec):
         found = {name: encoder.pretrained() for name, encoder in self._towers.items()}
         return {name: params for name, params in found.items() if params is not None}
 
+    def exported(self, params: Params) -> dict[str, Any]:
+        """See `RetrieverSpec.exported`: encoder, or query_encoder and passage_encoder."""
+        names = {"query": "encoder", "observed": "query_encoder", "stored": "passage_encoder"}
+        found = {
+            names[name]: encoder.exported(params[name]) for name, encoder in self._towers.items()
+        }
+        return {name: model for name, model in found.items() if model is not None}
+
     def build(
         self,
         vocabulary: Vocabulary | None = None,

@@ -66,6 +66,11 @@ class RetrieverSpec:
         """Names of its parameters that the loss sends no gradient, an encoder of passages alone."""
         return ()
 
+    def exported(self, params: Params) -> dict[str, Any]:
+        """Those of its encoders that transformers knows, with these of its parameters, by name."""
+        del params
+        return {}
+
     @property
     def scores_all(self) -> bool:
         """Whether it can score every passage of the corpus for a query."""

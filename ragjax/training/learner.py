@@ -303,6 +303,15 @@ class Learner:
         del state, data
         raise UserError("--passages is for runs of questions; leave it out for a policy.")
 
+    def exported(self, state: State) -> dict[str, Any]:
+        """The `models.pretrained.Pretrained` models that it answers with, by name.
+
+        Raises:
+          UserError: none is of an architecture that transformers knows.
+        """
+        del state
+        raise UserError("The run has no pretrained model; name a run that began with one.")
+
     def corpus_encoder(self, state: State) -> Any:
         """A `data.corpus_encoding.CorpusEncoder`: embeds passages and questions as its retriever does.
 

@@ -11,9 +11,8 @@ from ragjax.models.encoder import (
     PerceptronEncoder,
     TransformerEncoder,
     TransformerModule,
-    unit_length,
 )
-from ragjax.models.layers import sinusoidal_positions
+from ragjax.models.layers import sinusoidal_positions, unit_length
 
 BAG, TRANSFORMER = BagEncoder(width=8), TransformerEncoder(width=8, layers=1, heads=2)
 

@@ -6,7 +6,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ragjax.models.encoder import Encoder, unit_length
+from ragjax.models.encoder import Encoder
+from ragjax.models.layers import unit_length
 from ragjax.retrieval.base import Index, best
 
 

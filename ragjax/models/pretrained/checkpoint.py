@@ -94,7 +94,7 @@ def write_checkpoint(
     path: Path,
     config: dict[str, Any],
     tensors: Mapping[str, Any],
-    beside: Mapping[str, Path] | None = None,
+    beside: Mapping[str, Path | bytes] | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
     """Writes a directory that transformers opens, whole or not at all.
@@ -103,7 +103,7 @@ def write_checkpoint(
       path: the directory, which must not exist yet.
       config: config.json.
       tensors: name -> array.
-      beside: name -> further files to copy, such as those of a tokenizer.
+      beside: name -> further files, such as those of a tokenizer: one to copy, or its content.
       shard_bytes: the most that one file holds; more is written as several, with an index.
 
     Raises:
@@ -117,7 +117,8 @@ def write_checkpoint(
         write_json(partial / CONFIG, config)
         for name, file in (beside or {}).items():
             (partial / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(file, partial / name)
+            content = file.read_bytes() if isinstance(file, Path) else file
+            (partial / name).write_bytes(content)
         shards = _shards(tensors, shard_bytes)
         if len(shards) == 1:
             _write_tensors(partial / TENSORS, tensors)

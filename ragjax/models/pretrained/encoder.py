@@ -1,7 +1,7 @@
 """A pretrained encoder in the retriever: MiniLM, DPR, BERT or what else sentence-transformers has."""
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import flax.linen as nn
@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.errors import UserError, require
 from ragjax.models.encoder import Encoder
-from ragjax.models.pretrained.loading import describe, load
+from ragjax.models.pretrained.loading import Pretrained, describe, load
 from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
 from ragjax.retrieval.base import OwnTokens
@@ -130,3 +130,7 @@ class PretrainedEncoder(Encoder):
     def pretrained(self) -> Params:
         """The weights of the source."""
         return load(self._path, self.part).params
+
+    def exported(self, params: Params) -> Pretrained:
+        """See `Encoder.exported`."""
+        return replace(load(self._path, self.part), params=params)

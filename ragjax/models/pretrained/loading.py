@@ -16,6 +16,7 @@ from ragjax.models.pretrained.bart import Bart, BartModule
 from ragjax.models.pretrained.bert import Bert
 from ragjax.models.pretrained.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from ragjax.models.pretrained.gguf_file import open_gguf
+from ragjax.models.pretrained.gguf_tokenizer import gguf_tokenizer
 from ragjax.models.pretrained.llama import Llama, LlamaModule
 from ragjax.models.pretrained.parameters import read_params, tensors_of
 from ragjax.models.pretrained.sources import local
@@ -208,7 +209,7 @@ def _shapes(module: nn.Module, kind: Kind) -> Params:
 def save(path: Path | str, model: Pretrained, params: Params | None = None) -> None:
     """Writes a directory that transformers opens, whole or not at all.
 
-    Tokenizer and pooling are copied from where the model came from; tensors that the module does not
+    Tokenizer and pooling are those from where the model came from; tensors that the module does not
     use, such as BERT's pooler, are not written.
 
     Args:
@@ -221,8 +222,10 @@ def save(path: Path | str, model: Pretrained, params: Params | None = None) -> N
     """
     kind = KINDS[model.kind]
     params = model.params if params is None else params
-    beside = {}
-    if model.source.is_dir():
+    beside: dict[str, Path | bytes] = {}
+    if model.source.suffix == ".gguf":
+        beside = {"tokenizer.json": gguf_tokenizer(model.source).json.encode()}
+    elif model.source.is_dir():
         beside = {name: model.source / name for name in BESIDE if (model.source / name).is_file()}
     tensors = tensors_of(params, model.prefix, kind.strip)
     config = {name: value for name, value in model.config.items() if name != "torch_dtype"}

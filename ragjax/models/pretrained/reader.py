@@ -28,13 +28,14 @@ from ragjax.models.layers import KeyValue
 from ragjax.models.pretrained.gguf_tokenizer import gguf_tokenizer
 from ragjax.models.pretrained.layers import EncoderDecoder
 from ragjax.models.pretrained.llama import LlamaModule, Prefix
-from ragjax.models.pretrained.loading import Description, describe, load
+from ragjax.models.pretrained.loading import Description, Pretrained, describe, load
 from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.vocabulary import (
     NOTHING,
     ReaderTokens,
     numbers_here,
     reordered,
+    restored,
     special_tokens,
     token_order,
 )
@@ -385,3 +386,10 @@ class PretrainedReader(Reader):
     def pretrained(self) -> Params:
         """The weights of the source."""
         return reordered(load(self._path, self.part).params, self.order)
+
+    def exported(self, params: Params) -> Pretrained:
+        """See `Reader.exported`: the vocabulary is in the model's own order again."""
+        return replace(
+            load(self._path, self.part),
+            params=jax.tree.map(jnp.asarray, restored(params, self.order)),
+        )

@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json, read_json_object
-from ragjax.models.encoder import unit_length
-from ragjax.models.layers import Linear
+from ragjax.models.layers import Linear, unit_length
 from ragjax.models.pretrained.bert import Bert, BertModule
 
 MODULES = "modules.json"

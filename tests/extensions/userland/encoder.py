@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ragjax.models.encoder import Encoder, unit_length
+from ragjax.models.encoder import Encoder
+from ragjax.models.layers import unit_length
 
 
 class SumModule(nn.Module):

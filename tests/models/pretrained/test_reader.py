@@ -196,6 +196,11 @@ def test_text_comes_back_and_special_tokens_in_it_are_letters(kind, readers):
 
 CONFIG = """
 import dataclasses, tiny_config
+from ragjax.decoding.beam import Beam
+from ragjax.models.adapters import Lora
+from ragjax.objectives.answer_reward import AnswerReward
+from ragjax.objectives.joint import Joint
+from ragjax.objectives.likelihood import RagSequence
 from ragjax.models.pretrained.reader import PretrainedReader
 
 
@@ -206,9 +211,8 @@ def get_config():
     )
     objective = dataclasses.replace(config.objective, rename_reader=0.0)
     reader = PretrainedReader({source!r})
-    return dataclasses.replace(
-        config, tokenizer=tokenizer, objective=objective, reader=reader, {fields}
-    )
+    fields = {{"tokenizer": tokenizer, "objective": objective, "reader": reader}}
+    return dataclasses.replace(config, **(fields | dict({fields})))
 """
 
 
@@ -308,6 +312,50 @@ def test_a_config_answers_from_passages(sources, tmp_path, capsys):
     new = ["answer", "tests/support/tiny_config.py", "Who?", "--passages", str(passages)]
     assert main(new) == 2
     assert "before it is trained" in the_sentence(capsys.readouterr().err)
+
+
+ADAPTED = {"trained": "Lora(rank=2, parts=('reader',))", "phases": "config.phases[:1]"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_adapters_of_it_are_trained_and_taken_out(kind, sources, tmp_path, capsys):
+    """What is exported has the kernels that have learned, and else the weights of the source."""
+    config, run = written(tmp_path, sources[kind], **ADAPTED), tmp_path / "run"
+    assert main(["train", str(config), "--run-dir", str(run), "--evaluation.every", "0"]) == 0
+    capsys.readouterr()
+    out = tmp_path / "out"
+    assert main(["export", str(run), str(out)]) == 0
+    assert capsys.readouterr().out.split() == [str(out / "reader")]
+    before, after = load(sources[kind]), load(out / "reader")
+    assert (out / "reader" / "tokenizer.json").read_bytes() == (
+        sources[kind] / "tokenizer.json"
+    ).read_bytes()
+    told, learned = (
+        {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+        for leaves in map(jax.tree_util.tree_leaves_with_path, (before.params, after.params))
+    )
+    moved = {name for name in told if not np.array_equal(told[name], learned[name])}
+    assert moved
+    assert all("kernel" in name for name in moved)
+    assert not any("shared" in name or "lm_head" in name for name in moved)
+    assert max(np.linalg.matrix_rank(learned[name] - told[name], 1e-5) for name in moved) <= 2
+    # a run can begin with it
+    reader = PretrainedReader(str(out / "reader"))
+    weights = restored(reader.pretrained(), reader.order)
+    jax.tree.map(np.testing.assert_array_equal, weights, after.params)
+    assert main(["export", str(run), str(out)]) == 2
+    assert "exists" in the_sentence(capsys.readouterr().err)
+
+
+def test_rewards_train_adapters(sources, tmp_path):
+    """RLOO with a penalty for leaving the loaded weights, and beams to answer."""
+    objective = "Joint(RagSequence(beam=Beam(beams=2)), 0.0, AnswerReward(samples=2, kl_coef=0.1))"
+    config = written(tmp_path, sources["llama"], objective=objective, **ADAPTED)
+    run = tmp_path / "run"
+    assert main(["train", str(config), "--run-dir", str(run), "--evaluation.every", "0"]) == 0
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+    assert np.isfinite([row["loss"] for row in rows if "loss" in row]).all()
 
 
 # ---- where models come from
