@@ -13,14 +13,14 @@ V, T = 4, 4
 
 
 class TableReader:
-    """log p(y_t | d_k, y_{t-1}) of B questions as tables [B,K,T,V,V], padding never written."""
+    """log p(y_t | d_k, y_{t-1}) of B questions as tables [B,K,T,V,V], `never` (padding) not written."""
 
-    def __init__(self, batch, count, seed=0):
+    def __init__(self, batch, count, seed=0, *, vocab=V, length=T, never=(0,)):
         rng = np.random.default_rng(seed)
         # Passages share much, so that some propose the same answer.
-        logits = 2.0 * rng.normal(size=(batch, 1, T, V, V))
-        logits = logits + 1.0 * rng.normal(size=(batch, count, T, V, V))
-        logits[..., 0] = -1e9
+        logits = 2.0 * rng.normal(size=(batch, 1, length, vocab, vocab))
+        logits = logits + 1.0 * rng.normal(size=(batch, count, length, vocab, vocab))
+        logits[..., list(never)] = -1e9
         self.tables = np.array(jax.nn.log_softmax(logits.astype(np.float32)))
         log_prior = np.log(rng.dirichlet(np.ones(count), batch)).astype(np.float32)
         if count > 1:
