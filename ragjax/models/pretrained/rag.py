@@ -328,15 +328,14 @@ class PretrainedRag:
     def _read_again(
         self, params: Params, ids: Array, memory: EncoderDecoderMemory
     ) -> EncoderDecoderMemory:
-        """The contexts as transformers' RAG-Sequence proposes from them: what is no padding is read.
+        """The contexts as transformers' RAG-Sequence proposes from them: padding is read as tokens.
 
-        It does not hand on the mask. Only where that makes a difference are they encoded again.
+        It does not hand the mask on. Only where that makes a difference are they encoded again.
         """
-        ids, writing = jnp.asarray(ids).reshape(memory.mask.shape), self.writing
-        mask = jnp.ones_like(memory.mask) if writing.pad == writing.end else ids != writing.pad
+        ids, mask = jnp.asarray(ids).reshape(memory.mask.shape), jnp.ones_like(memory.mask)
         return jax.lax.cond(
-            jnp.all(mask == memory.mask),
-            lambda: memory,
+            jnp.all(memory.mask),
+            lambda: memory._replace(mask=mask),
             lambda: memory_of(self.generator, params, ids, mask),
         )
 
