@@ -96,11 +96,12 @@ def recorded(path: Path, seed: int = 0) -> dict[str, np.ndarray]:
         with torch.no_grad():
             doc_scores = scores()[1]
             for beams, forced in itertools.product((1, 4), (False, True)):
-                options = {"forced_bos_token_id": 5} if forced else {}
-                if kind == "token":
-                    options["use_cache"] = False  # it is of as many layers as the encoder has
-                if forced and kind == "sequence":  # it looks for bos in the answers of this search
-                    options = {"forced_bos_token_id": model.config.generator.bos_token_id or 5}
+                # RAG-Sequence looks for the bos in what it has written.
+                bos = model.config.generator.bos_token_id
+                first = bos if kind == "sequence" and bos is not None else 5
+                options = {"forced_bos_token_id": first} if forced else {}
+                if kind == "token":  # its cache breaks where encoder and decoder differ in layers
+                    options["use_cache"] = False
                 ids = model.generate(
                     **contexts,
                     doc_scores=doc_scores,

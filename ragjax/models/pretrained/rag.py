@@ -174,11 +174,11 @@ class PretrainedRag:
         Returns:
           [B], or [] if it is reduced.
         """
-        reduce_loss = self._option("reduce_loss", reduce_loss, False)
-        label_smoothing = self._option("label_smoothing", label_smoothing, 0.0)
+        reduced = self._option("reduce_loss", reduce_loss, False)
+        smoothing = self._option("label_smoothing", label_smoothing, 0.0)
         excludes = self._option("exclude_bos_score", exclude_bos_score, False)
         require(
-            0 <= label_smoothing < 1, f"label_smoothing is {label_smoothing}; it must be in [0, 1)."
+            0 <= smoothing < 1, f"label_smoothing is {smoothing}; it must be from 0 to below 1."
         )
         scores = self._scores(params, **passages)
         memory = self._read(params, context_input_ids, context_attention_mask, len(scores))
@@ -196,14 +196,14 @@ class PretrainedRag:
                 targets,
                 pad=pad,
                 exclude_first=jnp.all(begins, keepdims=True),
-                label_smoothing=label_smoothing,
+                label_smoothing=smoothing,
             )
         else:
             mask = (targets != pad).at[:, 0].set((targets[:, 0] != pad) & ~begins)
             losses = paper_losses(
-                self.kind, logits, scores, targets, mask, label_smoothing=label_smoothing
+                self.kind, logits, scores, targets, mask, label_smoothing=smoothing
             )
-        return jnp.sum(losses) if reduce_loss else losses
+        return jnp.sum(losses) if reduced else losses
 
     def generate(
         self,
@@ -284,7 +284,7 @@ class PretrainedRag:
             writing=self.writing,
             beam=beam,
             length=length - 1,
-            never=() if self.semantics == "hf" else (self.writing.pad,),
+            semantics=self.semantics,
             thorough=thorough,
         )
 
@@ -379,7 +379,7 @@ def load_rag(
         for name in ("question_encoder", "generator")
     }
     config = read_json_object(path / "config.json", "download the model again.")
-    names = config.get("architectures") or [None]
+    names = config.get("architectures") or [""]
     kind = CLASSES.get(names[0]) if kind is None else kind
     require(
         kind in get_args(RagKind),

@@ -24,11 +24,11 @@ from ragjax.decoding.marginal import (
     nbest_rag_token,
 )
 from ragjax.errors import require
-from ragjax.models.pretrained.rag_losses import RagKind, hf_losses, log_prior
+from ragjax.models.pretrained.rag_losses import RagKind, Semantics, hf_losses, log_prior
 from ragjax.models.pretrained.reader import EncoderDecoderMemory
 from ragjax.models.pretrained.vocabulary import NOTHING, numbers_here, token_order
 from ragjax.ops.marginal import log_posterior, marginal, sequence_logprobs
-from ragjax.types import PAD_ID, Params, RagModel
+from ragjax.types import EOS_ID, PAD_ID, Params, RagModel
 
 # Options of transformers' generation that change what is written, and their values that don't.
 REFUSED = {
@@ -85,6 +85,18 @@ class Writing:
         order = self.order
         theirs = jnp.asarray(np.where(order == NOTHING, self.pad, order))[tokens]
         return jnp.concatenate([jnp.full_like(theirs[..., :1], self.start), theirs], axis=-1)
+
+    def closed(self, tokens: Int[Array, "*batch T"], axis: tuple[int, ...]) -> Array:
+        """The answers of transformers' beam search, which ends them over and over where padding is 0.
+
+        It takes 0 for no padding at all. So what is behind an answer, up to the longest one along
+        `axis`, is the end of sequence again.
+        """
+        if self.pad != 0:
+            return tokens
+        longest = jnp.max(jnp.sum(tokens != PAD_ID, axis=-1), axis=axis, keepdims=True)[..., None]
+        behind = (tokens == PAD_ID) & (jnp.arange(tokens.shape[-1]) < longest)
+        return jnp.where(behind, EOS_ID, tokens)
 
 
 def require_supported(options: Mapping[str, Any], where: str) -> None:
@@ -180,10 +192,14 @@ def generated(
     writing: Writing,
     beam: Beam,
     length: int,
-    never: tuple[int, ...] = (),
+    semantics: Semantics,
     thorough: bool = True,
 ) -> Decoded:
-    """Answers [B,n,T+1] by the decoders of `ragjax.decoding`, greedily where there is one beam."""
+    """Answers [B,n,T+1] by the decoders of `ragjax.decoding`, greedily where there is one beam.
+
+    In "paper" semantics the model's padding is never written.
+    """
+    never = (writing.pad,) if semantics == "paper" else ()
     prior = log_prior(doc_scores)
     options = {
         "question": jnp.zeros((len(prior), 1), jnp.int32),  # read already, in the memory
@@ -201,7 +217,10 @@ def generated(
         model = seam(generator, memory, writing, never=never, forced=_forced(writing, length))
         decode = decode_rag_sequence if kind == "sequence" else decode_rag_token
         found = jax.tree.map(lambda leaf: leaf[:, None], decode(model, params, **options))
-    return found.replace(tokens=writing.told(found.tokens))
+    tokens = found.tokens
+    if semantics == "hf" and beam.beams > 1:
+        tokens = writing.closed(tokens, axis=(0, 1))
+    return Decoded(writing.told(tokens), found.log_prob, found.log_posterior)
 
 
 def hf_sequences(
@@ -249,7 +268,8 @@ def hf_sequences(
     same = jnp.all(tokens[:, :, None] == tokens[:, None, :], axis=-1)
     first = exists & ~jnp.any(jnp.tril(same, -1) & exists[:, None, :], axis=-1)
 
-    labels = writing.told(tokens)
+    written = writing.closed(tokens, axis=(1,)) if beam.beams > 1 else tokens
+    labels = writing.told(written)
     all_begin = jnp.zeros((batch,), bool)
     if writing.bos is not None:
         all_begin = jnp.all((labels[:, :, 1] == writing.bos) | ~exists, axis=-1)
@@ -269,8 +289,9 @@ def hf_sequences(
     score = jnp.where(first, -jax.vmap(loss, 1, 1)(labels), -jnp.inf)
     score, best = jax.lax.top_k(score, beam.returned)
     some = ~jnp.isneginf(score)
-    tokens = jnp.where(
-        some[..., None], jnp.take_along_axis(tokens, best[..., None], axis=1), PAD_ID
+    tokens, written = (
+        jnp.where(some[..., None], jnp.take_along_axis(part, best[..., None], axis=1), PAD_ID)
+        for part in (tokens, written)
     )
     model, prior = seam(generator, memory, writing), log_prior(doc_scores)[:, None, :]
 
@@ -279,7 +300,7 @@ def hf_sequences(
 
     each = jax.vmap(likelihood, 1, 1)(tokens)
     log_prob = jnp.where(some, marginal(prior, each), -jnp.inf)
-    return Decoded(writing.told(tokens), log_prob, log_posterior(prior, each))
+    return Decoded(writing.told(written), log_prob, log_posterior(prior, each))
 
 
 def shifted_left(labels: Int[Array, "B T"], pad: int) -> Int[Array, "B T"]:
