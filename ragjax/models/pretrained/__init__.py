@@ -3,3 +3,5 @@
 from ragjax.models.pretrained.loading import Pretrained as Pretrained
 from ragjax.models.pretrained.loading import load as load
 from ragjax.models.pretrained.loading import save as save
+from ragjax.models.pretrained.rag import PretrainedRag as PretrainedRag
+from ragjax.models.pretrained.rag import load_rag as load_rag

@@ -374,11 +374,16 @@ def load_rag(
         semantics in get_args(Semantics), f'semantics is {semantics!r}; choose "paper" or "hf".'
     )
     path = local(source)
+    require(path.is_dir(), f"{path} is no directory, as a RAG model is; name one.")
+    config = read_json_object(path / "config.json", "download the model again.")
+    require(
+        config.get("model_type") == "rag",
+        f"{path} holds a model of type {config.get('model_type')!r}; load it without semantics.",
+    )
     parts = {
         name: load(path, name, compute=compute, dtype=dtype)
         for name in ("question_encoder", "generator")
     }
-    config = read_json_object(path / "config.json", "download the model again.")
     names = config.get("architectures") or [""]
     kind = CLASSES.get(names[0]) if kind is None else kind
     require(
