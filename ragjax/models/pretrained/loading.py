@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -22,9 +22,6 @@ from ragjax.models.pretrained.parameters import read_params, tensors_of
 from ragjax.models.pretrained.t5 import T5, T5Module
 from ragjax.models.pretrained.text_encoder import MODULES, TextEncoderModule, read_pooling
 from ragjax.types import Params
-
-if TYPE_CHECKING:
-    from ragjax.models.pretrained.rag import PretrainedRag
 
 # Files that are copied beside the weights: those of tokenizers, of generation and of pooling.
 BESIDE = (
@@ -92,42 +89,19 @@ class Pretrained:
         return self.config["model_type"]
 
 
-@overload
 def load(
     source: Path | str,
     part: str = "",
     *,
-    semantics: None = None,
     compute: DTypeLike = jnp.float32,
     dtype: DTypeLike = jnp.float32,
-) -> Pretrained: ...
-
-
-@overload
-def load(
-    source: Path | str,
-    *,
-    semantics: Literal["paper", "hf"],
-    compute: DTypeLike = jnp.float32,
-    dtype: DTypeLike = jnp.float32,
-) -> "PretrainedRag": ...
-
-
-def load(
-    source: Path | str,
-    part: str = "",
-    *,
-    semantics: Literal["paper", "hf"] | None = None,
-    compute: DTypeLike = jnp.float32,
-    dtype: DTypeLike = jnp.float32,
-) -> "Pretrained | PretrainedRag":
+) -> Pretrained:
     """Loads a model.
 
     Args:
       source: a directory that transformers or sentence-transformers wrote, a GGUF file, or the id of a
         model on the Hugging Face hub, which is downloaded.
       part: of a model of type rag, "question_encoder" or "generator"; else "".
-      semantics: "paper" or "hf" for the whole of a model of type rag, see `load_rag`; else None.
       compute: dtype of the computation.
       dtype: of the parameters.
 
@@ -135,13 +109,6 @@ def load(
       UserError: the source is missing, broken or not supported.
     """
     path = local(source)
-    if semantics is not None:
-        from ragjax.models.pretrained.rag import (
-            load_rag,
-        )  # which loads its parts with this function
-
-        require(not part, f"load has both part {part!r} and semantics {semantics!r}; give one.")
-        return load_rag(path, semantics=semantics, compute=compute, dtype=dtype)
     with ExitStack() as files:
         checkpoint = _opened(path, files)
         config, kind, start, prefix, module = _described(checkpoint, part, compute)

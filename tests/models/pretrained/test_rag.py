@@ -312,12 +312,12 @@ def test_options_of_the_paper_losses(tiny):
     np.testing.assert_array_equal(hundred, padded)
 
 
-def test_what_is_wrong_is_told(tmp_path):
-    with pytest.raises(UserError, match="semantics"):
-        load_rag(GOLDENS / "rag", "token", "exact")  # pyright: ignore
-    with pytest.raises(UserError, match="kind"):
-        load_rag(GOLDENS / "rag", "both")  # pyright: ignore
-    model = load_rag(GOLDENS / "rag", semantics="hf")
+def test_what_is_wrong_is_told():
+    with pytest.raises(UserError, match="type 'bart'"):
+        load(GOLDENS / "bart", semantics="paper")
+    with pytest.raises(UserError, match="both"):
+        load(GOLDENS / "rag", "generator", semantics="paper")
+    model = load(GOLDENS / "rag", semantics="hf")
     assert (model.kind, model.semantics) == ("token", "hf")  # as config.json names it
     with pytest.raises(UserError, match="no scores"):
         model.loss(model.params, **CONTEXTS, labels=jnp.array([[2, 3]]))
