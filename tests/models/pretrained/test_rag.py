@@ -232,7 +232,7 @@ def test_paper_losses_are_the_published_sums_and_all_answers_sum_to_one(tiny, ki
         lambda params: model.marginal_logprobs(params, **many(len(labels)), labels=labels)
     )(model.params)
     own = np.take_along_axis(np.asarray(told), np.asarray(labels)[..., None], -1)[..., 0]
-    np.testing.assert_allclose((own * (labels != PADDING)).sum(1), got, rtol=1e-5)
+    np.testing.assert_allclose((own * np.asarray(labels != PADDING)).sum(1), got, rtol=1e-5)
 
 
 def test_hf_probabilities_of_answers_do_not_sum_to_one_in_rag_sequence(tiny):
