@@ -29,7 +29,7 @@ ROOMS = (
         "printing",
     ),
     *("shipped", "interrupts", "lease", "records", "mesh"),
-    *("ops", "retrieval", "models", "decoding", "data", "tasks", "envs"),
+    *("ops", "retrieval", "decoding", "models", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config_differences", "config", "origin", "run_dir", "learners", "agents"),
     *(

@@ -16,6 +16,7 @@ import numpy as np
 import tokenizers
 import torch
 import transformers as hf
+from make_rag import recorded
 from tokenizers import normalizers, pre_tokenizers
 from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
 from transformers.tokenization_utils_base import generate_merges
@@ -64,6 +65,7 @@ def mean(output, attention):
     return torch.nn.functional.normalize(pooled, dim=1)
 
 
+@torch.no_grad()
 def encoder(name, model, pooled):
     tokens, mask = inputs(PAD)
     ids, attention = torched(tokens, mask)
@@ -71,6 +73,7 @@ def encoder(name, model, pooled):
     write(name, model, tokens=tokens, mask=mask, embedded=embedded.numpy())
 
 
+@torch.no_grad()
 def sequence(name, model, start, pad):
     tokens, mask = inputs(pad)
     drawn = np.random.default_rng(1).integers(3, VOCAB, (3, FED - 1))
@@ -92,6 +95,7 @@ def sequence(name, model, start, pad):
     )
 
 
+@torch.no_grad()
 def language(name, model):
     tokens, mask = inputs(PAD)
     ids, attention = torched(tokens, mask)
@@ -187,11 +191,12 @@ def untied_t5():
     return model
 
 
-def rag():
+def rag(name, question_encoder, generator, count):
     config = hf.RagConfig.from_question_encoder_generator_configs(
-        hf.DPRConfig(**BERT), bart(), n_docs=3
+        question_encoder, generator, n_docs=count
     )
-    return randomised(hf.RagTokenForGeneration(config=config))
+    randomised(hf.RagTokenForGeneration(config=config)).save_pretrained(HERE / name)
+    np.savez_compressed(HERE / name / "golden.npz", **recorded(HERE / name))
 
 
 TEXTS = (
@@ -315,7 +320,6 @@ def gguf_tokenizers(path):
     path.write_text(json.dumps(golden, ensure_ascii=False) + "\n", "utf-8")
 
 
-@torch.no_grad()
 def main():
     for folder in HERE.iterdir():
         if folder.is_dir():
@@ -347,7 +351,10 @@ def main():
     language("qwen2", randomised(hf.Qwen2ForCausalLM(hf.Qwen2Config(**DECODER))))
     qwen3 = hf.Qwen3Config(**DECODER, head_dim=6, tie_word_embeddings=True)
     language("qwen3", randomised(hf.Qwen3ForCausalLM(qwen3)))
-    rag().save_pretrained(HERE / "rag")
+    rag("rag", hf.DPRConfig(**BERT), bart(), 3)
+    # RAG-Sequence there asks for the bos, which T5Config has not.
+    generator = hf.T5Config(**T5 | {"d_model": 20}, bos_token_id=None)
+    rag("rag_t5", hf.DPRConfig(**BERT, projection_dim=12), generator, 2)
     gguf_tokenizers(HERE / "gguf_tokenizers.json")
 
 

@@ -182,7 +182,8 @@ def _part_of(checkpoint: Checkpoint, part: str) -> tuple[dict[str, Any], str]:
         return config, ""
     require(
         part in PARTS,
-        f"{path} holds a model of type 'rag'; name the part to load: {' or '.join(PARTS)}.",
+        f"{path} holds a model of type 'rag'; name the part to load, {' or '.join(PARTS)}, or the "
+        "semantics of the whole, paper or hf.",
     )
     inner = config.get(part)
     if not isinstance(inner, dict):

@@ -23,7 +23,11 @@ from ragjax.models.pretrained.parameters import tensors_of
 from ragjax.models.pretrained.text_encoder import Pooling, TextEncoderModule
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
-WHOLE = sorted(folder.name for folder in GOLDENS.iterdir() if (folder / "golden.npz").exists())
+WHOLE = sorted(
+    folder.name
+    for folder in GOLDENS.iterdir()
+    if (folder / "golden.npz").exists() and not folder.name.startswith("rag")
+)
 TENSORS = "model.safetensors"
 
 
