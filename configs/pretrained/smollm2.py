@@ -8,7 +8,7 @@ questions, `ragjax train` measures what the models know and find by themselves.
 
     ragjax train configs/pretrained/smollm2.py --task.passages P --task.questions Q
 
-Expected: what your files hold. It reads 1,000 characters of a passage, and answers in English.
+Expected: what your files hold. It reads some 1,000 characters of a passage, and answers in English sentences.
 """
 
 from ragjax.data.tokenizer import TokenizerSpec
@@ -23,8 +23,8 @@ from ragjax.training.optimizer import Adam
 TEMPLATE = (
     "<|im_start|>system\n"
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    "<|im_start|>user\nAnswer the question with a few words of the text.\n"
-    "Text:{passage}\nQuestion:{question}<|im_end|>\n<|im_start|>assistant\n"
+    "<|im_start|>user\nContext:{passage}\n\nQuestion:{question}\n\n"
+    "Answer the question using the context.<|im_end|>\n<|im_start|>assistant\n"
 )
 
 
@@ -32,7 +32,7 @@ def get_config() -> QuestionsConfig:
     return QuestionsConfig(
         task=OwnData(),
         tokenizer=TokenizerSpec(
-            question_length=48, passage_length=240, answer_length=24, with_title=True
+            question_length=48, passage_length=256, answer_length=32, with_title=True
         ),
         retriever=Dense(
             encoder=PretrainedEncoder(

@@ -11,11 +11,12 @@ from jax.typing import DTypeLike
 from ragjax.errors import require
 from ragjax.files import read_json_object
 from ragjax.models.pretrained.layers import EncoderDecoder
-from ragjax.models.pretrained.loading import Pretrained, local
+from ragjax.models.pretrained.loading import Pretrained
 from ragjax.models.pretrained.loading import load as load_part
 from ragjax.models.pretrained.rag_generation import Writing
 from ragjax.models.pretrained.rag_losses import RagKind, Semantics
 from ragjax.models.pretrained.rag_model import PretrainedRag
+from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
 
 CLASSES: dict[str, RagKind] = {
