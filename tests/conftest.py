@@ -51,6 +51,7 @@ gc.set_threshold(200_000, 20, 50)
 LONG_FILES = (
     *("test_policy_resume.py", "test_resume.py", "test_cli.py", "test_tables.py"),
     *("test_questions.py", "test_episodes.py", "test_policy_cli.py", "test_joint.py"),
+    *("test_rag.py", "test_reader.py", "test_trained.py"),
 )
 
 

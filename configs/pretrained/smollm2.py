@@ -8,7 +8,8 @@ questions, `ragjax train` measures what the models know and find by themselves.
 
     ragjax train configs/pretrained/smollm2.py --task.passages P --task.questions Q
 
-Expected: what your files hold. It reads some 1,000 characters of a passage, and answers in English sentences.
+Expected: what your files hold. It reads some 1,000 characters of a passage, and answers in
+English sentences.
 """
 
 from ragjax.data.tokenizer import TokenizerSpec

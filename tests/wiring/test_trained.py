@@ -238,6 +238,7 @@ def test_rewards_move_adapters_and_stay_near_what_was_loaded(name):
     assert metrics[1]["kl"].value > 1e-6
 
 
+@pytest.mark.slow
 def test_micro_batches_of_rag_token_add_up_to_the_batch():
     """The gradient of adapters is that of the whole batch."""
     norms = []
@@ -254,6 +255,7 @@ def test_micro_batches_of_rag_token_add_up_to_the_batch():
     np.testing.assert_allclose(norms[0], norms[1], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_single_runs(lora):
     _, single, _ = lora
     _, both, _ = run_of(configured(num_seeds=2), (0, 1))

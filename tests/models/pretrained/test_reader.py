@@ -259,6 +259,7 @@ def test_a_run_with_it(sources, tmp_path, capsys):
     assert own.name in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_short_training_equals_what_was_cut_in_two(sources, tmp_path):
     """A run that is stopped and continued has the parameters of one that is not."""
     config = written(tmp_path, sources["t5"])
@@ -317,7 +318,9 @@ def test_a_config_answers_from_passages(sources, tmp_path, capsys):
 ADAPTED = {"trained": "Lora(rank=2, parts=('reader',))", "phases": "config.phases[:1]"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["llama", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("bart", "t5"))]
+)
 def test_adapters_of_it_are_trained_and_taken_out(kind, sources, tmp_path, capsys):
     """What is exported has the kernels that have learned, and else the weights of the source."""
     config, run = written(tmp_path, sources[kind], **ADAPTED), tmp_path / "run"
