@@ -304,11 +304,7 @@ class Learner:
         raise UserError("--passages is for runs of questions; leave it out for a policy.")
 
     def exported(self, state: State) -> dict[str, Any]:
-        """The `models.pretrained.Pretrained` models that it answers with, by name.
-
-        Raises:
-          UserError: none is of an architecture that transformers knows.
-        """
+        """The `models.pretrained.Pretrained` models that it answers with; refused where none is."""
         del state
         raise UserError("The run has no pretrained model; name a run that began with one.")
 
@@ -322,20 +318,14 @@ class Learner:
           UserError: it has no retriever of texts that is learned.
         """
         del state
-        raise UserError(
-            "--run names a run of a policy; name one of questions, which embeds passages."
-        )
+        raise UserError("--run names a run of a policy; name one of questions, which embed.")
 
     def save(self, run_dir: Path) -> None:
         """Writes what a run's directory needs beside config and checkpoints to be loaded again."""
         del run_dir
 
     def origins(self, seed: int) -> dict[str, Any]:
-        """The runs that this one is built on: what each is to it, and what `made_from` says of it.
-
-        Args:
-          seed: of the run, one of several that may run side by side.
-        """
+        """The runs that the one of a seed is built on: what each is to it, and `made_from` of it."""
         del seed
         return {}
 
