@@ -16,6 +16,7 @@ from ragjax.models.pretrained.bart import Bart, BartModule
 from ragjax.models.pretrained.bert import Bert
 from ragjax.models.pretrained.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from ragjax.models.pretrained.gguf_file import open_gguf
+from ragjax.models.pretrained.gguf_header import read_header
 from ragjax.models.pretrained.gguf_tokenizer import gguf_tokenizer
 from ragjax.models.pretrained.llama import Llama, LlamaModule
 from ragjax.models.pretrained.parameters import read_params, tensors_of
@@ -225,7 +226,8 @@ def save(path: Path | str, model: Pretrained, params: Params | None = None) -> N
     params = model.params if params is None else params
     beside: dict[str, Path | bytes] = {}
     if model.source.suffix == ".gguf":
-        beside = {"tokenizer.json": gguf_tokenizer(model.source).json.encode()}
+        if "tokenizer.ggml.model" in read_header(model.source).facts:  # else it brings none
+            beside = {"tokenizer.json": gguf_tokenizer(model.source).json.encode()}
     elif model.source.is_dir():
         beside = {name: model.source / name for name in BESIDE if (model.source / name).is_file()}
     tensors = tensors_of(params, model.prefix, kind.strip)
