@@ -1,47 +1,27 @@
 """How old an index may be on factbook: what is lost where it is embedded anew too seldom."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from ragjax.evaluation.tables import Column, Row, Table
+from ragjax.evaluation.tables import Table, load_table
 
-BUDGET = (
+STEPS = (
     *("--phases.0.steps", "50", "--phases.0.batch_size", "16"),
     *("--phases.1.steps", "550", "--phases.1.batch_size", "16"),
-    *("--evaluation.every", "25"),
-)
-REFRESHES = (
-    ("never", "never", ("--retriever.refresh_every", "1000000")),
-    ("every 500 steps", "500", ("--retriever.refresh_every", "500")),
-    ("every 50 steps", "50", ("--retriever.refresh_every", "50")),
-    (
-        "every 50 steps, beside the training",
-        "beside",
-        ("--retriever.refresh_every", "50", "--retriever.asynchronous", "True"),
-    ),
 )
 
 
 def get_table() -> Table:
-    """Declares the table, whose runs `ragjax table --run` makes."""
-    return Table(
+    """The table of staleness_world_facts.py with the runs of another corpus."""
+    other: Any = load_table(Path(__file__).with_name("staleness_world_facts.py"))
+    return replace(
+        other,
         name="staleness_factbook",
-        title="How old the index may be that training searches: factbook",
-        notes="Recorded on one NVIDIA H200, up to fifteen processes at once, with XLA's deterministic "
-        "operations. The same on the other corpus: [staleness_world_facts](#staleness_world_facts).",
-        caption="Exact match and recall on the test questions, in per cent, with an index that is "
-        "embedded anew after the training. Index recall: of the ten passages that the parameters of the "
-        "moment would find, how many the index found that was searched instead; mean over measurements "
-        "every 25 steps.",
+        title=other.title.replace("world_facts", "factbook"),
+        notes=other.notes.replace("factbook", "world_facts"),
         rows=tuple(
-            Row(label, "configs/factbook/small.py", (*BUDGET, *how), key)
-            for label, key, how in REFRESHES
+            replace(row, config="configs/factbook/small.py", overrides=(*row.overrides, *STEPS))
+            for row in other.rows
         ),
-        columns=(
-            Column("EM", "em"),
-            Column("R@1", "recall@1"),
-            Column("R@5", "recall@5"),
-            Column("index recall", "index_recall"),
-        ),
-        seeds=(0, 1, 2),
-        results=Path(__file__).parent / "results",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from ragjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
+from ragjax.data.tokenizer import Tokenizer
 from ragjax.errors import UserError
 from ragjax.files import write_atomically
 from ragjax.models.pretrained.vocabulary import NOTHING, ReaderTokens, numbers_here
@@ -71,33 +71,16 @@ class BorrowedTokenizer(Tokenizer):
         """V, of the model: the tokenizer may have fewer."""
         return len(self._order)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of one text, without special tokens."""
-        return self._ids([text])[0]
-
-    def encode_batch(
-        self, texts: Sequence[str], length: int, *, end: bool = False
-    ) -> tuple[np.ndarray, int]:
-        """Encodes texts to one fixed shape, see `Tokenizer.encode_batch`.
-
-        What stands within a text, as passages and questions do, begins with a space; answers, which
-        `end`, do not.
-        """
-        room = length - int(end)
-        rows = np.full((len(texts), length), PAD_ID, np.int32)
-        cut = 0
-        given = list(texts) if end else [f" {text}" if text else text for text in texts]
-        for row, ids in zip(rows, self._ids(given), strict=True):
-            cut += len(ids) > room
-            ids = ids[:room] + ([EOS_ID] if end else [])
-            row[: len(ids)] = ids
-        return rows, cut
+    def _led(self, text: str, *, end: bool) -> str:
+        """What stands within a text, as passages and questions do, begins with a space, no answer."""
+        return text if end or not text else f" {text}"
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
-        encodings = self._inner.encode_batch(
-            [plain(text) for text in texts], add_special_tokens=False
-        )
-        return [self._numbers[encoding.ids].tolist() for encoding in encodings]
+        found = super()._ids([plain(text) for text in texts])
+        return [self._numbers[ids].tolist() for ids in found]
+
+    def _vocabulary(self) -> dict[str, int]:
+        return {token: int(self._numbers[own]) for token, own in self._inner.get_vocab().items()}
 
     def decode(self, ids: Iterable[int] | np.ndarray) -> str:
         """Text of the ids up to the first end-of-sequence token."""
@@ -112,13 +95,3 @@ class BorrowedTokenizer(Tokenizer):
     def words(self, text: str) -> list[str]:
         """The words of a text, each with the white space before it."""
         return re.findall(r"\s*\S+", text)
-
-    def fold_map(self) -> np.ndarray:
-        """[V] id of each token's lower-case form, or its own id where the form is no token."""
-        vocabulary = self._inner.get_vocab()
-        fold = np.arange(self.vocab_size, dtype=np.int32)
-        for token, index in vocabulary.items():
-            lowered = re.sub("[A-Z]", lambda match: match.group().lower(), token)
-            fold[self._numbers[index]] = self._numbers[vocabulary.get(lowered, index)]
-        fold[: len(SPECIAL_TOKENS)] = np.arange(len(SPECIAL_TOKENS))
-        return fold

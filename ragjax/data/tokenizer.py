@@ -125,7 +125,21 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of one text, without special tokens."""
-        return self._inner.encode(_spaced(text), add_special_tokens=False).ids
+        return self._ids([self._led(text, end=True)])[0]
+
+    def _led(self, text: str, *, end: bool) -> str:
+        """A text as its words are split, with the space before the first; `end` says of an answer."""
+        del end
+        return _spaced(text)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of texts as they are."""
+        encodings = self._inner.encode_batch(list(texts), add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
+
+    def _vocabulary(self) -> dict[str, int]:
+        """Token -> id."""
+        return self._inner.get_vocab()
 
     def encode_batch(
         self, texts: Sequence[str], length: int, *, end: bool = False
@@ -143,12 +157,8 @@ class Tokenizer:
         room = length - int(end)
         rows = np.full((len(texts), length), PAD_ID, np.int32)
         cut = 0
-        for row, encoding in zip(
-            rows,
-            self._inner.encode_batch(list(map(_spaced, texts)), add_special_tokens=False),
-            strict=True,
-        ):
-            ids = encoding.ids
+        led = [self._led(text, end=end) for text in texts]
+        for row, ids in zip(rows, self._ids(led), strict=True):
             cut += len(ids) > room
             ids = ids[:room] + ([EOS_ID] if end else [])
             row[: len(ids)] = ids
@@ -171,7 +181,7 @@ class Tokenizer:
 
     def fold_map(self) -> np.ndarray:
         """[V] id of each token's lower-case form, or its own id where the form is no token."""
-        vocabulary = self._inner.get_vocab()
+        vocabulary = self._vocabulary()
         fold = np.arange(self.vocab_size, dtype=np.int32)
         for token, index in vocabulary.items():
             # Only ASCII is folded: other letters of a byte-level token are bytes, not characters.

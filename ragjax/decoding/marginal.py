@@ -149,7 +149,7 @@ def nbest_rag_sequence(
     same &= exists[:, :, None] & exists[:, None, :]
     again = jnp.any(jnp.tril(same, -1), axis=-1)
     if rescore_all:
-        per_passage = _likelihoods(model, params, memory, candidates)
+        per_passage = answer_logprobs(model, params, memory, candidates)
         scores = marginal(log_prior[:, None, :], per_passage)
     else:
         votes = jnp.where(same, prior[:, None, :], -jnp.inf)
@@ -163,13 +163,13 @@ def nbest_rag_sequence(
     if rescore_all:
         per_passage = jnp.take_along_axis(per_passage, best[..., None], axis=1)
     else:
-        per_passage = _likelihoods(model, params, memory, tokens)
+        per_passage = answer_logprobs(model, params, memory, tokens)
     log_prior = log_prior[:, None, :]
     log_prob = jnp.where(found, marginal(log_prior, per_passage), -jnp.inf)
     return Decoded(tokens, log_prob, log_posterior(log_prior, per_passage))
 
 
-def _likelihoods(
+def answer_logprobs(
     model: RagModel, params: Params, memory: object, tokens: Int[Array, "B n T"]
 ) -> Float[Array, "B n K"]:
     """Computes log p(y|x,d_k) of n answers to each question; the memory has no axis of answers."""

@@ -327,7 +327,7 @@ class RagSequence(Likelihood):
 
     Attributes:
       rescore_all: whether decoding scores each proposed answer under every passage.
-      beam: how each passage proposes answers; None for its greedy one.
+      beam: how each passage proposes answers, of which one is given; None for its greedy one.
     """
 
     rescore_all: bool = False
@@ -365,7 +365,7 @@ class RagToken(Likelihood):
     """A passage explains each token: Σ_t log Σ_k p(d_k|x) p(y_t|x,d_k,y_<t).
 
     Attributes:
-      beam: how answers are searched; None for greedy decoding.
+      beam: how answers are searched, of which one is given; None for greedy decoding.
     """
 
     beam: Beam | None = None

@@ -58,8 +58,7 @@ def load(
     """Loads a model: one of `loading.load`, or with `semantics` the whole of a RAG model.
 
     Args:
-      source: a directory that transformers or sentence-transformers wrote, a GGUF file, or the id of a
-        model on the Hugging Face hub, which is downloaded.
+      source: as of `loading.load`.
       part: of a model of type rag, "question_encoder" or "generator"; else "".
       semantics: "paper" or "hf" for the whole of a model of type rag, see `load_rag`; else None.
       compute: dtype of the computation.

@@ -18,6 +18,7 @@ from ragjax.decoding.beam import Beam, beam_by_passage
 from ragjax.decoding.greedy import greedy_by_passage
 from ragjax.decoding.marginal import (
     Decoded,
+    answer_logprobs,
     decode_rag_sequence,
     decode_rag_token,
     nbest_rag_sequence,
@@ -27,7 +28,7 @@ from ragjax.errors import require
 from ragjax.models.pretrained.rag_losses import RagKind, Semantics, hf_losses, log_prior
 from ragjax.models.pretrained.reader import EncoderDecoderMemory
 from ragjax.models.pretrained.vocabulary import NOTHING, numbers_here, token_order
-from ragjax.ops.marginal import log_posterior, marginal, sequence_logprobs
+from ragjax.ops.marginal import log_posterior, marginal
 from ragjax.types import EOS_ID, PAD_ID, Params, RagModel
 
 # Options of transformers' generation that change what is written, and their values that don't.
@@ -295,10 +296,7 @@ def hf_sequences(
     )
     model, prior = seam(generator, memory, writing), log_prior(doc_scores)[:, None, :]
 
-    def likelihood(tokens):
-        return sequence_logprobs(model.token_logprobs(params, memory, tokens), tokens != PAD_ID)
-
-    each = jax.vmap(likelihood, 1, 1)(tokens)
+    each = answer_logprobs(model, params, memory, tokens)
     log_prob = jnp.where(some, marginal(prior, each), -jnp.inf)
     return Decoded(writing.told(written), log_prob, log_posterior(prior, each))
 

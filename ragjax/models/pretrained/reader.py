@@ -340,7 +340,7 @@ class PretrainedReader(Reader):
         around = sum(map(len, self._template().pieces))
         longest = question + passage + around
         longest = longest + answer if isinstance(model, LlamaModule) else max(longest, answer)
-        most = getattr(model.sizes, "positions", longest)  # T5 counts no positions
+        most = model.sizes.positions
         require(
             longest <= most,
             f"tokenizer.question_length {question}, passage_length {passage} and answer_length "

@@ -4,7 +4,7 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -48,7 +48,10 @@ class T5:
       start: the token that decoding starts from.
       pad: the token of padding.
       end: the token that ends a text.
+      positions: the longest text, in tokens: any, for places are told by their distances.
     """
+
+    positions: ClassVar[float] = math.inf
 
     vocab_size: int
     width: int
