@@ -146,6 +146,15 @@ def answer_rank(passages: Iterable[str], answers: Sequence[str]) -> int | None:
     )
 
 
+def holds_answer(prediction: str, answers: Sequence[str]) -> int:
+    """Returns 1 if the prediction's text holds an answer, as a passage does, else 0.
+
+    It says whether a model that writes sentences has found what was asked; it is no exact match, and a
+    long text holds more.
+    """
+    return int(answer_rank([tokenised(prediction)], answers) is not None)
+
+
 def _require_answers(answers: Sequence[str]) -> None:
     if isinstance(answers, str) or not answers:
         raise ValueError(f"answers is {answers!r}: give a non-empty sequence of strings")

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ragjax.errors import UserError, require
-from ragjax.evaluation.matching import exact_match, strict_match, token_f1
+from ragjax.evaluation.matching import exact_match, holds_answer, strict_match, token_f1
 from ragjax.files import parse_json, write_atomically
 
 RECALL_DEPTHS = (1, 5, 10, 20)
@@ -80,6 +80,7 @@ class Outcomes:
       em: [M] 0 or 1.
       strict_em: [M] 0 or 1; None where it was not recorded.
       f1: [M] token F1.
+      contains: [M] 0 or 1, whether the prediction holds an answer; None where it was not recorded.
       rank: [M] rank of the first positive passage, from 1; 0 where none was retrieved.
       mass: [M] posterior mass on positive passages; NaN of a question that has none.
       answer_rank: [M] rank of the first passage that holds an answer, from 1; 0 where none was
@@ -92,6 +93,7 @@ class Outcomes:
     em: np.ndarray
     strict_em: np.ndarray | None
     f1: np.ndarray
+    contains: np.ndarray | None
     rank: np.ndarray
     mass: np.ndarray
     answer_rank: np.ndarray | None
@@ -106,7 +108,7 @@ class Outcomes:
             repeated = record["id"] == following["id"]
             require(not repeated, f"question {record['id']!r} occurs twice; record it once.")
         scored = [_score(record) for record in ordered]
-        em, strict_em, f1, rank, mass = (
+        em, strict_em, f1, contains, rank, mass = (
             np.array(column, float) for column in zip(*scored, strict=True)
         )
         return cls(
@@ -115,6 +117,7 @@ class Outcomes:
             em=em,
             strict_em=strict_em,
             f1=f1,
+            contains=contains,
             rank=rank.astype(int),
             mass=mass,
             answer_rank=_answer_ranks(ordered),
@@ -134,7 +137,7 @@ class Outcomes:
         has_answer@k where no question has k passages.
 
         Args:
-          name: em, strict_em, f1, recall@<k>, mrr, posterior_mass or has_answer@<k>.
+          name: em, strict_em, f1, contains, recall@<k>, mrr, posterior_mass or has_answer@<k>.
           relation: of these questions alone.
 
         Returns:
@@ -150,8 +153,8 @@ class Outcomes:
 
     def _column(self, name: str) -> np.ndarray | None:
         """Returns [M] outcomes of a figure, which mean nothing of questions that it is not about."""
-        if name in ("em", "strict_em", "f1"):
-            return {"em": self.em, "strict_em": self.strict_em, "f1": self.f1}[name]
+        if name in ("em", "strict_em", "f1", "contains"):
+            return getattr(self, name)
         if re.fullmatch(r"(recall|has_answer)@[1-9][0-9]*", name):
             of, _, depth = name.partition("@")
             rank, k = self.rank if of == "recall" else self.answer_rank, int(depth)
@@ -180,8 +183,8 @@ def is_of_gold(name: str) -> bool:
     return name.startswith("recall@") or name in ("mrr", "posterior_mass")
 
 
-def _score(record: Mapping[str, Any]) -> tuple[int, int, float, int, float]:
-    """Returns (em, strict_em, f1, rank or 0, mass or NaN) of a record, from its texts and ids alone."""
+def _score(record: Mapping[str, Any]) -> tuple[int, int, float, int, int, float]:
+    """Returns (em, strict_em, f1, contains, rank or 0, mass or NaN) of a record's texts and ids."""
     where = f"question {record['id']!r}"
     remedy = "evaluate the run again"
     require(bool(record["answers"]), f"{where} has no accepted answer; give it one.")
@@ -199,10 +202,11 @@ def _score(record: Mapping[str, Any]) -> tuple[int, int, float, int, float]:
             abs(recorded - value) <= 1e-6,
             f"{where} records {name} {recorded}, but its prediction scores {value}; {remedy}.",
         )
+    contains = holds_answer(*said)
     if not positives:
-        return em, strict_em, f1, 0, np.nan
+        return em, strict_em, f1, contains, 0, np.nan
     rank = first_positive_rank(retrieved, positives) or 0
-    return em, strict_em, f1, rank, positive_mass(retrieved, positives, posterior)
+    return em, strict_em, f1, contains, rank, positive_mass(retrieved, positives, posterior)
 
 
 def _answer_ranks(records: Sequence[Mapping[str, Any]]) -> np.ndarray | None:
@@ -223,7 +227,7 @@ def summarise_outcomes(outcomes: Outcomes) -> dict[str, Any]:
     """Returns the figures of `summarise` from outcomes that are already scored."""
     depths = [k for k in RECALL_DEPTHS if k <= max(5, outcomes.retrieved)]
     recalls, holding = ([f"{of}@{k}" for k in depths] for of in ("recall", "has_answer"))
-    names = ["em", "strict_em", "f1", *recalls, "mrr", "posterior_mass", *holding]
+    names = ["em", "strict_em", "f1", "contains", *recalls, "mrr", "posterior_mass", *holding]
     summary: dict[str, Any] = {name: outcomes.mean(name) for name in names}
     summary["questions"] = len(outcomes.ids)
     summary["gold_questions"] = int(outcomes.gold.sum())
@@ -244,8 +248,8 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
       records: the records, in any order; each id once, each with an answer.
 
     Returns:
-      `em`, `strict_em`, `f1`, `recall@1`, `recall@5`, `recall@10` and `recall@20` (the last two where
-      so many were retrieved), `mrr`, `posterior_mass`, `has_answer@k` as recall, `questions`,
+      `em`, `strict_em`, `f1`, `contains` (an answer stands in the prediction), `recall@1`, `recall@5`,
+      `recall@10` and `recall@20` (the last two where so many were retrieved), `mrr`, `posterior_mass`, `has_answer@k` as recall, `questions`,
       `gold_questions` (those that have a gold passage, which recall, mrr and posterior mass are about),
       and `per_relation` {relation: {em, strict_em, f1, recall@1, recall@5, has_answer@1, has_answer@5,
       questions}}. A figure is None where the run can't measure it: retrieval figures of a closed-book

@@ -118,7 +118,7 @@ def _outcomes(column: Column, runs: Sequence[Run]) -> list[np.ndarray]:
         except KeyError as error:
             raise UserError(
                 f"column {column.label!r} asks for {column.metric!r}, which {run.directory} "
-                "lacks; use em, strict_em, f1, recall@<k>, mrr, posterior_mass, has_answer@<k> or a "
+                "lacks; use em, strict_em, f1, contains, recall@<k>, mrr, posterior_mass, has_answer@<k> or a "
                 "number of its result.json."
             ) from error
     measured = [values for values in outcomes if values is not None]

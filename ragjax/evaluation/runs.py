@@ -169,6 +169,8 @@ def _question_columns(outcomes: Outcomes) -> dict[str, Any]:
     measured: dict[str, Any] = {}
     if outcomes.strict_em is not None:
         measured["strict_em"] = [int(value) for value in outcomes.strict_em]
+    if outcomes.contains is not None:
+        measured["contains"] = [int(value) for value in outcomes.contains]
     if outcomes.answer_rank is not None:
         measured["answer_rank"] = [int(rank) or None for rank in outcomes.answer_rank]
     return {
@@ -199,6 +201,7 @@ def _unpack(path: Path) -> Outcomes | Episodes:
             strict_em=np.array(columns["strict_em"], float) if "strict_em" in columns else None,
             answer_rank=_ranks(columns["answer_rank"]) if "answer_rank" in columns else None,
             f1=np.array(columns["f1"], float),
+            contains=np.array(columns["contains"], float) if "contains" in columns else None,
             rank=_ranks(columns["rank"]),
             mass=np.array(columns["posterior_mass"], float),
             retrieved=columns["retrieved"],

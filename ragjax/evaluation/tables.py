@@ -73,9 +73,9 @@ class Column:
 
     Attributes:
       label: what the table calls it.
-      metric: em, strict_em, f1, recall@<k>, mrr, posterior_mass or has_answer@<k>; or a number that
-        `result.json` gives each run, such as train_seconds or dev.em, whose interval is over seeds
-        alone; or nothing, in a column of published figures.
+      metric: em, strict_em, f1, contains, recall@<k>, mrr, posterior_mass or has_answer@<k>; or a
+        number that `result.json` gives each run, such as train_seconds or dev.em, whose interval is
+        over seeds alone; or nothing, in a column of published figures.
       scale: what the figure is multiplied by: 100 for per cent, 1 to leave it.
       digits: digits after the decimal point.
       relation: count the questions of this relation only.
