@@ -23,6 +23,7 @@ def get_config() -> Config:
         trained=Lora(rank=8, parts=("reader",)),
         # What MiniLM embeds does not change, so that the index never ages.
         retriever=replace(base.retriever, refresh_every=1_000_000),
+        optimizer=replace(base.optimizer, reader_rate=5e-4, warmup_steps=5),
         phases=(Phase(steps=60, batch_size=4, k=2),),
         checkpoint_every=20,
     )
