@@ -376,8 +376,15 @@ def _rebuilt(value: Any, path: Path | str) -> Config:
         isinstance(modules, dict) and all(isinstance(file, str) for file in modules.values()),
         f"{path} has {modules!r} for {MODULES!r}; it must be names with their files.",
     )
-    config = from_json(value, modules)
-    require(isinstance(config, Config), f"{path} does not hold a config; name a run's directory.")
+    foreign = isinstance(value, dict) and "type" not in value
+    require(
+        not (foreign and "model_type" in value),
+        f"{path} is a pretrained model's, not a run's; name a run's directory (a config takes a model as "
+        "the source of a PretrainedReader or PretrainedEncoder, `ragjax index build` by --encoder).",
+    )
+    config = None if foreign else from_json(value, modules)
+    if not isinstance(config, Config):
+        raise UserError(f"{path} does not hold a config; name a run's directory.")
     return config
 
 

@@ -173,7 +173,11 @@ def test_from_json_refuses(value, named):
 
 
 @pytest.mark.parametrize(
-    "content", [None, "", "{", "5", "[]", '{"type": "ragjax.learners.questions.Phase", "steps": 3}']
+    "content",
+    [
+        *(None, "", "{", "5", "[]", "{}", '{"steps": 3}'),
+        '{"type": "ragjax.learners.questions.Phase", "steps": 3}',
+    ],
 )
 def test_read_json_refuses(content, tmp_path):
     path = tmp_path / "config.json"
@@ -182,6 +186,14 @@ def test_read_json_refuses(content, tmp_path):
     with pytest.raises(UserError) as error:
         read_json(path)
     assert str(path) in str(error.value)
+
+
+def test_the_config_of_a_pretrained_model_is_named_as_one(tmp_path):
+    path = tmp_path / "config.json"
+    path.write_text('{"model_type": "bert", "hidden_size": 32}')
+    with pytest.raises(UserError, match="is a pretrained model's, not a run's") as error:
+        read_json(path)
+    assert "32" not in str(error.value)
 
 
 def test_a_config_imports_what_it_declares_and_no_more(config, tmp_path):

@@ -407,7 +407,9 @@ def test_another_run_is_refused_unless_it_is_allowed(
     assert code == 0
     monkeypatch.setattr(QuestionsLearner, "corpus_encoder", other)
     message = refused(*words)
-    assert message.startswith(f"{embedded}/embeddings was made with another encoder (")
+    assert message.startswith(
+        f"{embedded}/embeddings was made with another encoder (that of {trained}, "
+    )
     code, theirs, _ = ragjax(*words, "--force")
     assert code == 0
     assert len(hits_of(theirs)[0]["passages"]) == 10

@@ -69,11 +69,15 @@ class StoredEmbeddings:
         Raises:
           UserError: one is another.
         """
+        maker = self.facts.get("run") or self.facts.get("source")
         for name, digest in whose.items():
+            made = str(self.facts.get(name))
+            if maker and name in ("encoder", "tokenizer"):
+                made = f"that of {maker}, {made}"
             require(
                 allow_other or self.facts.get(name) == digest,
-                f"{self.directory} was made with another {name} ({self.facts.get(name)}) than is given "
-                f"now ({digest}); give that one, or {REMEDY}",
+                f"{self.directory} was made with another {name} ({made}) than is given now ({digest}); "
+                f"give that one, or {REMEDY}",
             )
 
     def block(self, start: int, stop: int) -> Float[np.ndarray, "n D"]:
