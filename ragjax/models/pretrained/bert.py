@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import require
 from ragjax.models.layers import LayerNorm, Linear
-from ragjax.models.pretrained.layers import ACTIVATIONS, NamedAttention, bias_of
+from ragjax.models.pretrained.layers import ACTIVATIONS, NamedAttention, bias_of, through
 from ragjax.models.pretrained.sizes import activation_of, field_of, require_positions
 
 NAMES = ("self.query", "self.key", "self.value", "output.dense")
@@ -107,10 +107,12 @@ class BertModule(nn.Module):
     Attributes:
       sizes: of its layers.
       dtype: of the computation.
+      remat: see `through`.
     """
 
     sizes: Bert
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
@@ -133,5 +135,6 @@ class BertModule(nn.Module):
         norm = LayerNorm(epsilon=sizes.epsilon, dtype=self.dtype, name="embeddings.LayerNorm")
         x, bias = norm(x), bias_of(mask)[..., None, None, :]
         for number in range(sizes.layers):
-            x = BertLayer(sizes, self.dtype, name=f"encoder.layer.{number}")(x, bias)
+            layer = BertLayer(sizes, self.dtype, name=f"encoder.layer.{number}")
+            x = through(layer, self.remat, x, bias)
         return x

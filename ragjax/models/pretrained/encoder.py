@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from ragjax.errors import UserError, require
+from ragjax.models.buckets import read_by_length
 from ragjax.models.encoder import Encoder
 from ragjax.models.pretrained.loading import Pretrained, describe, load
 from ragjax.models.pretrained.sources import local
@@ -25,9 +26,11 @@ class PretrainedEncoderModule(nn.Module):
 
     Attributes:
       inner: the text encoder, whose parameters are those of this module.
+      buckets: widths at which texts are read, see `read_by_length`.
     """
 
     inner: TextEncoderModule
+    buckets: int = 1
 
     def setup(self):
         """Takes the parameters of the text encoder as its own."""
@@ -36,8 +39,18 @@ class PretrainedEncoderModule(nn.Module):
     def __call__(self, tokens: Int[Array, "... n"], idf: None, side: int) -> Float[Array, "... D"]:
         """Embeds [...,n] tokens as [...,D]; both sides alike."""
         del idf, side
-        mask = tokens != PAD_ID
-        return jnp.where(jnp.any(mask, axis=-1, keepdims=True), self.inner(tokens, mask), 0.0)
+        some = jnp.any(tokens != PAD_ID, axis=-1, keepdims=True)
+        if self.buckets == 1 or self.is_initializing():
+            return jnp.where(some, self.inner(tokens, tokens != PAD_ID), 0.0)
+        # A pure function of the parameters, as control flow wants it.
+        inner, params = self.inner.clone(parent=None), self.variables["params"]
+        embedded = read_by_length(
+            lambda rows: inner.apply({"params": params}, rows, rows != PAD_ID),
+            tokens.reshape(-1, tokens.shape[-1]),
+            self.buckets,
+            axis=None,
+        )
+        return jnp.where(some, embedded.reshape(*tokens.shape[:-1], -1), 0.0)
 
 
 @dataclass(frozen=True)
@@ -56,6 +69,10 @@ class PretrainedEncoder(Encoder):
       passage_length: tokens of a passage; longer ones are cut on the right.
       question_prefix: text before each question, as some models want it ("query: ").
       passage_prefix: text before each passage.
+      buckets: widths at which texts are read, short ones at narrow ones (`models.buckets`); 1 reads
+        all at the width of the longest that fits. With more, programs take longer to compile.
+      remat: whether training computes layers a second time instead of keeping what they compute: less
+        memory for a third more time.
     """
 
     source: str = field(repr=False)  # where it lies changes nothing of what it computes
@@ -64,6 +81,8 @@ class PretrainedEncoder(Encoder):
     passage_length: int = 128
     question_prefix: str = ""
     passage_prefix: str = ""
+    buckets: int = 1
+    remat: bool = False
 
     def __post_init__(self):
         """Checks the fields."""
@@ -75,6 +94,7 @@ class PretrainedEncoder(Encoder):
         for name in ("question_length", "passage_length"):
             value = getattr(self, name)
             require(value >= 4, f"encoder.{name} is {value}; it must be at least 4.")
+        require(self.buckets >= 1, f"encoder.buckets is {self.buckets}; it must be at least 1.")
 
     @functools.cached_property
     def _path(self) -> Path:
@@ -125,7 +145,8 @@ class PretrainedEncoder(Encoder):
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns the module; the vocabulary is its own."""
         del vocab_size
-        return PretrainedEncoderModule(self._checked(self._module(dtype)))
+        inner = self._checked(self._module(dtype)).clone(remat=self.remat)
+        return PretrainedEncoderModule(inner, self.buckets)
 
     def pretrained(self) -> Params:
         """The weights of the source."""

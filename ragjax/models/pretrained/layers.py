@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -32,6 +33,12 @@ def bias_of(mask: Bool[Array, "..."]) -> Float[Array, "..."]:
 def causal_bias(length: int) -> Float[Array, "m m"]:
     """Hides from each position those after it."""
     return bias_of(jnp.tril(jnp.ones((length, length), bool)))
+
+
+def through(layer: nn.Module, remat: bool, *arguments: Any) -> Any:
+    """What a layer computes; with `remat`, its gradient computes it again instead of keeping it."""
+    call = nn.remat(lambda module, *given: module(*given)) if remat else type(layer).__call__
+    return call(layer, *arguments)
 
 
 def split_heads(x: Float[Array, "*batch n H"], heads: int) -> Float[Array, "*batch h n c"]:

@@ -25,6 +25,7 @@ from ragjax.models.pretrained.layers import (
     cache_bias,
     causal_bias,
     split_heads,
+    through,
     written,
 )
 from ragjax.models.pretrained.sizes import activation_of, field_of, require_positions
@@ -279,10 +280,12 @@ class LlamaModule(nn.Module):
     Attributes:
       sizes: of the layers.
       dtype: of the computation.
+      remat: see `through`.
     """
 
     sizes: Llama
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     def setup(self):
         """Creates embedding and layers."""
@@ -324,7 +327,7 @@ class LlamaModule(nn.Module):
         bias = causal_bias(length) + bias_of(mask)[..., None, None, :]
         x, kvs = self.embed_tokens(tokens), []
         for layer, earlier in zip(self.layers, before, strict=True):
-            x, kv = layer(x, turn, bias, earlier)
+            x, kv = through(layer, self.remat, x, turn, bias, earlier)
             kvs.append(kv)
         return self.norm(x), tuple(kvs)
 

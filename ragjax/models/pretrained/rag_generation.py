@@ -26,7 +26,7 @@ from ragjax.decoding.marginal import (
 )
 from ragjax.errors import require
 from ragjax.models.pretrained.rag_losses import RagKind, Semantics, hf_losses, log_prior
-from ragjax.models.pretrained.reader import EncoderDecoderMemory
+from ragjax.models.pretrained.reader_module import EncoderDecoderMemory
 from ragjax.models.pretrained.vocabulary import NOTHING, numbers_here, token_order
 from ragjax.ops.marginal import log_posterior, marginal
 from ragjax.types import EOS_ID, PAD_ID, Params, RagModel

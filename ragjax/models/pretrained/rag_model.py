@@ -35,7 +35,7 @@ from ragjax.models.pretrained.rag_losses import (
     next_token_logprobs,
     paper_losses,
 )
-from ragjax.models.pretrained.reader import EncoderDecoderMemory
+from ragjax.models.pretrained.reader_module import EncoderDecoderMemory
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
 from ragjax.types import Params
 

@@ -19,6 +19,7 @@ from ragjax.models.pretrained.layers import (
     NamedAttention,
     RmsNorm,
     cache_bias,
+    through,
     written,
 )
 from ragjax.models.pretrained.sizes import field_of
@@ -230,12 +231,14 @@ class T5Stack(nn.Module):
       layers: how many.
       crosses: whether it is the decoder.
       dtype: of the computation.
+      remat: see `through`.
     """
 
     sizes: T5
     layers: int
     crosses: bool
     dtype: DTypeLike
+    remat: bool
 
     def setup(self):
         """Creates positions, layers and the last norm."""
@@ -267,7 +270,7 @@ class T5Stack(nn.Module):
         length = x.shape[-2]
         bias = bias + self._placed(jnp.arange(length), length)
         for block, kv in zip(self.blocks, cross or (None,) * len(self.blocks), strict=True):
-            x = block(x, bias, kv, cross_bias)
+            x = through(block, self.remat, x, bias, kv, cross_bias)
         return self.final_layer_norm(x)
 
     def step(
@@ -293,10 +296,12 @@ class T5Module(EncoderDecoder):
     Attributes:
       sizes: of the layers.
       dtype: of the computation.
+      remat: see `through`.
     """
 
     sizes: T5
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     def setup(self):
         """Creates embedding and stacks."""
@@ -304,8 +309,8 @@ class T5Module(EncoderDecoder):
         self.shared = nn.Embed(sizes.vocab_size, sizes.width, dtype=self.dtype)
         if not sizes.tied:
             self.head = Linear(sizes.vocab_size, use_bias=False, dtype=self.dtype, name="lm_head")
-        self.encoder = T5Stack(sizes, sizes.encoder_layers, False, self.dtype)
-        self.decoder = T5Stack(sizes, sizes.decoder_layers, True, self.dtype)
+        self.encoder = T5Stack(sizes, sizes.encoder_layers, False, self.dtype, self.remat)
+        self.decoder = T5Stack(sizes, sizes.decoder_layers, True, self.dtype, self.remat)
 
     def embed(self, tokens: Int[Array, "*batch n"]) -> Float[Array, "*batch n H"]:
         """The embeddings of tokens."""

@@ -87,18 +87,20 @@ class TextEncoderModule(nn.Module):
       sizes: of BERT.
       pooling: of its states.
       dtype: of the computation.
+      remat: see `layers.through`.
     """
 
     sizes: Bert
     pooling: Pooling
     dtype: DTypeLike = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(
         self, tokens: Int[Array, "*batch n"], mask: Bool[Array, "*batch n"]
     ) -> Float[Array, "*batch D"]:
         """Embeds [...,n] tokens as [...,D], float32; positions where `mask` is False are not read."""
-        states = BertModule(self.sizes, self.dtype, name="bert_model")(tokens, mask)
+        states = BertModule(self.sizes, self.dtype, self.remat, name="bert_model")(tokens, mask)
         if self.pooling.kind == "mean":
             counted = mask[..., None].astype(jnp.float32)
             total = jnp.sum(states.astype(jnp.float32) * counted, axis=-2)

@@ -107,6 +107,16 @@ def test_embeddings_are_those_of_the_loaded_model(learner, state, source):
     wanted = jax.jit(loaded.module.apply)({"params": loaded.params}, own, own != PAD_ID)
     got = jax.jit(learner.model.retriever.index)(state.params, learner.corpus)
     np.testing.assert_allclose(got, wanted, atol=1e-6)
+    by_length = dataclasses.replace(learner.config.retriever.encoder, buckets=3, remat=True)
+    module = by_length.build(0, jnp.float32)
+    params = {"params": loaded.params}
+
+    def total(apply):
+        return jax.jit(jax.value_and_grad(lambda p: jnp.sum(apply(p) ** 3)))(params)
+
+    narrow = total(lambda p: module.apply(p, own, None, 0))
+    full = total(lambda p: loaded.module.apply(p, own, own != PAD_ID))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), narrow, full)
     empty = jax.jit(learner.model.retriever.embed)(state.params, 0 * learner.corpus[:1])
     np.testing.assert_array_equal(empty, 0)
 

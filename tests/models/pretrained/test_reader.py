@@ -1,5 +1,6 @@
 """Pretrained language models as readers: BART, T5 and Llama, each by its own tokens."""
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -70,9 +71,8 @@ class Read:
         self.target = jnp.asarray(target)
         assert cut == 0
         self.call = functools.partial(self.module.apply, self.params)
-        self.memory = jax.jit(functools.partial(self.call, method="encode"))(
-            jnp.asarray(question), jnp.asarray(passages.reshape(2, 2, -1)), None
-        )
+        self.asked = jnp.asarray(question), jnp.asarray(passages.reshape(2, 2, -1))
+        self.memory = jax.jit(functools.partial(self.call, method="encode"))(*self.asked, None)
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +156,34 @@ def test_room_that_is_not_used_changes_nothing(kind, readers, reads):
             read.call(read.memory, read.target, method=method) for read in (reads[kind], roomy)
         )
         np.testing.assert_allclose(one, other, atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_widths_and_rematerialisation_change_neither_losses_nor_gradients(kind, readers, reads):
+    read = reads[kind]
+    questions, passages = read.asked
+
+    def gradient(reader):
+        module = reader.build(read.words.vocab_size, jnp.float32)
+
+        def loss(params):
+            memory = module.apply(params, questions, passages, None, method="encode")
+            return jnp.sum(module.apply(params, memory, read.target, method="token_logprobs"))
+
+        return jax.jit(jax.value_and_grad(loss))(read.params)
+
+    wanted = gradient(readers[kind])
+    changed = dataclasses.replace(readers[kind], buckets=3, remat=True)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-4),
+        gradient(changed),
+        wanted,
+    )
+    memory = changed.build(read.words.vocab_size, jnp.float32).apply(
+        read.params, questions, passages, None, method="encode"
+    )
+    narrow, full = (jax.tree.leaves(each)[0] for each in (memory, read.memory))
+    assert np.any(narrow[..., -1, :] != full[..., -1, :])  # padding that was not read
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,77 @@
+"""Reading texts by their length: short ones are not read at the width of the longest.
+
+Texts are sorted by length into groups of one size; each group is read at the narrowest of a few widths
+that holds it. All shapes are static, so that one compiled program serves every batch; it holds the
+reading once for each width.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from ragjax.types import PAD_ID
+
+MULTIPLE = 8  # of tokens, that widths are rounded up to
+
+
+def widths_of(longest: int, buckets: int) -> list[int]:
+    """The widths of texts of up to `longest` tokens: evenly spread, the last being `longest`.
+
+    (128, 4) -> [32, 64, 96, 128].
+    """
+    steps = (-(-longest * part // (buckets * MULTIPLE)) * MULTIPLE for part in range(1, buckets))
+    return [*sorted({width for width in steps if width < longest}), longest]
+
+
+def read_by_length(
+    read: Callable[[Array], Any], tokens: Int[Array, "n S"], buckets: int, axis: int | None = -2
+) -> Any:
+    """Reads texts, each group of similar length at a width of its own.
+
+    Args:
+      read: [m,w] tokens -> arrays of m rows each; what a row gives depends on no other row, and on no
+        padding.
+      tokens: [n,S], the padding of each on its right.
+      buckets: how many groups and widths there are; 1 reads all at once.
+      axis: of the arrays, that the texts' tokens lie along, which is padded to S with zeros; None where
+        there is none.
+
+    Returns:
+      What `read(tokens)` gives, to rounding; of padding, zeros where a text's group was narrower.
+    """
+    count, longest = tokens.shape
+    buckets = min(buckets, count)
+    widths = widths_of(longest, buckets)
+    if len(widths) == 1:
+        return read(tokens)
+    lengths = jnp.max(jnp.where(tokens == PAD_ID, 0, jnp.arange(1, longest + 1)), axis=-1)
+    order = jnp.argsort(lengths, stable=True)
+    size = -(-count // buckets)
+    # The longest text again, where the groups have more rows than there are texts.
+    places = jnp.minimum(jnp.arange(size * buckets), count - 1)
+    groups = tokens[order[places]].reshape(buckets, size, longest)
+    needed = lengths[order[places]].reshape(buckets, size)[:, -1]
+
+    def narrow(width: int) -> Callable[[Array], Any]:
+        def padded(leaf: Array) -> Array:
+            if axis is None or width == longest:
+                return leaf
+            around = [(0, 0)] * leaf.ndim
+            around[axis] = (0, longest - width)
+            return jnp.pad(leaf, around)
+
+        return lambda group: jax.tree.map(padded, read(group[:, :width]))
+
+    branches = [narrow(width) for width in widths]
+
+    def step(_, given):
+        group, longest_of_group = given
+        place = jnp.searchsorted(jnp.array(widths), longest_of_group)
+        return None, jax.lax.switch(place, branches, group)
+
+    out = jax.lax.scan(step, None, (groups, needed))[1]
+    back = jnp.argsort(order)
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[back], out)
