@@ -47,5 +47,5 @@ def get_config() -> QuestionsConfig:
         objective=RagToken(),
         optimizer=Adam(retriever_rate=1e-5, reader_rate=1e-4, warmup_steps=0),
         phases=(),
-        evaluation=Evaluation(k=3, batch_size=4, every=0),
+        evaluation=Evaluation(k=3, batch_size=16, every=0),
     )

@@ -1,9 +1,9 @@
 """Greedy decoding with a key-value cache: per passage, or under the marginal of RAG-Token."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ragjax.decoding.stepping import until_finished
 from ragjax.ops.marginal import marginal
 from ragjax.types import BOS_ID, EOS_ID, PAD_ID, Params, RagModel
 
@@ -24,23 +24,22 @@ def greedy_by_passage(
       [B,K,T] tokens, padding after the end of sequence, and [B,K] their log p(y|x,d_k).
     """
 
-    def step(carry, position):
-        cache, previous, finished, total = carry
+    def step(carry, given):
+        (cache, previous, finished), (position, _) = carry, given
         logprobs, cache = model.decode_step(params, memory, cache, previous, position)
         token = jnp.argmax(logprobs, axis=-1)
         gain = jnp.take_along_axis(logprobs, token[..., None], axis=-1)[..., 0]
         token = jnp.where(finished, PAD_ID, token).astype(jnp.int32)
-        total = total + jnp.where(finished, 0.0, gain)
-        return (cache, token, finished | (token == EOS_ID), total), token
+        gain = jnp.where(finished, 0.0, gain)
+        return (cache, token, finished | (token == EOS_ID)), (token, gain)
 
     start = (
         model.init_cache(params, memory, length),
         jnp.full(shape, BOS_ID, jnp.int32),
         jnp.zeros(shape, bool),
-        jnp.zeros(shape),
     )
-    (_, _, _, total), tokens = jax.lax.scan(step, start, jnp.arange(length))
-    return jnp.moveaxis(tokens, 0, -1), total
+    tokens, gains = until_finished(step, start, lambda carry: carry[2], length=length)
+    return jnp.moveaxis(tokens, 0, -1), jnp.sum(gains, axis=0)
 
 
 def greedy_marginal(
@@ -63,8 +62,8 @@ def greedy_marginal(
       [B,T] tokens, padding after the end of sequence.
     """
 
-    def step(carry, position):
-        cache, previous, finished = carry
+    def step(carry, given):
+        (cache, previous, finished), (position, _) = carry, given
         shared = jnp.broadcast_to(previous[:, None], log_prior.shape)
         logprobs, cache = model.decode_step(params, memory, cache, shared, position)
         mixed = marginal(log_prior[:, None, :], jnp.swapaxes(logprobs, 1, 2))
@@ -77,5 +76,5 @@ def greedy_marginal(
         jnp.full((batch,), BOS_ID, jnp.int32),
         jnp.zeros((batch,), bool),
     )
-    _, tokens = jax.lax.scan(step, start, jnp.arange(length))
+    tokens = until_finished(step, start, lambda carry: carry[2], length=length)
     return jnp.moveaxis(tokens, 0, -1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ragjax.decoding.stepping import until_finished
 from ragjax.errors import require
 from ragjax.ops.marginal import log_posterior, marginal
 from ragjax.ops.masking import masked_log_softmax
@@ -100,39 +101,44 @@ def sample_answers(
       [B,G,T] tokens, padding after the end of sequence, and [B,G,T] their log-probabilities under the
       distributions that they were drawn from, 0 at padding: log p(y_t|x,y_<t) by default.
     """
+    params, memory, log_prior = jax.lax.stop_gradient((params, memory, log_prior))
     prior = log_posterior(log_prior, jnp.zeros_like(log_prior))
     batch = prior.shape[0]
 
-    def draw(key):
-        def step(carry, drawn):
-            cache, previous, finished, weight = carry
-            position, key = drawn
-            shared = jnp.broadcast_to(previous[:, None], prior.shape)
-            logprobs, cache = model.decode_step(params, memory, cache, shared, position)
-            mixed = marginal(weight[:, None, :], jnp.swapaxes(logprobs, 1, 2))
-            mixed = sampling.apply(mixed)
-            # By one number a row: Gumbel noise of every token takes longer than all the rest.
-            upto = jnp.cumsum(jnp.exp(mixed), axis=-1)
-            level = (1.0 - jax.random.uniform(key, (batch, 1))) * upto[:, -1:]  # above 0
-            token = jnp.sum(upto < level, axis=-1)
-            gain = jnp.take_along_axis(mixed, token[:, None], axis=-1)[:, 0]
-            said = jnp.take_along_axis(logprobs, token[:, None, None], axis=-1)[..., 0]
-            token = jnp.where(finished, PAD_ID, token).astype(jnp.int32)
-            gain = jnp.where(finished, 0.0, gain)
-            carry = (cache, token, finished | (token == EOS_ID), log_posterior(weight, said))
-            return carry, (token, gain)
+    def step(carry, position, key):
+        cache, previous, finished, weight = carry
+        shared = jnp.broadcast_to(previous[:, None], prior.shape)
+        logprobs, cache = model.decode_step(params, memory, cache, shared, position)
+        mixed = marginal(weight[:, None, :], jnp.swapaxes(logprobs, 1, 2))
+        mixed = sampling.apply(mixed)
+        # By one number a row: Gumbel noise of every token takes longer than all the rest.
+        upto = jnp.cumsum(jnp.exp(mixed), axis=-1)
+        level = (1.0 - jax.random.uniform(key, (batch, 1))) * upto[:, -1:]  # above 0
+        token = jnp.sum(upto < level, axis=-1)
+        gain = jnp.take_along_axis(mixed, token[:, None], axis=-1)[:, 0]
+        said = jnp.take_along_axis(logprobs, token[:, None, None], axis=-1)[..., 0]
+        token = jnp.where(finished, PAD_ID, token).astype(jnp.int32)
+        gain = jnp.where(finished, 0.0, gain)
+        carry = (cache, token, finished | (token == EOS_ID), log_posterior(weight, said))
+        return carry, (token, gain)
 
-        start = (
-            model.init_cache(params, memory, length),
-            jnp.full((batch,), BOS_ID, jnp.int32),
-            jnp.zeros((batch,), bool),
-            prior,
-        )
-        keys = jax.random.split(key, length)
-        _, (tokens, gains) = jax.lax.scan(step, start, (jnp.arange(length), keys))
-        return tokens.T, gains.T
-
-    return jax.vmap(draw, out_axes=1)(jax.random.split(key, samples))
+    start = (
+        model.init_cache(params, memory, length),
+        jnp.full((batch,), BOS_ID, jnp.int32),
+        jnp.zeros((batch,), bool),
+        prior,
+    )
+    keys = jax.vmap(lambda key: jax.random.split(key, length), out_axes=1)(
+        jax.random.split(key, samples)
+    )
+    tokens, gains = until_finished(  # all samples side by side, [T,G,B]
+        lambda carry, given: jax.vmap(step, in_axes=(0, None, 0))(carry, *given),
+        jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (samples, *leaf.shape)), start),
+        lambda carry: carry[2],
+        length=length,
+        drawn=keys,
+    )
+    return jnp.transpose(tokens, (2, 1, 0)), jnp.transpose(gains, (2, 1, 0))
 
 
 def sample_by_passage(

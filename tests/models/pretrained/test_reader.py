@@ -174,15 +174,15 @@ def test_widths_and_rematerialisation_change_neither_losses_nor_gradients(kind, 
 
     wanted = gradient(readers[kind])
     changed = dataclasses.replace(readers[kind], buckets=3, remat=True)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=3e-4),
-        gradient(changed),
-        wanted,
-    )
+    for one, other in zip(jax.tree.leaves(gradient(changed)), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5 * max(1.0, float(jnp.max(jnp.abs(other)))))
     memory = changed.build(read.words.vocab_size, jnp.float32).apply(
         read.params, questions, passages, None, method="encode"
     )
-    narrow, full = (jax.tree.leaves(each)[0] for each in (memory, read.memory))
+    narrow, full = (
+        jax.tree.leaves(each.layers if kind == "llama" else each.cross)[-1]
+        for each in (memory, read.memory)
+    )
     assert np.any(narrow[..., -1, :] != full[..., -1, :])  # padding that was not read
 
 
