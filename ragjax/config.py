@@ -2,8 +2,7 @@
 
 A config file is a Python file with `get_config()`, which returns a `Config`: that of a learner of
 questions (`learners.questions`) or of episodes (`learners.episodes`). Each field that names a component
-holds that component's spec, an instance of a class; there is no registry and nothing is looked up by
-name.
+holds that component's spec, an instance of a class; nothing is looked up by name.
 """
 
 import dataclasses
@@ -379,12 +378,11 @@ def _rebuilt(value: Any, path: Path | str) -> Config:
     foreign = isinstance(value, dict) and "type" not in value
     require(
         not (foreign and "model_type" in value),
-        f"{path} is a pretrained model's, not a run's; name a run's directory (a config takes a model "
-        "as the source of a PretrainedReader or PretrainedEncoder, `ragjax index build` by --encoder).",
+        f"{path} is a pretrained model's, not a run's; name a run's directory (`ragjax index build` "
+        "takes a model by --encoder).",
     )
-    config = None if foreign else from_json(value, modules)
-    if not isinstance(config, Config):
-        raise UserError(f"{path} does not hold a config; name a run's directory.")
+    config: Any = None if foreign else from_json(value, modules)
+    require(isinstance(config, Config), f"{path} does not hold a config; name a run's directory.")
     return config
 
 

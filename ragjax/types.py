@@ -5,17 +5,16 @@ Axis letters, used in every shape comment and annotation:
     B  examples in a batch             K  passages retrieved for one question
     N  passages in the corpus          D  width of a retrieval embedding
     Q  tokens of a question            P  tokens of a passage
-    S  tokens of a reader's source (question and passage together)
+    S  tokens of question and passage  F  numbers of a passage that is no text
     T  tokens of a target answer, its end-of-sequence token included
     V  entries of the vocabulary       R  gold (positive) passages of a question
     M  questions of a split            H  width of the reader's hidden states
     E  environments side by side       A  actions of an environment
     O  numbers of an observation       T  also: time steps of a rollout
     Y  accepted answers of a question  G  answers sampled to a question
-    F  numbers of a passage that is no text
 
-Token id 0 is always padding. A passage id (a "row") is an index into the corpus, 0 <= id < N;
--1 marks a miss (nothing retrieved there), which is masked and never wrapped around.
+Token id 0 is padding. A passage id (a "row") is an index into the corpus, 0 <= id < N; -1 is a miss
+(nothing retrieved there), which is masked and never wrapped around.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,8 +32,7 @@ EOS_ID = 2
 UNK_ID = 3
 
 Params = Any  # a pytree of parameters
-# A field of a pytree struct: an array of the device or of the host, or a tree of them, or whatever a
-# transformation puts in their place (shapes, axes). Shapes are checked where functions take arrays.
+# A field of a pytree struct: arrays, or whatever a transformation puts in their place (shapes, axes).
 Leaf = Any
 PRNGKey = chex.PRNGKey
 
@@ -387,6 +385,7 @@ class RagModel(NamedTuple):
       decode_step: (params, memory, cache, token [B,K], t) -> ([B,K,V] log-probabilities, cache).
       attention: (params, memory, target [B,T]) -> cross-attention's scores before the softmax
         [B,K,J,T,S], norms of its values [B,K,J,S], the source's mask [B,K,S]; J heads in all layers.
+      fuse: (params, memory, read [B,K]) -> the memory [B,1] of those of the K sources that are read.
     """
 
     init: Callable[..., Params]
@@ -398,3 +397,4 @@ class RagModel(NamedTuple):
     init_cache: Callable[..., Any]
     decode_step: Callable[..., tuple[Array, Any]]
     attention: Callable[..., tuple[Array, Array, Array]] | None = None
+    fuse: Callable[..., Any] | None = None

@@ -50,6 +50,15 @@ class KeyValue(NamedTuple):
     key: Array
     value: Array
 
+    def fused(self) -> "KeyValue":
+        """Those of [B,K] sources as of B: [B,K,heads,n,c] -> [B,1,heads,K*n,c]."""
+
+        def joined(x: Array) -> Array:
+            batch, _, heads, _, width = x.shape
+            return jnp.swapaxes(x, 1, 2).reshape(batch, 1, heads, -1, width)
+
+        return KeyValue(joined(self.key), joined(self.value))
+
 
 def sinusoidal_positions(length: int, width: int) -> Float[Array, "n H"]:
     """Position vectors of Vaswani et al. (arXiv 1706.03762, section 3.5); any length, no parameters."""

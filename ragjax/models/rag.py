@@ -90,6 +90,9 @@ def build_model(
     def attention(params, memory, target) -> Any:
         return reader_module.apply({"params": params["reader"]}, memory, target, method="attention")
 
+    def fuse(params, memory, read) -> Any:
+        return reader_module.apply({"params": params["reader"]}, memory, read, method="fuse")
+
     def values(params, memory, target) -> Any:
         states: Any = reader_module.apply(
             {"params": params["reader"]}, memory, target, method="states"
@@ -117,4 +120,5 @@ def build_model(
         init_cache=init_cache,
         decode_step=decode_step,
         attention=attention,
+        fuse=fuse,
     )

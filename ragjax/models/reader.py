@@ -26,6 +26,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import require
+from ragjax.models.alignment import align
 from ragjax.models.layers import (
     ONES,
     DecoderLayer,
@@ -74,32 +75,6 @@ class Cache(NamedTuple):
 
 
 HISTORY = 2
-
-
-def align(passage: Int[Array, "B K P"], written: Int[Array, "B #K m n"]) -> Float[Array, "B K m P"]:
-    """Where in the passage the last tokens written stand, as a distribution over positions.
-
-    A position matches to depth j if it and the j - 1 positions before it hold the last j tokens; its
-    weight is 8^j, so that a longer match wins and equal ones share. Without any match all are zero.
-
-    Args:
-      passage: [B,K,P] tokens.
-      written: [B,K,m,n] the last n tokens at each of m decoding positions, newest last; [B,1,m,n]
-        where all passages share them.
-
-    Returns:
-      [B,K,m,P] weights that sum to one or are all zero.
-    """
-    shifted, total = passage, jnp.zeros(())
-    matches = jnp.ones((1, 1, 1, 1), bool)
-    for depth in range(written.shape[-1]):
-        token = written[..., -1 - depth]
-        matches = (
-            matches & (shifted[..., None, :] == token[..., None]) & (shifted > 0)[..., None, :]
-        )
-        total = total + jnp.where(matches, 8.0 ** (depth + 1), 0.0)
-        shifted = jnp.pad(shifted[..., :-1], ((0, 0), (0, 0), (1, 0)))
-    return total / jnp.maximum(jnp.sum(total, axis=-1, keepdims=True), 1.0)
 
 
 class ReaderModule(nn.Module):
@@ -190,6 +165,25 @@ class ReaderModule(nn.Module):
             copy_key=self.copy_key(x[..., wide:, :]),
             passage=passages,
             source_mask=mask,
+        )
+
+    def fuse(self, memory: Memory, read: Bool[Array, "B K"]) -> Memory:
+        """The memory [B,1] of all sources of a question that are read, see `RagModel.fuse`."""
+        batch = read.shape[0]
+
+        def apart(x: Array) -> Array:
+            """Passages in a row, with padding between them, over which no match of words reaches."""
+            around = [(0, 0)] * x.ndim
+            around[2] = (0, 1)
+            return jnp.pad(x, around).reshape(batch, 1, -1, *x.shape[3:])
+
+        shown = read[..., None]
+        return Memory(
+            cross=tuple(kv.fused() for kv in memory.cross),
+            states=apart(memory.states),
+            copy_key=apart(memory.copy_key),
+            passage=apart(jnp.where(shown, memory.passage, PAD_ID)),
+            source_mask=(memory.source_mask & shown).reshape(batch, 1, -1),
         )
 
     def _begun(self, memory: Memory, target: Array) -> tuple[Array, Array]:

@@ -107,14 +107,13 @@ class Likelihood(Objective):
         samples: Any = None,
         reference: Params = None,
     ) -> Loss:
-        """Computes Σ_b -log p(y_b|x_b) and the batch's retrieval metrics; see `Objective.loss`.
+        """Computes Σ_b -log p(y_b|x_b) and the batch's metrics; see `Objective.loss`.
 
         Returns:
-          The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold
-          passages, given the gold answer), of the questions that name a gold passage and are not
-          answered from memory, and, where some are, `memory_loss` (the loss of these, in nats). Of a
-          learned retriever also the figures of `ops.retrieval_figures.retrieval_figures`, of the prior
-          over the K passages.
+          The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold passages,
+          given the gold answer), of the questions that name a gold passage and are not answered from
+          memory, and, where some are, `memory_loss` (the loss of these, in nats). Of a learned retriever
+          also those of `ops.retrieval_figures.retrieval_figures`, of the prior over the K passages.
         """
         del samples, reference
         reading = self.read(context, params, key, batch, corpus=corpus, index=index)
@@ -125,16 +124,13 @@ class Likelihood(Objective):
     ) -> Loss:
         """The loss of what `read` gave of a batch and a corpus of N `passages`; see `loss`."""
         topk, log_prior = reading.topk, reading.log_prior
-        token_logprobs = context.model.token_logprobs(params, reading.memory, reading.target)
         mask = batch.target != PAD_ID
-        log_likelihood = self.log_marginal(log_prior, token_logprobs, mask)
+        log_likelihood, posterior = self.explained(context.model, params, reading, mask)
         gold = is_gold(topk, batch.positives)
-        posterior = log_posterior(log_prior, sequence_logprobs(token_logprobs, mask))
         open_book = jnp.where(reading.closed_book, 0.0, batch.weight)
         with_gold = jnp.where(jnp.any(batch.positives >= 0, axis=-1), open_book, 0.0)
 
-        def total(values, weight=batch.weight):
-            # where, not a product: a filling row may hold anything, and 0 * inf is NaN.
+        def total(values, weight=batch.weight):  # where: a filling row may hold NaN
             return jnp.sum(jnp.where(weight > 0, values * weight, 0.0))
 
         figures = {
@@ -161,6 +157,15 @@ class Likelihood(Objective):
                 del health["hub_share"]
             metrics |= {name: (count * value, count) for name, value in health.items()}
         return Loss(sum=-total(log_likelihood), denom=jnp.sum(batch.weight), metrics=metrics)
+
+    def explained(
+        self, model: RagModel, params: Params, reading: Reading, mask: Array
+    ) -> tuple[Array, Array]:
+        """[B] log p(y|x) and [B,K] log p(d|x,y) of the targets, whose tokens `mask` [B,T] marks."""
+        token_logprobs = model.token_logprobs(params, reading.memory, reading.target)
+        each = sequence_logprobs(token_logprobs, mask)
+        log_likelihood = self.log_marginal(reading.log_prior, token_logprobs, mask)
+        return log_likelihood, log_posterior(reading.log_prior, each)
 
     def noise(self, context: Context, key: Array, batch: RagBatch) -> tuple[RagBatch, Array, Array]:
         """The noise of a step's key.
@@ -259,9 +264,8 @@ def retrieve(
       corpus: [N,P] passage tokens.
       index: what a learned retriever searches.
       rename: [V] new token ids for the retriever, or None.
-      frozen_index: take scores from the index instead of computing embeddings: right where the index is
-        fresh and no gradient is wanted (evaluation). In-batch negatives do not exist there, and p(d|x)
-        is then over the K retrieved.
+      frozen_index: take scores from the index and embed nothing: right where it is fresh and no gradient
+        is wanted (evaluation). p(d|x) of in-batch negatives is then over the K retrieved.
 
     Returns:
       The passages and their [B,K] log-probabilities.

@@ -7,7 +7,8 @@ import pytest
 from jax.test_util import check_grads
 
 from ragjax.errors import UserError
-from ragjax.models.reader import TransformerReader, align
+from ragjax.models.alignment import align
+from ragjax.models.reader import TransformerReader
 
 QUESTION = np.array([[6, 7, 4], [5, 9, 11]], np.int32)
 PASSAGES = np.array(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from ragjax.errors import UserError
 from ragjax.models.buckets import read_by_length
@@ -145,6 +145,13 @@ class PretrainedReaderModule(nn.Module):
             "choose another objective, such as PerplexityDistillation."
         )
 
+    def fuse(self, memory: Any, read: Bool[Array, "B K"]) -> Any:
+        """Refused, but where an encoder reads."""
+        raise UserError(
+            "The objective reads all passages at once, for which the reader needs an encoder; choose a "
+            "BART, a T5 or a TransformerReader, or another objective, such as RagToken."
+        )
+
     def _states(self, memory: Any, target: Array) -> Array:
         raise NotImplementedError
 
@@ -172,6 +179,11 @@ class EncoderDecoderReader(PretrainedReaderModule):
     def init_cache(self, memory: EncoderDecoderMemory, length: int) -> tuple[KeyValue, ...]:
         """An empty cache for `length` decoding steps."""
         return self.inner.init_cache(memory.mask.shape[:2], length)
+
+    def fuse(self, memory: EncoderDecoderMemory, read: Bool[Array, "B K"]) -> EncoderDecoderMemory:
+        """The memory [B,1] of all sources of a question that are read, see `RagModel.fuse`."""
+        mask = (memory.mask & read[..., None]).reshape(read.shape[0], 1, -1)
+        return EncoderDecoderMemory(tuple(kv.fused() for kv in memory.cross), mask)
 
     def _states(self, memory: EncoderDecoderMemory, target: Array) -> Array:
         return self.inner.decode(self._shifted(target), memory.cross, memory.mask)
