@@ -32,8 +32,7 @@ EOS_ID = 2
 UNK_ID = 3
 
 Params = Any  # a pytree of parameters
-# A field of a pytree struct: arrays, or whatever a transformation puts in their place (shapes, axes).
-Leaf = Any
+Leaf = Any  # a field of a pytree struct: arrays, or what a transformation puts in their place
 PRNGKey = chex.PRNGKey
 
 
@@ -90,8 +89,7 @@ class RagBatch:
     Attributes:
       question: [B,Q] question tokens, padded with 0.
       target: [B,T] answer tokens with a closing end-of-sequence token, padded with 0.
-      accepted: [B,Y,T] the answers that are right and not cut, in the form of `target`; rows of 0 where
-        there are fewer.
+      accepted: [B,Y,T] right answers that are not cut, like `target`; rows of 0 where there are fewer.
       positives: [B,R] corpus rows of the gold passages, padded with -1.
       retrieved: `TopK` of [B,K] found before, which are used instead of a search; at least as many as
         are needed, or None.
@@ -386,6 +384,7 @@ class RagModel(NamedTuple):
       attention: (params, memory, target [B,T]) -> cross-attention's scores before the softmax
         [B,K,J,T,S], norms of its values [B,K,J,S], the source's mask [B,K,S]; J heads in all layers.
       fuse: (params, memory, read [B,K]) -> the memory [B,1] of those of the K sources that are read.
+      text: `decoding.searching.TextModel` of a reader that searches in its own text, or None.
     """
 
     init: Callable[..., Params]
@@ -398,3 +397,4 @@ class RagModel(NamedTuple):
     decode_step: Callable[..., tuple[Array, Any]]
     attention: Callable[..., tuple[Array, Array, Array]] | None = None
     fuse: Callable[..., Any] | None = None
+    text: Any = None

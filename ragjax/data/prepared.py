@@ -179,6 +179,11 @@ class PreparedText:
             self.tokenizer, self.spec, self.corpus, questions, retriever, k, candidates, self.own
         )
 
+    def reread(self, tokens: np.ndarray) -> np.ndarray:
+        """[n,Q] what a retriever with a tokenizer of its own reads of [n,T] tokens of the reader's."""
+        assert self.own is not None, "the retriever reads the same tokens"
+        return self.own.questions([self.tokenizer.decode(row) for row in tokens])[0]
+
     def known_words(self, text: str) -> tuple[str, list[str]]:
         """A question in known words, and the words that were left out; see `Lexicon.known_form`."""
         return self.corpus.lexicon.known_form(self.tokenizer, text)

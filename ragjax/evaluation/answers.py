@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from ragjax.data.batching import EncodedQuestions, batches_in_order
 from ragjax.data.prepared import PreparedText
@@ -22,10 +20,7 @@ from ragjax.evaluation.matching import (
 )
 from ragjax.evaluation.metrics import drawn_exact_match, summarise, write_predictions
 from ragjax.objectives.base import Context, Objective
-from ragjax.ops.masking import masked_log_softmax
 from ragjax.records import Records, ReportTable
-from ragjax.retrieval.base import or_empty
-from ragjax.retrieval.corpus import gather_passages
 from ragjax.types import Params, RagBatch, TopK
 
 
@@ -118,25 +113,21 @@ class Answerer:
         hidden: jax.Array | None = None,
     ):
         """-> (`TopK`, log_prior [B,K], `Decoded`)."""
-        objective, context = self._objective, self._context
-        topk, log_prior = objective.retrieve(context, params, batch, corpus=corpus, index=index)
-        if hidden is not None:
-            topk, log_prior = without(topk, log_prior, hidden)
-        decoded = objective.decode(
-            context.model,
+        return self._objective.answer(
+            self._context,
             params,
-            batch.question,
-            passages=gather_passages(corpus, topk.ids),
-            log_prior=log_prior,
+            batch,
+            corpus=corpus,
+            index=index,
             length=self._text.spec.answer_length,
+            hidden=hidden,
         )
-        return topk, log_prior, decoded
 
     @cached_property
     def answer(self):
         """The jitted (params, batch, corpus [N,P], index, hidden) -> (`TopK`, log_prior, `Decoded`).
 
-        Passages whose rows are in hidden [B,H] are not read, see `without`.
+        Passages whose rows are in hidden [B,H] are not read, see `objectives.base.without`.
         """
         return jax.jit(self._answer)
 
@@ -242,22 +233,6 @@ class Answerer:
 def _hits(topk: TopK, row: int) -> np.ndarray:
     """Places of the passages retrieved; an empty passage (closed book) is read but is none of them."""
     return np.flatnonzero(topk.valid[row] & (topk.ids[row] >= 0))
-
-
-def without(
-    topk: TopK, log_prior: Float[Array, "B K"], hidden: Int[Array, "B H"]
-) -> tuple[TopK, Float[Array, "B K"]]:
-    """Retrieved passages less those whose rows are hidden, and p(d|x) over the others.
-
-    Where none is left, the empty passage is read; where none is hidden, all stays as it is.
-    """
-    gone = jnp.any(topk.ids[..., None] == hidden[:, None, :], axis=-1) & (topk.ids >= 0)
-    scores = jnp.where(gone, -jnp.inf, topk.scores)
-    left = or_empty(TopK(jnp.where(gone, -1, topk.ids), scores, topk.valid & ~gone))
-    prior = masked_log_softmax(jnp.where(gone, 0.0, log_prior), left.valid)
-    some = jnp.any(gone, axis=-1, keepdims=True)
-    chosen = jax.tree.map(lambda new, old: jnp.where(some, new, old), left, topk)
-    return chosen, jnp.where(some, prior, log_prior)
 
 
 def _similarity(topk: TopK, row: int) -> float | None:

@@ -116,8 +116,10 @@ class QuestionsAnswerer(Learner):
 
     def context(self, k: int) -> Context:
         """The composed model, for its objective; a retriever may have fewer than K passages to give."""
-        retriever = self.config.retriever
-        return Context(self.model, self.vocabulary, retriever, retriever.passages_per_question(k))
+        retriever, text = self.config.retriever, self.text
+        requery = None if text.own is None else text.reread
+        depth = retriever.passages_per_question(k)
+        return Context(self.model, self.vocabulary, retriever, depth, requery)
 
     @cached_property
     def answerer(self) -> Answerer:

@@ -10,9 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
-
-from ragjax.types import PAD_ID
+from jaxtyping import Array, Bool, Int
 
 MULTIPLE = 8  # of tokens, that widths are rounded up to
 
@@ -27,32 +25,37 @@ def widths_of(longest: int, buckets: int) -> list[int]:
 
 
 def read_by_length(
-    read: Callable[[Array], Any], tokens: Int[Array, "n S"], buckets: int, axis: int | None = -2
+    read: Callable[[Array, Array], Any],
+    tokens: Int[Array, "n S"],
+    mask: Bool[Array, "n S"],
+    buckets: int,
+    axis: int | None = -2,
 ) -> Any:
     """Reads texts, each group of similar length at a width of its own.
 
     Args:
-      read: [m,w] tokens -> arrays of m rows each; what a row gives depends on no other row, and on no
-        padding.
-      tokens: [n,S], the padding of each on its right.
+      read: ([m,w] tokens, [m,w] mask) -> arrays of m rows each; what a row gives depends on no other
+        row, and on no token that the mask hides.
+      tokens: [n,S].
+      mask: [n,S] True on what is read; a text ends with the last of it.
       buckets: how many groups and widths there are; 1 reads all at once.
       axis: of the arrays, that the texts' tokens lie along, which is padded to S with zeros; None where
         there is none.
 
     Returns:
-      What `read(tokens)` gives, to rounding; of padding, zeros where a text's group was narrower.
+      What `read(tokens, mask)` gives, to rounding; zeros behind the width of a text's group.
     """
     count, longest = tokens.shape
     buckets = min(buckets, count)
     widths = widths_of(longest, buckets)
     if len(widths) == 1:
-        return read(tokens)
-    lengths = jnp.max(jnp.where(tokens == PAD_ID, 0, jnp.arange(1, longest + 1)), axis=-1)
+        return read(tokens, mask)
+    lengths = jnp.max(jnp.where(mask, jnp.arange(1, longest + 1), 0), axis=-1)
     order = jnp.argsort(lengths, stable=True)
     size = -(-count // buckets)
     # The longest text again, where the groups have more rows than there are texts.
     places = jnp.minimum(jnp.arange(size * buckets), count - 1)
-    groups = tokens[order[places]].reshape(buckets, size, longest)
+    groups = [each[order[places]].reshape(buckets, size, longest) for each in (tokens, mask)]
     needed = lengths[order[places]].reshape(buckets, size)[:, -1]
 
     def narrow(width: int) -> Callable[[Array], Any]:
@@ -63,14 +66,14 @@ def read_by_length(
             around[axis] = (0, longest - width)
             return jnp.pad(leaf, around)
 
-        return lambda group: jax.tree.map(padded, read(group[:, :width]))
+        return lambda *group: jax.tree.map(padded, read(*(each[:, :width] for each in group)))
 
     branches = [narrow(width) for width in widths]
 
     def step(_, given):
         group, longest_of_group = given
         place = jnp.searchsorted(jnp.array(widths), longest_of_group)
-        return None, jax.lax.switch(place, branches, group)
+        return None, jax.lax.switch(place, branches, *group)
 
     out = jax.lax.scan(step, None, (groups, needed))[1]
     back = jnp.argsort(order)

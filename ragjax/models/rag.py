@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from ragjax.decoding.searching import TextModel
 from ragjax.models.layers import ZEROS, Linear
 from ragjax.models.reader import Reader
 from ragjax.retrieval.base import RetrieverSpec
@@ -63,10 +64,12 @@ def build_model(
 
     own = retriever.reads
 
+    def read_of(tokens, side):
+        """What the reader reads of questions (0) or passages (1): the retriever's stands behind."""
+        return tokens if own is None else tokens[..., : -own.lengths[side]]
+
     def encode(params, question, passages, rename=None):
-        if own is not None:  # what the retriever reads stands behind
-            question = question[..., : -own.lengths[0]]
-            passages = passages[..., : -own.lengths[1]]
+        question, passages = read_of(question, 0), read_of(passages, 1)
         folded_question = vocabulary.fold[question][:, None, :, None]
         folded_passages = vocabulary.fold[passages][:, :, None, :]
         same = (folded_question == folded_passages) & (folded_question != PAD_ID)
@@ -100,6 +103,30 @@ def build_model(
         worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
         return worth[..., 0]
 
+    search, text = reader.search_pieces, None
+    if search is not None:
+
+        def call(method) -> Any:
+            return lambda params, *arrays: reader_module.apply(
+                {"params": params["reader"]}, *arrays, method=method
+            )
+
+        def text_values(params, states) -> Any:
+            worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
+            return worth[..., 0]
+
+        text = TextModel(
+            marker=search.marker,
+            begin=lambda question: search.begun(read_of(question, 0)),
+            found=lambda passages: search.told(read_of(passages, 1)),
+            read=call("read_on"),
+            init_cache=call("init_cache"),
+            step=call("decode_step"),
+            states=call("text_states"),
+            logprobs=call("next_logprobs"),
+            values=text_values,
+        )
+
     def init_cache(params, memory, length):
         return reader_module.apply(
             {"params": params["reader"]}, memory, length, method="init_cache"
@@ -121,4 +148,5 @@ def build_model(
         decode_step=decode_step,
         attention=attention,
         fuse=fuse,
+        text=text,
     )

@@ -39,6 +39,7 @@ from ragjax.models.layers import (
     sinusoidal_positions,
 )
 from ragjax.models.pretrained.loading import Pretrained
+from ragjax.models.pretrained.searching import SearchPieces
 from ragjax.models.pretrained.vocabulary import ReaderTokens
 from ragjax.ops.masking import masked_log_softmax, masked_logsumexp
 from ragjax.types import BOS_ID, PAD_ID, Params
@@ -321,6 +322,11 @@ class Reader:
     @property
     def reads(self) -> ReaderTokens | None:
         """Its own tokenizer; None if it reads with one that is trained on the corpus."""
+        return None
+
+    @property
+    def search_pieces(self) -> SearchPieces | None:
+        """The words with which it searches in its own text, in tokens; None if it can't."""
         return None
 
     def pretrained(self) -> Params | None:

@@ -205,14 +205,9 @@ class AnswerReward:
           pay for `kl` (nats of an answer), with a bonus for it `entropy` (nats of a token), and with a
           critic `value_loss` (of a token).
         """
-        answers, real = samples.answers, weight > 0
-        source = jnp.where((answers != PAD_ID) & real[:, None, None], GENERATED, PADDING)
-        advantage, target = self._advantages(samples, source, weight)
-        if self.whiten:
-            advantage = whitened(advantage, source, weight)
-        advantage = jnp.where(real[:, None, None], advantage * weight[:, None, None], 0.0)
+        answers = samples.answers
         by_passage = _by_passage(model.token_logprobs, params, reading, answers)
-        near = entropy = critic = None
+        near = entropy = values = None
         if reference is not None:
             theirs = _by_passage(model.token_logprobs, *reference, answers)
             near = marginal_token_logprobs(reference.reading.log_prior[:, None], theirs)
@@ -220,10 +215,50 @@ class AnswerReward:
             logprobs = _by_passage(model.logprobs, params, reading, answers)
             passages = prefix_posterior(reading.log_prior[:, None], by_passage)
             entropy = marginal_token_entropy(passages, logprobs)
-        if target is not None:
-            critic = _values(model, params, reading, answers, by_passage), target
+        if samples.values is not None:
+            values = _values(model, params, reading, answers, by_passage)
+        return self.costs_of(
+            samples,
+            jnp.where(answers != PAD_ID, GENERATED, PADDING),
+            weight,
+            log_probs=marginal_token_logprobs(reading.log_prior[:, None], by_passage),
+            near=near,
+            entropy=entropy,
+            values=values,
+        )
+
+    def costs_of(
+        self,
+        samples: Samples,
+        source: Array,
+        weight: Array,
+        *,
+        log_probs: Array,
+        near: Array | None = None,
+        entropy: Array | None = None,
+        values: Array | None = None,
+    ) -> Costs:
+        """The terms and figures of `costs`, of arrays [B,G,T] of all tokens of a text.
+
+        Args:
+          samples: the texts, and their rewards.
+          source: where each token comes from; whatever the arrays hold of one that is not `GENERATED`,
+            it changes no bit of the terms.
+          weight: [B].
+          log_probs: log π(y_t|x,y_<t), differentiated.
+          near: the same of what to stay near, or None.
+          entropy: of the distribution that each token was drawn from, or None.
+          values: of a critic, differentiated, or None.
+        """
+        real = weight > 0
+        source = jnp.where(real[:, None, None], source, PADDING)
+        advantage, target = self._advantages(samples, source, weight)
+        if self.whiten:
+            advantage = whitened(advantage, source, weight)
+        advantage = jnp.where(real[:, None, None], advantage * weight[:, None, None], 0.0)
+        critic = None if values is None or target is None else (values, target)
         sums = sequence_policy_loss(
-            marginal_token_logprobs(reading.log_prior[:, None], by_passage),
+            log_probs,
             samples.behaviour,
             advantage,
             source,

@@ -1,12 +1,18 @@
 """The seam between a learner and its objective on questions."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-from jaxtyping import Array
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
 
 from ragjax.decoding.marginal import Decoded
-from ragjax.retrieval.base import RetrieverSpec
+from ragjax.ops.masking import masked_log_softmax
+from ragjax.retrieval.base import RetrieverSpec, or_empty
+from ragjax.retrieval.corpus import gather_passages
 from ragjax.types import Loss, Params, RagBatch, RagModel, TopK, Vocabulary
 
 Documents = Literal["retrieved", "in_batch", "index"]
@@ -20,12 +26,15 @@ class Context(NamedTuple):
       vocabulary: names the content tokens, for renaming.
       retriever: spec of the retriever; a fixed one has put its passages into the batch.
       k: K, passages read for each question.
+      requery: [n,T] tokens of the reader on the host -> [n,Q] those that the retriever reads of the same
+        words; None where both read the same tokens.
     """
 
     model: RagModel
     vocabulary: Vocabulary
     retriever: RetrieverSpec
     k: int
+    requery: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +121,44 @@ class Objective:
         """
         raise NotImplementedError
 
+    def answer(
+        self,
+        context: Context,
+        params: Params,
+        batch: RagBatch,
+        *,
+        corpus: Array,
+        index: Any,
+        length: int,
+        hidden: Array | None = None,
+    ) -> tuple[TopK, Array, Decoded]:
+        """Answers questions: retrieves and decodes, unless a subclass does it in another way.
+
+        Args:
+          context: the composed model.
+          params: the parameters.
+          batch: B questions.
+          corpus: [N,P] passage tokens.
+          index: what the retriever searches, made from these very parameters.
+          length: tokens of an answer, at most.
+          hidden: [B,H] rows of passages that are not read, or None.
+
+        Returns:
+          The passages [B,K], their [B,K] log p(d|x), and the answers.
+        """
+        topk, log_prior = self.retrieve(context, params, batch, corpus=corpus, index=index)
+        if hidden is not None:
+            topk, log_prior = without(topk, log_prior, hidden)
+        decoded = self.decode(
+            context.model,
+            params,
+            batch.question,
+            passages=gather_passages(corpus, topk.ids),
+            log_prior=log_prior,
+            length=length,
+        )
+        return topk, log_prior, decoded
+
     def retrieve(
         self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
     ) -> tuple[TopK, Array]:
@@ -141,3 +188,19 @@ class Objective:
     ) -> Decoded:
         """Answers questions [B,Q] from passages [B,K,P] of log_prior [B,K], in up to `length` tokens."""
         raise NotImplementedError
+
+
+def without(
+    topk: TopK, log_prior: Float[Array, "B K"], hidden: Int[Array, "B H"]
+) -> tuple[TopK, Float[Array, "B K"]]:
+    """Retrieved passages less those whose rows are hidden, and p(d|x) over the others.
+
+    Where none is left, the empty passage is read; where none is hidden, all stays as it is.
+    """
+    gone = jnp.any(topk.ids[..., None] == hidden[:, None, :], axis=-1) & (topk.ids >= 0)
+    scores = jnp.where(gone, -jnp.inf, topk.scores)
+    left = or_empty(TopK(jnp.where(gone, -1, topk.ids), scores, topk.valid & ~gone))
+    prior = masked_log_softmax(jnp.where(gone, 0.0, log_prior), left.valid)
+    some = jnp.any(gone, axis=-1, keepdims=True)
+    chosen = jax.tree.map(lambda new, old: jnp.where(some, new, old), left, topk)
+    return chosen, jnp.where(some, prior, log_prior)

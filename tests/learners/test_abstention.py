@@ -9,9 +9,9 @@ import tiny_config
 from tiny_task import TinyTask
 
 from ragjax.data.prepared import PreparedText
-from ragjax.evaluation.answers import without
 from ragjax.evaluation.calibration import Calibration
 from ragjax.learners import abstention
+from ragjax.objectives.base import without
 from ragjax.types import TopK
 
 CALIBRATION = Calibration(

@@ -34,13 +34,15 @@ def test_each_text_is_read_whole_and_in_its_place(seed):
     rng = np.random.default_rng(seed)
     count, longest, buckets = (int(rng.integers(*ends)) for ends in ((1, 14), (3, 70), (1, 6)))
     tokens, lengths = texts(rng, count, longest)
-    total = read_by_length(lambda rows: jnp.sum(rows**2, axis=-1), tokens, buckets, axis=None)
+    total = read_by_length(
+        lambda rows, mask: jnp.sum(rows**2, axis=-1), tokens, tokens > 0, buckets, axis=None
+    )
     np.testing.assert_array_equal(total, jnp.sum(tokens**2, axis=-1))
 
-    def read(rows):
+    def read(rows, mask=None):
         return {"states": rows[..., None].astype(jnp.float32) * jnp.arange(1.0, 4.0)}
 
-    states = jax.jit(lambda t: read_by_length(read, t, buckets))(tokens)["states"]
+    states = jax.jit(lambda t: read_by_length(read, t, t > 0, buckets))(tokens)["states"]
     assert states.shape == (count, longest, 3)
     for row, length in enumerate(lengths):
         np.testing.assert_array_equal(states[row, :length], read(tokens)["states"][row, :length])
@@ -50,12 +52,12 @@ def test_short_texts_are_read_at_narrow_widths():
     tokens, _ = texts(np.random.default_rng(0), 8, 32, shortest=1)
     seen = []
 
-    def read(rows):
+    def read(rows, mask):
         jax.debug.callback(lambda width: seen.append(int(width)), rows.shape[1])
         return rows[..., None]
 
     tokens = tokens.at[:4, 5:].set(0)
-    jax.block_until_ready(read_by_length(read, tokens, 4))
+    jax.block_until_ready(read_by_length(read, tokens, tokens > 0, 4))
     jax.effects_barrier()
     assert len(seen) == 4
     assert sorted(seen)[:2] == [8, 8]
@@ -67,12 +69,12 @@ def test_the_gradient_is_that_of_all_at_once():
     table = jax.random.normal(jax.random.key(0), (50, 4))
 
     def total(table, buckets):
-        def read(rows):
-            is_token = (rows > 0)[..., None]
+        def read(rows, mask):
+            is_token = mask[..., None]
             states = jnp.cumsum(jnp.where(is_token, table[rows], 0.0), axis=-2)
             return jnp.where(is_token, jnp.tanh(states), 0.0)
 
-        return jnp.sum(read_by_length(read, tokens, buckets) ** 2)
+        return jnp.sum(read_by_length(read, tokens, tokens > 0, buckets) ** 2)
 
     one, several = (jax.grad(total)(table, buckets) for buckets in (1, 4))
     np.testing.assert_allclose(several, one, atol=1e-5)

@@ -44,9 +44,11 @@ class PretrainedEncoderModule(nn.Module):
             return jnp.where(some, self.inner(tokens, tokens != PAD_ID), 0.0)
         # A pure function of the parameters, as control flow wants it.
         inner, params = self.inner.clone(parent=None), self.variables["params"]
+        rows = tokens.reshape(-1, tokens.shape[-1])
         embedded = read_by_length(
-            lambda rows: inner.apply({"params": params}, rows, rows != PAD_ID),
-            tokens.reshape(-1, tokens.shape[-1]),
+            lambda *rows: inner.apply({"params": params}, *rows),
+            rows,
+            rows != PAD_ID,
             self.buckets,
             axis=None,
         )

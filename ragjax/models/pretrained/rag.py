@@ -80,6 +80,7 @@ def load_rag(
     *,
     compute: DTypeLike = jnp.float32,
     dtype: DTypeLike = jnp.float32,
+    buckets: int = 1,
 ) -> PretrainedRag:
     """Loads a RAG model.
 
@@ -90,6 +91,7 @@ def load_rag(
       semantics: "paper" or "hf".
       compute: dtype of the computation.
       dtype: of the parameters.
+      buckets: widths at which contexts are read, short ones at narrow ones; 1 reads all at one.
 
     Raises:
       UserError: the source is missing, broken or not supported.
@@ -137,6 +139,7 @@ def load_rag(
         writing=_writing(module, config, generator.config, options),
         generation=options,
         source=path,
+        buckets=buckets,
     )
 
 

@@ -25,6 +25,7 @@ from ragjax.decoding.marginal import (
     nbest_rag_token,
 )
 from ragjax.errors import require
+from ragjax.models.buckets import read_by_length
 from ragjax.models.pretrained.rag_losses import RagKind, Semantics, hf_losses, log_prior
 from ragjax.models.pretrained.reader_module import EncoderDecoderMemory
 from ragjax.models.pretrained.vocabulary import NOTHING, numbers_here, token_order
@@ -317,13 +318,23 @@ def logits_of(
 
 
 def memory_of(
-    generator: nn.Module, params: Params, ids: Int[Array, "B K S"], mask: Bool[Array, "B K S"]
+    generator: nn.Module,
+    params: Params,
+    ids: Int[Array, "B K S"],
+    mask: Bool[Array, "B K S"],
+    buckets: int = 1,
 ) -> EncoderDecoderMemory:
-    """Encodes each context once."""
+    """Encodes each context once, short ones at narrow widths, see `read_by_length`."""
     variables = {"params": params["generator"]}
-    states = generator.apply(variables, ids, mask, method="encode")
-    cross: Any = generator.apply(variables, states, method="project")
-    return EncoderDecoderMemory(cross, mask)
+
+    def read(ids: Array, mask: Array) -> Any:
+        states = generator.apply(variables, ids, mask, method="encode")
+        return generator.apply(variables, states, method="project")
+
+    flat, kept = (each.reshape(-1, each.shape[-1]) for each in (ids, mask))
+    cross = read_by_length(read, flat, kept, buckets)
+    shaped = jax.tree.map(lambda leaf: leaf.reshape(*ids.shape[:2], *leaf.shape[1:]), cross)
+    return EncoderDecoderMemory(shaped, mask)
 
 
 def _number(writing: Writing, token: int | None) -> int | None:

@@ -61,6 +61,7 @@ class PretrainedRag:
       writing: the generator's tokens.
       generation: the options of generation that its files name.
       source: the directory that it came from.
+      buckets: widths at which contexts are read, see `models.buckets`.
     """
 
     config: Mapping[str, Any]
@@ -72,6 +73,7 @@ class PretrainedRag:
     writing: Writing
     generation: Mapping[str, Any]
     source: Path
+    buckets: int = 1
 
     def query(
         self, params: Params, input_ids: Int[Array, "B Q"], attention_mask: Array
@@ -315,7 +317,8 @@ class PretrainedRag:
             "both must be [B*K,S], the K contexts of a question one after another.",
         )
         shape = (batch, -1, ids.shape[-1])
-        return memory_of(self.generator, params, ids.reshape(shape), mask.reshape(shape))
+        contexts = ids.reshape(shape), mask.reshape(shape)
+        return memory_of(self.generator, params, *contexts, self.buckets)
 
     def _read_again(
         self, params: Params, ids: Array, memory: EncoderDecoderMemory
@@ -328,7 +331,7 @@ class PretrainedRag:
         return jax.lax.cond(
             jnp.all(memory.mask),
             lambda: memory._replace(mask=mask),
-            lambda: memory_of(self.generator, params, ids, mask),
+            lambda: memory_of(self.generator, params, ids, mask, self.buckets),
         )
 
     def _fed(self, labels: Array) -> tuple[Int[Array, "B T"], Int[Array, "B T"]]:

@@ -32,6 +32,7 @@ from ragjax.models.pretrained.reader_module import (
     EncoderDecoderReader,
     Template,
 )
+from ragjax.models.pretrained.searching import SearchPieces, SearchWords
 from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.vocabulary import (
     NOTHING,
@@ -43,7 +44,7 @@ from ragjax.models.pretrained.vocabulary import (
     token_order,
 )
 from ragjax.models.reader import Reader
-from ragjax.types import PAD_ID, Params
+from ragjax.types import BOS_ID, EOS_ID, PAD_ID, Params
 
 TOKENIZER = "tokenizer.json"
 SLOTS = ("passage", "question")
@@ -72,6 +73,7 @@ class PretrainedReader(Reader):
         all at the width of the longest that fits. With more, programs take longer to compile.
       remat: whether training computes layers a second time instead of keeping what they compute: less
         memory for a third more time.
+      search: the words with which a decoder-only model searches in its own text (`SearchReward`).
     """
 
     comes_trained: ClassVar[bool] = True
@@ -81,6 +83,7 @@ class PretrainedReader(Reader):
     template: str = ""
     buckets: int = 1
     remat: bool = False
+    search: SearchWords | None = None
 
     def __post_init__(self):
         """Checks the fields."""
@@ -159,17 +162,31 @@ class PretrainedReader(Reader):
         model: Any = self._model.module
         return model.sizes.width
 
+    def _encoded(self, piece: str) -> tuple[int, ...]:
+        # Words carry their leading space, those in the slots too.
+        ids = self._words.encode(piece.removesuffix(" "), add_special_tokens=False).ids
+        numbers = numbers_here(self.order)
+        return tuple(int(numbers[token]) for token in ids)
+
     def _template(self) -> Template:
         text = self.template or TEMPLATES.get(self._model.config["model_type"], OTHERS)
         before, first, between, second, after = re.split(r"\{(\w+)\}", text)
-        numbers = numbers_here(self.order)
+        pieces = tuple(self._encoded(piece) for piece in (before, between, after))
+        return Template(pieces, (first, second))
 
-        def encoded(piece: str) -> tuple[int, ...]:
-            # Words carry their leading space, those in the slots too.
-            ids = self._words.encode(piece.removesuffix(" "), add_special_tokens=False).ids
-            return tuple(int(numbers[token]) for token in ids)
-
-        return Template((encoded(before), encoded(between), encoded(after)), (first, second))
+    @functools.cached_property
+    def search_pieces(self) -> SearchPieces | None:
+        """See `Reader.search_pieces`."""
+        if self.search is None:
+            return None
+        marker = self._words.token_to_id(self.search.marker)
+        number = None if marker is None else int(numbers_here(self.order)[marker])
+        if number is None or number in (PAD_ID, BOS_ID, EOS_ID):
+            raise UserError(
+                f"reader.search.marker is {self.search.marker!r}, which is no token of {self.source!r}, "
+                "or is its end or padding; name a token of its vocabulary that answers do without."
+            )
+        return SearchPieces.of(self.search, self._encoded, number)
 
     def check(self, question: int, passage: int, answer: int) -> None:
         """Checks that the model has positions for the template and what fills it.
@@ -218,6 +235,11 @@ class PretrainedReader(Reader):
             )
             template = template._replace(pieces=(before, between, after[:-1]))
             return DecoderReader(inner, template, after[-1], never, self.buckets)
+        require(
+            self.search is None,
+            "reader.search is given, but only a decoder-only model searches in its own text; leave it "
+            "out, or name a model of the Llama family.",
+        )
         begin = special_tokens(self._model.config, self._path)[2]
         require(
             isinstance(begin, int),

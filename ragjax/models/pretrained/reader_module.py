@@ -84,17 +84,19 @@ class PretrainedReaderModule(nn.Module):
         place = jnp.argsort(tokens == PAD_ID, axis=-1, stable=True)
         return jnp.take_along_axis(tokens, place, axis=-1)
 
-    def _read(self, read: Callable[[Any, Array], Any], tokens: Int[Array, "B K S"]) -> Any:
-        """What `read` (language model, [n,S] tokens) gives of each text, its first axis as [B,K]."""
+    def _read(self, read: Callable[..., Any], tokens: Int[Array, "B K S"]) -> Any:
+        """What `read` (language model, [n,S] tokens, mask) gives of each text, as [B,K,...]."""
         batch, count, length = tokens.shape
         flat = tokens.reshape(-1, length)
         if self.buckets == 1 or self.is_initializing():
-            out = read(self.inner, flat)
+            out = read(self.inner, flat, flat != PAD_ID)
         else:
             # A pure function of the parameters, as control flow wants it.
             inner, params = self.inner.clone(parent=None), self.variables["params"]
             apply = nn.apply(read, inner)
-            out = read_by_length(lambda rows: apply({"params": params}, rows), flat, self.buckets)
+            out = read_by_length(
+                lambda *rows: apply({"params": params}, *rows), flat, flat != PAD_ID, self.buckets
+            )
         return jax.tree.map(lambda leaf: leaf.reshape(batch, count, *leaf.shape[1:]), out)
 
     def _fed(self, tokens: Array) -> Array:
@@ -171,8 +173,8 @@ class EncoderDecoderReader(PretrainedReaderModule):
         del matches
         tokens = self._source(question, passages)
 
-        def read(inner: EncoderDecoder, rows: Array) -> tuple[KeyValue, ...]:
-            return inner.project(inner.encode(rows, rows != PAD_ID))
+        def read(inner: EncoderDecoder, rows: Array, mask: Array) -> tuple[KeyValue, ...]:
+            return inner.project(inner.encode(rows, mask))
 
         return EncoderDecoderMemory(self._read(read, tokens), tokens != PAD_ID)
 
@@ -202,13 +204,33 @@ class DecoderReader(PretrainedReaderModule):
 
     inner: LlamaModule
 
+    def read_on(self, tokens: Int[Array, "B G n"], text: Prefix | None) -> Prefix:
+        """The text with more tokens, see `decoding.searching.TextModel.read`."""
+        mask = tokens != PAD_ID
+        layers = self.inner.read(tokens, mask, text)[1]
+        if text is None:
+            return Prefix(layers, mask)
+        joined = [
+            KeyValue(*(jnp.concatenate(pair, axis=-2) for pair in zip(old, new, strict=True)))
+            for old, new in zip(text.layers, layers, strict=True)
+        ]
+        return Prefix(tuple(joined), jnp.concatenate([text.mask, mask], axis=-1))
+
+    def text_states(self, tokens: Int[Array, "B G L"]) -> Float[Array, "B G L H"]:
+        """The state after each token of whole texts."""
+        return self.inner.read(tokens, tokens != PAD_ID)[0]
+
+    def next_logprobs(self, states: Float[Array, "... H"]) -> Float[Array, "... V"]:
+        """Log p of the next token, of the states before it."""
+        return jax.nn.log_softmax(self._scores(states), axis=-1)
+
     def encode(self, question: Array, passages: Array, matches: Any) -> Prefix:
         """Reads B*K prompts; `matches`, of other readers, are not used."""
         del matches
         tokens = self._source(question, passages)
 
-        def read(inner: LlamaModule, rows: Array) -> tuple[KeyValue, ...]:
-            return inner.read(rows, rows != PAD_ID)[1]
+        def read(inner: LlamaModule, rows: Array, mask: Array) -> tuple[KeyValue, ...]:
+            return inner.read(rows, mask)[1]
 
         return Prefix(self._read(read, tokens), tokens != PAD_ID)
 
