@@ -21,7 +21,7 @@ def get_config() -> Config:
     return replace(
         base,
         trained=Lora(rank=8, parts=("reader",)),
-        reader=replace(base.reader, remat=True),  # a tenth of the memory
+        reader=replace(base.reader, remat=True),  # or 12 GB are needed
         # What MiniLM embeds does not change, so that the index never ages.
         retriever=replace(base.retriever, refresh_every=1_000_000),
         optimizer=replace(base.optimizer, reader_rate=5e-4, warmup_steps=5),

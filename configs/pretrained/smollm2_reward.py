@@ -28,6 +28,6 @@ def get_config() -> Config:
             likelihood_weight=0.0,
             reward=AnswerReward(samples=4, reward=TokenF1(), kl_coef=0.05),
         ),
-        optimizer=replace(base.optimizer, reader_rate=1e-4),
-        phases=(Phase(steps=40, batch_size=4, k=2),),
+        optimizer=replace(base.optimizer, reader_rate=2e-4),
+        phases=(Phase(steps=20, batch_size=4, k=2),),
     )
