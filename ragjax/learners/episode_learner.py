@@ -173,9 +173,8 @@ class EpisodesLearner(Learner):
         )
 
         # What is learned from it
-        batch, extra = algorithm.batch(
-            policy, state.params, steps, hyper, key=keys.reset, extra=extra
-        )
+        drawn = jax.random.fold_in(keys.reset, 1)  # not the one by which episodes began
+        batch, extra = algorithm.batch(policy, state.params, steps, hyper, key=drawn, extra=extra)
         metrics = {
             "step_reward": jnp.mean(steps.reward, where=steps.weight > 0),
             "explained_variance": explained_variance(batch),

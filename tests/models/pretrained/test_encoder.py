@@ -20,6 +20,7 @@ from ragjax.data.prepared import PreparedText
 from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
 from ragjax.envs.text_lookup import TextLookup
 from ragjax.errors import UserError
+from ragjax.models.adapters import Lora, QueryOnly
 from ragjax.models.encoder import BagEncoder, PerceptronEncoder
 from ragjax.models.pretrained import load
 from ragjax.models.pretrained.encoder import PretrainedEncoder
@@ -27,6 +28,7 @@ from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.models.retriever import Dense
 from ragjax.retrieval.embeddings import StoredEmbeddings
 from ragjax.training.program import starting_state
+from ragjax.training.step import make_step
 from ragjax.types import PAD_ID
 
 Q, P = 12, 20  # tokens that the encoder reads of a question and of a passage
@@ -318,3 +320,36 @@ def test_a_run_and_an_encoder_are_too_many(source, corpus, tmp_path, capsys):
     assert main([*words, "--encoder", str(tmp_path)]) == 2
     assert "config.json" in the_sentence(capsys.readouterr().err)
     assert not (tmp_path / "index").exists()
+
+
+@pytest.mark.parametrize("trained", [Lora(rank=2, parts=("retriever",)), QueryOnly()])
+def test_adapters_or_the_queries_encoder_alone_learn(trained, source):
+    """What is trained moves, and what is taken out is else what was loaded."""
+    config, apart = config_of(source), isinstance(trained, QueryOnly)
+    if apart:
+        dense = dataclasses.replace(
+            config.retriever, query_encoder=encoder_of(source), train_passages=False
+        )
+        config = dataclasses.replace(config, retriever=dense)
+    config = dataclasses.replace(config, trained=trained, phases=config.phases[:1])
+    learner = config.create()
+    state = starting_state(learner, (0,))
+    step = jax.jit(make_step(learner, learner.stages[0]))
+    moved = state
+    for number in range(2):  # the first step has no rate yet
+        moved, _ = step(moved, learner.feed(0, number), learner.hyper, learner.data)
+    before, after = (learner.exported(each) for each in (state, moved))
+    loaded = dict(jax.tree_util.tree_leaves_with_path(load(source).params))
+    for name, model in before.items():
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.params):
+            np.testing.assert_array_equal(leaf, loaded[path], err_msg=name)
+    changed = {
+        name: [
+            jax.tree_util.keystr(path)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)
+            if np.any(leaf != loaded[path])
+        ]
+        for name, model in after.items()
+    }
+    assert all("kernel" in path for paths in changed.values() for path in paths) or apart
+    assert sum(map(bool, changed.values())) == 1
