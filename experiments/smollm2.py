@@ -1,4 +1,4 @@
-"""A pretrained language model over a stranger's passages: as it comes, after likelihood, after reward.
+"""A pretrained language model over a stranger's passages: as it comes, and after training.
 
 `python experiments/smollm2.py` writes the questions that are asked to runs/smollm2; then
 `ragjax table experiments/smollm2.py --run` makes the runs.
@@ -44,7 +44,6 @@ def write_files() -> None:
 
 def get_table() -> Table:
     """Declares the table; its runs can be made where the files lie under these names."""
-    lora = WORK / "smollm2_lora" / "seed_{seed}"
     return Table(
         name="smollm2",
         title="Pretrained weights on your files: SmolLM2-135M with MiniLM, before and after training",
@@ -53,25 +52,19 @@ def get_table() -> Table:
         "The weights come from two packages, the reader's in four bits (Q4_1); it answers in sentences "
         "of at most 32 tokens, so that its exact match says little before training.",
         caption="Share of answers that contain an accepted answer, exact match, token F1 and recall in "
-        "per cent; the training's minutes and peak memory (MB) on two CPU cores.",
+        "per cent, and the process's peak memory.",
         rows=(
             Row("No passage", "configs/pretrained/smollm2_closed_book.py", FILES),
             Row("Gold passage", "configs/pretrained/smollm2_oracle.py", FILES),
             Row("Three passages of MiniLM", "configs/pretrained/smollm2.py", FILES),
             Row("then LoRA by likelihood", "configs/pretrained/smollm2_lora.py", FILES),
-            Row(
-                "then by reward",
-                "configs/pretrained/smollm2_reward.py",
-                (*FILES, "--start", str(lora)),
-            ),
         ),
         columns=(
             Column("contains", "contains"),
             Column("EM", "em"),
             Column("F1", "f1"),
             Column("R@1", "recall@1"),
-            Column("seconds of training", "train_seconds", scale=1, digits=0),
-            Column("memory", "peak_memory_mb", scale=1, digits=0),
+            Column("memory, MB", "peak_memory_mb", scale=1, digits=0),
         ),
         seeds=(0,),
         results=Path(__file__).parent / "results",
