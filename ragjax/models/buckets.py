@@ -58,7 +58,7 @@ def read_by_length(
     groups = [each[order[places]].reshape(buckets, size, longest) for each in (tokens, mask)]
     needed = lengths[order[places]].reshape(buckets, size)[:, -1]
 
-    def narrow(width: int) -> Callable[[Array], Any]:
+    def narrow(width: int) -> Callable[..., Any]:
         def padded(leaf: Array) -> Array:
             if axis is None or width == longest:
                 return leaf

@@ -96,12 +96,15 @@ def build_model(
     def fuse(params, memory, read) -> Any:
         return reader_module.apply({"params": params["reader"]}, memory, read, method="fuse")
 
-    def values(params, memory, target) -> Any:
-        states: Any = reader_module.apply(
-            {"params": params["reader"]}, memory, target, method="states"
-        )
+    def valued(params, states) -> Any:
         worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
         return worth[..., 0]
+
+    def values(params, memory, target) -> Any:
+        return valued(
+            params,
+            reader_module.apply({"params": params["reader"]}, memory, target, method="states"),
+        )
 
     search, text = reader.search_pieces, None
     if search is not None:
@@ -110,10 +113,6 @@ def build_model(
             return lambda params, *arrays: reader_module.apply(
                 {"params": params["reader"]}, *arrays, method=method
             )
-
-        def text_values(params, states) -> Any:
-            worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
-            return worth[..., 0]
 
         text = TextModel(
             marker=search.marker,
@@ -124,7 +123,7 @@ def build_model(
             step=call("decode_step"),
             states=call("text_states"),
             logprobs=call("next_logprobs"),
-            values=text_values,
+            values=valued,
         )
 
     def init_cache(params, memory, length):

@@ -10,7 +10,7 @@ import pytest
 from ragjax.errors import UserError
 from ragjax.evaluation import metrics, rendering, runs
 from ragjax.evaluation.answers import Answers
-from ragjax.evaluation.matching import answer_rank, tokenised
+from ragjax.evaluation.matching import answer_rank, holds_answer, tokenised
 from ragjax.evaluation.tables import Column, Row, Table
 
 pytest_plugins = ["tiny_run"]
@@ -48,6 +48,7 @@ def test_tokens_by_hand(text, tokens):
 )
 def test_a_passage_holds_an_answer_as_a_sequence_of_tokens(passage, answers, held):
     assert answer_rank([tokenised(passage)], answers) == (1 if held else None)
+    assert holds_answer(passage, answers) == int(held)  # a prediction likewise
 
 
 def test_the_rank_is_that_of_the_first_passage_that_holds_any():

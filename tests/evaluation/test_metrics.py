@@ -226,6 +226,7 @@ def test_summary_by_hand():
             "em": 2 / 4,
             "strict_em": 2 / 4,
             "f1": (2 / 3 + 1 + 0 + 1) / 4,
+            "contains": 3 / 4,  # also "Lyon France"
             "recall@1": 1 / 4,
             "recall@5": 3 / 4,
             "mrr": (1 + 1 / 2 + 0 + 1 / 3) / 4,

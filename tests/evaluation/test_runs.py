@@ -24,6 +24,7 @@ def test_a_recorded_run_keeps_the_outcomes_and_nothing_large(tmp_path, record, r
         "em": [1, 0, 0, 1],
         "strict_em": [1, 0, 0, 1],
         "f1": [1.0, 0.0, 0.0, 1.0],
+        "contains": [1, 0, 0, 1],
         "rank": [1, 2, None, 5],
         "posterior_mass": [0.333333, 0.333333, 0.0, 0.111111],
     }
