@@ -19,12 +19,13 @@ class SearchWords:
     Attributes:
       prompt: what a text begins with, with {question} in its place and words after it.
       found: what tells of each passage, with {passage} in its place and words after it.
-      marker: the token that ends a query, one of the model's vocabulary as its tokenizer writes it.
+      marker: the token that ends a query, one of the model's vocabulary as its tokenizer writes it; by
+        default the end of a line, as most byte-level ones have it.
     """
 
-    prompt: str
-    found: str
-    marker: str
+    prompt: str = "Question:{question}\nSearch:"
+    found: str = "Found:{passage}\nAnswer:"
+    marker: str = "Ċ"
 
     def __post_init__(self):
         """Checks the fields."""
