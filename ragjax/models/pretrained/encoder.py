@@ -72,7 +72,8 @@ class PretrainedEncoder(Encoder):
       question_prefix: text before each question, as some models want it ("query: ").
       passage_prefix: text before each passage.
       buckets: widths at which texts are read, short ones at narrow ones (`models.buckets`); 1 reads
-        all at the width of the longest that fits. With more, programs take longer to compile.
+        all at the width of the longest that fits. With more, answers are faster, but programs take
+        longer to compile, and a gradient may take longer, too.
       remat: whether training computes layers a second time instead of keeping what they compute: less
         memory for a third more time.
     """
