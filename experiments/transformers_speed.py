@@ -252,7 +252,7 @@ def get_table() -> MarkdownTable:
         f"| {job} | {row[THEIRS]:.3f} | {row[OURS]:.3f} | {row[THEIRS] / row[OURS]:.2f} |"
         for job, row in numbers["rows"].items()
     ]
-    used = numbers["peers"] | {"jax": numbers["versions"]["jax"]}
+    used = numbers.get("peers", {}) | {"jax": numbers["versions"]["jax"]}
     versions = ", ".join(f"{name} {version}" for name, version in used.items())
     lines += [
         "",
