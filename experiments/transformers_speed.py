@@ -105,7 +105,7 @@ def write_model(path: Path) -> None:
         question_encoder=hf.DPRQuestionEncoder(question),
         generator=hf.BartForConditionalGeneration(generator),
     )
-    # So that no answer ends before its time: nothing is likelier than the end's bias is low.
+    # No answer ends before its time.
     with torch.no_grad():
         model.rag.generator.final_logits_bias[:, generator.eos_token_id] = -1e4
     model.save_pretrained(path)
@@ -135,8 +135,7 @@ def ours(job: str, path: Path) -> tuple[float, Any]:
     kind, buckets = options.get("kind", "token"), BUCKETS if lengths == "real" else 1
     model = load_rag(path, kind, "hf", buckets=buckets)
     if what == "write":
-        labels = given.pop("labels")
-        del labels
+        del given["labels"]
         write = jax.jit(
             lambda params, given: model.generate(
                 params, **given, num_beams=options["num_beams"], max_length=TARGET + 1
@@ -223,13 +222,11 @@ def measure() -> dict[str, Any]:
         for job in JOBS:
             told = {side: _alone(side, job, path) for side in (THEIRS, OURS)}
             first, second = (told[side]["made"] for side in (THEIRS, OURS))
-            if JOBS[job][0] == "step":
-                require(
-                    bool(np.allclose(first, second, rtol=1e-3)),
-                    f"{job}: losses are {first} and {second}; both sides must compute the same.",
-                )
+            require(  # losses, or tokens
+                bool(np.allclose(first, second, rtol=1e-3 if JOBS[job][0] == "step" else 0)),
+                f"{job}: {THEIRS} made {first}, {OURS} {second}; both sides must compute the same.",
+            )
             rows[job] = {side: each["seconds"] for side, each in told.items()}
-            rows[job]["same"] = float(np.mean(np.array(first) == np.array(second)))
     peers = {name: importlib.metadata.version(name) for name in ("torch", "transformers")}
     return {"rows": rows, "peers": peers}
 

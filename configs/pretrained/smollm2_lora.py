@@ -21,7 +21,7 @@ def get_config() -> Config:
     return replace(
         base,
         trained=Lora(rank=8, parts=("reader",)),
-        reader=replace(base.reader, remat=True),  # 24 GB are too little without
+        reader=replace(base.reader, remat=True),  # else each width keeps its layers
         # What MiniLM embeds does not change, so that the index never ages.
         retriever=replace(base.retriever, refresh_every=1_000_000),
         optimizer=replace(base.optimizer, reader_rate=5e-4, warmup_steps=5),

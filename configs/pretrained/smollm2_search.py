@@ -3,8 +3,8 @@
     ragjax train configs/pretrained/smollm2_search.py --task.passages P --task.questions Q
 
 Low-rank adapters learn from token F1 of its answers when to search, and with which words. A line that
-ends is a query; what is found for it goes on in the text. As it comes, SmolLM2 ends with its first line
-and finds nothing: it has to learn to search.
+ends is a query; what is found for it goes on in the text. SmolLM2 was never taught that,
+and has to learn it.
 
 Expected: what your files hold. A step writes and reads eight texts by a model of 135 million parameters.
 """

@@ -68,6 +68,14 @@ class Sampling:
 IDENTITY = Sampling()
 
 
+def drawn_token(key: Array, logprobs: Float[Array, "*batch V"]) -> Int[Array, "*batch"]:
+    """Draws a token from each of [...,V] distributions."""
+    # By one number a row: Gumbel noise of every token takes longer than all the rest.
+    upto = jnp.cumsum(jnp.exp(logprobs), axis=-1)
+    level = (1.0 - jax.random.uniform(key, (*logprobs.shape[:-1], 1))) * upto[..., -1:]  # above 0
+    return jnp.sum(upto < level, axis=-1)
+
+
 def sample_answers(
     model: RagModel,
     params: Params,
@@ -111,10 +119,7 @@ def sample_answers(
         logprobs, cache = model.decode_step(params, memory, cache, shared, position)
         mixed = marginal(weight[:, None, :], jnp.swapaxes(logprobs, 1, 2))
         mixed = sampling.apply(mixed)
-        # By one number a row: Gumbel noise of every token takes longer than all the rest.
-        upto = jnp.cumsum(jnp.exp(mixed), axis=-1)
-        level = (1.0 - jax.random.uniform(key, (batch, 1))) * upto[:, -1:]  # above 0
-        token = jnp.sum(upto < level, axis=-1)
+        token = drawn_token(key, mixed)
         gain = jnp.take_along_axis(mixed, token[:, None], axis=-1)[:, 0]
         said = jnp.take_along_axis(logprobs, token[:, None, None], axis=-1)[..., 0]
         token = jnp.where(finished, PAD_ID, token).astype(jnp.int32)

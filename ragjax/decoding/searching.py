@@ -19,6 +19,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
+from ragjax.decoding.sampling import drawn_token
 from ragjax.decoding.stepping import until_finished
 from ragjax.ops.sequence_policy import GENERATED, PADDING, PROMPT, RETRIEVED
 from ragjax.types import EOS_ID, PAD_ID, Leaf, Params, TopK
@@ -176,12 +177,7 @@ def _write(
     def step(carry, given):
         (cache, previous, finished), (position, key) = carry, given
         logprobs, cache = model.step(params, text, cache, previous, position)
-        if key is None:
-            token = jnp.argmax(logprobs, axis=-1)
-        else:  # by one number a text, as in `sampling`
-            upto = jnp.cumsum(jnp.exp(logprobs), axis=-1)
-            level = (1.0 - jax.random.uniform(key, (*last.shape, 1))) * upto[..., -1:]
-            token = jnp.sum(upto < level, axis=-1)
+        token = jnp.argmax(logprobs, axis=-1) if key is None else drawn_token(key, logprobs)
         gain = jnp.take_along_axis(logprobs, token[..., None], axis=-1)[..., 0]
         token = jnp.where(finished, PAD_ID, token).astype(jnp.int32)
         gain = jnp.where(finished, 0.0, gain)

@@ -82,38 +82,20 @@ def build_model(
             {"params": params["reader"]}, question, passages, matches, method="encode"
         )
 
-    def token_logprobs(params, memory, target) -> Any:
-        return reader_module.apply(
-            {"params": params["reader"]}, memory, target, method="token_logprobs"
+    def call(method: str) -> Any:
+        """A method of the reader as a pure function of the parameters."""
+        return lambda params, *arrays: reader_module.apply(
+            {"params": params["reader"]}, *arrays, method=method
         )
 
-    def logprobs(params, memory, target) -> Any:
-        return reader_module.apply({"params": params["reader"]}, memory, target, method="logprobs")
-
-    def attention(params, memory, target) -> Any:
-        return reader_module.apply({"params": params["reader"]}, memory, target, method="attention")
-
-    def fuse(params, memory, read) -> Any:
-        return reader_module.apply({"params": params["reader"]}, memory, read, method="fuse")
+    states = call("states")
 
     def valued(params, states) -> Any:
         worth: Any = head.apply({"params": params["critic"]}, jax.lax.stop_gradient(states))
         return worth[..., 0]
 
-    def values(params, memory, target) -> Any:
-        return valued(
-            params,
-            reader_module.apply({"params": params["reader"]}, memory, target, method="states"),
-        )
-
     search, text = reader.search_pieces, None
     if search is not None:
-
-        def call(method) -> Any:
-            return lambda params, *arrays: reader_module.apply(
-                {"params": params["reader"]}, *arrays, method=method
-            )
-
         text = TextModel(
             marker=search.marker,
             begin=lambda question: search.begun(read_of(question, 0)),
@@ -126,26 +108,16 @@ def build_model(
             values=valued,
         )
 
-    def init_cache(params, memory, length):
-        return reader_module.apply(
-            {"params": params["reader"]}, memory, length, method="init_cache"
-        )
-
-    def decode_step(params, memory, cache, token, position):
-        return reader_module.apply(
-            {"params": params["reader"]}, memory, cache, token, position, method="decode_step"
-        )
-
     return RagModel(
         init=init,
         retriever=functions,
         encode=encode,
-        token_logprobs=token_logprobs,
-        logprobs=logprobs,
-        values=values,
-        init_cache=init_cache,
-        decode_step=decode_step,
-        attention=attention,
-        fuse=fuse,
+        token_logprobs=call("token_logprobs"),
+        logprobs=call("logprobs"),
+        values=lambda params, memory, target: valued(params, states(params, memory, target)),
+        init_cache=call("init_cache"),
+        decode_step=call("decode_step"),
+        attention=call("attention"),
+        fuse=call("fuse"),
         text=text,
     )

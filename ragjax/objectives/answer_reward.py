@@ -297,6 +297,27 @@ class AnswerReward:
         return jnp.broadcast_to(advantage[..., None], source.shape), None
 
 
+class Rewarded:
+    """Beside `Objective`: what the field `reward` of an objective, an `AnswerReward`, says of a step."""
+
+    reward: AnswerReward
+
+    @property
+    def updates(self) -> int:
+        """That of the reward."""
+        return self.reward.updates
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a divergence from the run's first parameters is paid for."""
+        return self.reward.kl_coef > 0
+
+    @property
+    def critic(self) -> bool:
+        """That of the reward."""
+        return self.reward.critic
+
+
 def _figures(samples: Samples, weight: Array) -> dict[str, tuple[Array, Array]]:
     """Means over a question's answers, of all questions."""
     answers = samples.answers

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from ragjax.decoding.marginal import Decoded
 from ragjax.errors import require
-from ragjax.objectives.answer_reward import AnswerReward, Reference, Samples
+from ragjax.objectives.answer_reward import AnswerReward, Reference, Rewarded, Samples
 from ragjax.objectives.base import Context, Documents, Objective
 from ragjax.objectives.likelihood import RagSequence, Reading
 from ragjax.retrieval.base import RetrieverSpec
@@ -16,7 +16,7 @@ from ragjax.types import Loss, Params, RagBatch, RagModel, TopK
 
 
 @dataclass(frozen=True)
-class Joint(Objective):
+class Joint(Rewarded, Objective):
     """α · log-likelihood + β · expected reward of RAG-Sequence's own answers.
 
         loss = -α log p(y*|x) - β E_{y ~ p(y|x)}[R(y)],   p(y|x) = Σ_d p(d|x) p(y|x,d)
@@ -55,21 +55,6 @@ class Joint(Objective):
     def normalised_over(self) -> Documents:
         """That of the likelihood."""
         return self.likelihood.normalised_over
-
-    @property
-    def updates(self) -> int:
-        """That of the reward."""
-        return self.reward.updates
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether a divergence from the run's first parameters is paid for."""
-        return self.reward.kl_coef > 0
-
-    @property
-    def critic(self) -> bool:
-        """That of the reward."""
-        return self.reward.critic
 
     @property
     def alters_words(self) -> bool:

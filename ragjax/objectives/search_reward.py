@@ -12,7 +12,7 @@ from jaxtyping import Array
 from ragjax.decoding.marginal import Decoded
 from ragjax.decoding.searching import TextModel, Texts, write_texts, written_places
 from ragjax.errors import UserError, require
-from ragjax.objectives.answer_reward import AnswerReward, Samples
+from ragjax.objectives.answer_reward import AnswerReward, Rewarded, Samples
 from ragjax.objectives.base import Context, Objective
 from ragjax.objectives.likelihood import is_gold
 from ragjax.retrieval.base import RetrieverSpec, prior_of_scores, require_depth
@@ -36,7 +36,7 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class SearchReward(Objective):
+class SearchReward(Rewarded, Objective):
     """Search within the model's own text, by policy gradients (Search-R1, arXiv 2503.09516).
 
         -β E_{y ~ π(y|x)}[R(answer of y)] + κ KL(π || π_0) - η Σ_t H(π(·|x,y_<t))
@@ -66,21 +66,6 @@ class SearchReward(Objective):
             f"objective.reward.weight is {self.reward.weight}; nothing else is learned from, so it must "
             "be positive.",
         )
-
-    @property
-    def updates(self) -> int:
-        """That of the reward."""
-        return self.reward.updates
-
-    @property
-    def needs_reference(self) -> bool:
-        """Whether a divergence from the run's first parameters is paid for."""
-        return self.reward.kl_coef > 0
-
-    @property
-    def critic(self) -> bool:
-        """That of the reward."""
-        return self.reward.critic
 
     def check(self, retriever: RetrieverSpec, k: int) -> None:
         """See `Objective.check`."""
@@ -221,10 +206,7 @@ class SearchReward(Objective):
             topk = nearest(context, params, query, index)
             if hidden is not None:
                 gone = jnp.any(topk.ids[..., None] == hidden[:, None, None, :], axis=-1)
-                kept = topk.valid & ~gone
-                topk = TopK(
-                    jnp.where(kept, topk.ids, -1), jnp.where(kept, topk.scores, -jnp.inf), kept
-                )
+                topk = _hits_where(~gone, topk)
             return topk, gather_passages(corpus, topk.ids)
 
         return write_texts(
@@ -289,9 +271,14 @@ def nearest(context: Context, params: Params, query: Array, index: Any) -> TopK:
         rows = jnp.concatenate([rows, again], axis=-1)
     found = retriever.search(index, retriever.query(params, rows), context.k)
     topk = jax.tree.map(lambda leaf: leaf.reshape(*query.shape[:2], -1), found)
-    asked = jnp.any(query != PAD_ID, axis=-1, keepdims=True)
-    ids, scores = jnp.where(asked, topk.ids, -1), jnp.where(asked, topk.scores, -jnp.inf)
-    return TopK(ids, scores, topk.valid & asked)
+    return _hits_where(jnp.any(query != PAD_ID, axis=-1, keepdims=True), topk)
+
+
+def _hits_where(kept: Array, topk: TopK) -> TopK:
+    """The hits that are kept, and misses in the place of the others."""
+    valid = topk.valid & kept
+    ids, scores = jnp.where(valid, topk.ids, -1), jnp.where(valid, topk.scores, -jnp.inf)
+    return TopK(ids, scores, valid)
 
 
 def _of(logprobs: Array, tokens: Array) -> Array:

@@ -61,7 +61,6 @@ def test_short_texts_are_read_at_narrow_widths():
     jax.effects_barrier()
     assert len(seen) == 4
     assert sorted(seen)[:2] == [8, 8]
-    assert max(seen) <= 32
 
 
 def test_the_gradient_is_that_of_all_at_once():

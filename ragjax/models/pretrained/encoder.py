@@ -39,20 +39,19 @@ class PretrainedEncoderModule(nn.Module):
     def __call__(self, tokens: Int[Array, "... n"], idf: None, side: int) -> Float[Array, "... D"]:
         """Embeds [...,n] tokens as [...,D]; both sides alike."""
         del idf, side
-        some = jnp.any(tokens != PAD_ID, axis=-1, keepdims=True)
+        mask = tokens != PAD_ID
         if self.buckets == 1 or self.is_initializing():
-            return jnp.where(some, self.inner(tokens, tokens != PAD_ID), 0.0)
-        # A pure function of the parameters, as control flow wants it.
-        inner, params = self.inner.clone(parent=None), self.variables["params"]
-        rows = tokens.reshape(-1, tokens.shape[-1])
-        embedded = read_by_length(
-            lambda *rows: inner.apply({"params": params}, *rows),
-            rows,
-            rows != PAD_ID,
-            self.buckets,
-            axis=None,
-        )
-        return jnp.where(some, embedded.reshape(*tokens.shape[:-1], -1), 0.0)
+            embedded = self.inner(tokens, mask)
+        else:
+            # A pure function of the parameters, as control flow wants it.
+            inner, params = self.inner.clone(parent=None), self.variables["params"]
+            embedded = read_by_length(
+                lambda *rows: inner.apply({"params": params}, *rows),
+                *(each.reshape(-1, tokens.shape[-1]) for each in (tokens, mask)),
+                buckets=self.buckets,
+                axis=None,
+            ).reshape(*tokens.shape[:-1], -1)
+        return jnp.where(jnp.any(mask, axis=-1, keepdims=True), embedded, 0.0)
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,10 @@ class PretrainedEncoder(Encoder):
       question_prefix: text before each question, as some models want it ("query: ").
       passage_prefix: text before each passage.
       buckets: widths at which texts are read, short ones at narrow ones (`models.buckets`); 1 reads
-        all at the width of the longest that fits. With more, answers are faster, but programs take
-        longer to compile, and a gradient may take longer, too.
+        all at the width of the longest that fits. It is for texts that are read without a gradient, in
+        which it may be slower; programs take longer to compile.
       remat: whether training computes layers a second time instead of keeping what they compute: less
-        memory for a third more time.
+        memory, more time.
     """
 
     source: str = field(repr=False)  # where it lies changes nothing of what it computes

@@ -70,10 +70,10 @@ class PretrainedReader(Reader):
         the tokenizer writes them; "" for the one that is usual for BART and T5, or, of others,
         passage, "Question:", question, "Answer:".
       buckets: widths at which texts are read, short ones at narrow ones (`models.buckets`); 1 reads
-        all at the width of the longest that fits. With more, answers are faster, but programs take
-        longer to compile, and a gradient may take longer, too.
+        all at the width of the longest that fits. It is for texts that are read without a gradient, in
+        which it may be slower; programs take longer to compile.
       remat: whether training computes layers a second time instead of keeping what they compute: less
-        memory for a third more time.
+        memory, more time.
       search: the words with which a decoder-only model searches in its own text (`SearchReward`).
     """
 
