@@ -175,9 +175,10 @@ class Moments:
     count: Leaf
 
     @classmethod
-    def start(cls, shape: tuple[int, ...]) -> "Moments":
-        """The moments before the first value, as in Gymnasium: a tiny count of a unit normal."""
-        return cls(jnp.zeros(shape), jnp.ones(shape), jnp.full((), 1e-4))
+    def start(cls, values: Array) -> "Moments":
+        """The moments before any of [E,...] values, as in Gymnasium: a tiny count of a unit normal."""
+        zeros = jnp.zeros_like(values.mean(0))
+        return cls(zeros, zeros + 1, jnp.full((), 1e-4, zeros.dtype))
 
     def update(self, values: Array) -> "Moments":
         """Takes in [E,...] values by the parallel formula of Chan, Golub & LeVeque (1983)."""
@@ -216,7 +217,7 @@ def normalise_observations(env: Env) -> Env:
 
     def reset(params, key):
         inner, timestep = env.reset(params, key)
-        return show(inner, Moments.start(timestep.observation.shape[1:]), timestep)
+        return show(inner, Moments.start(timestep.observation), timestep)
 
     def step(params, key, state, action):
         inner, timestep = env.step(params, key, state.inner, action)
@@ -258,7 +259,7 @@ def normalise_rewards(env: Env, discount: float | Array) -> Env:
     def reset(params, key):
         inner, timestep = env.reset(params, key)
         returns = jnp.zeros_like(timestep.reward)
-        return NormalisedRewards(inner, returns, Moments.start(())), timestep
+        return NormalisedRewards(inner, returns, Moments.start(returns)), timestep
 
     def step(params, key, state, action):
         inner, timestep = env.step(params, key, state.inner, action)

@@ -257,7 +257,7 @@ def test_moments_are_gymnasiums_to_five_digits():
     """On numbers of the size of one, where float32 has the digits."""
     values = np.random.default_rng(0).standard_normal((50, 4, 2)).astype(np.float32)
     update = jax.jit(lambda moments, batch: moments.update(batch))
-    ours, theirs = wrappers.Moments.start((2,)), RunningMeanStd(shape=(2,))
+    ours, theirs = wrappers.Moments.start(jnp.asarray(values[0])), RunningMeanStd(shape=(2,))
     for batch in values:
         ours = update(ours, jnp.asarray(batch))
         theirs.update(batch.astype(np.float64))
@@ -415,3 +415,20 @@ def test_other_arrays_can_be_bound_to_an_environment():
     np.testing.assert_array_equal(bound.params.keys, other.params.keys)
     np.testing.assert_array_equal(bound.params.answers, other.params.answers)
     assert bound.params.noise == 0.5
+
+
+def test_normalised_environments_step_where_numbers_have_64_bits():
+    """The pure functions follow JAX's own switch; a scan needs each state to keep its types."""
+    env = CartPole().vectorise(E)
+    env = wrappers.normalise_observations(wrappers.normalise_rewards(env, 0.9))
+
+    def step(state, key):
+        return env.step(env.params, key, state, jnp.zeros(E, jnp.int32))
+
+    with jax.enable_x64(True), jax.numpy_dtype_promotion("standard"):
+        state, first = env.reset(env.params, jax.random.PRNGKey(0))
+        keys = jax.random.split(jax.random.PRNGKey(1), STEPS)
+        _, steps = jax.jit(lambda state: jax.lax.scan(step, state, keys))(state)
+    assert first.reward.dtype == steps.reward.dtype == jnp.float32
+    assert first.observation.dtype == steps.observation.dtype == jnp.float64
+    assert np.all(np.isfinite(steps.observation)) and np.any(steps.reward != 1)
