@@ -431,4 +431,5 @@ def test_normalised_environments_step_where_numbers_have_64_bits():
         _, steps = jax.jit(lambda state: jax.lax.scan(step, state, keys))(state)
     assert first.reward.dtype == steps.reward.dtype == jnp.float32
     assert first.observation.dtype == steps.observation.dtype == jnp.float64
-    assert np.all(np.isfinite(steps.observation)) and np.any(steps.reward != 1)
+    assert np.all(np.isfinite(steps.observation))
+    assert np.any(steps.reward != 1)
