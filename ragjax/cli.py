@@ -1,4 +1,4 @@
-"""The command line: `ragjax train | evaluate | answer | table | plot | report | config | index`."""
+"""The command line: what `ragjax --help` lists."""
 
 import contextlib
 import io
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from ragjax import index_commands, index_search, result_commands
+from ragjax import import_command, index_commands, index_search, result_commands
 from ragjax.errors import UserError, require
 from ragjax.interrupts import (
     held_interrupts,
@@ -203,6 +203,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "train": (Train, _train),
         "evaluate": (Evaluate, _evaluate),
         "answer": (Answer, _answer),
+        "import": (import_command.Import, import_command.import_run),
         "export": (Export, result_commands.export),
         "table": (Table, result_commands.table),
         "plot": (Plot, result_commands.plot),
@@ -259,6 +260,7 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
 _OWN_OPTIONS: dict[type, tuple[set[str], set[str]]] = {
     Train: ({"--run-dir"}, {"--resume", "--no-resume", "--check", "--no-check"}),
     ConfigShow: (set(), {"--json", "--no-json"}),
+    import_command.Import: ({"--passages", "--encoder"}, set()),
 }
 
 
@@ -267,7 +269,8 @@ def _parse_with_overrides(kind: Any, arguments: list[str], prog: str) -> tuple[A
     if not arguments or arguments[0] in ("-h", "--help"):
         return _parse(kind, arguments or ["--help"], prog), []
     valued, bare = _OWN_OPTIONS[kind]
-    own, overrides, words = arguments[:1], [], arguments[1:]
+    named = next((n for n, word in enumerate(arguments) if word.startswith("-")), len(arguments))
+    own, overrides, words = arguments[:named], [], arguments[named:]
     while words:
         word = words.pop(0)
         option, equals, _ = word.replace("_", "-").partition("=")

@@ -161,16 +161,15 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
 def export(options: Any, _: list[str], console: PlainConsole) -> int:
     """Writes the pretrained models of a run, as it has trained them, for transformers to open."""
     from ragjax.commands import open_run
-    from ragjax.models.pretrained import save
+    from ragjax.models.pretrained.saving import save_all
 
     require(
         not options.directory.exists(),
         f"{options.directory} exists; name a directory that does not.",
     )
     run = open_run(options.run_dir, console)
-    for name, model in run.exported().items():
-        save(options.directory / name, model)
-        print_line(str(options.directory / name))
+    for path in save_all(options.directory, run.exported()):
+        print_line(str(path))
     return 0
 
 

@@ -472,7 +472,7 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 # Help
 
 COMMANDS = (
-    *("train", "evaluate", "answer", "export", "table", "plot", "report", "configs"),
+    *("train", "evaluate", "answer", "import", "export", "table", "plot", "report", "configs"),
     *("config show", "config diff", "index build", "index search", "index evaluate"),
 )
 

@@ -67,9 +67,9 @@ class EncodedCorpus:
     lexicon: Lexicon
 
 
-def passage_text(passage: Passage, with_title: bool) -> str:
-    """What is tokenised of a passage."""
-    return f"{passage.title} {passage.text}" if with_title else passage.text
+def passage_text(passage: Passage, with_title: bool, separator: str = " ") -> str:
+    """What is tokenised of a passage, with a separator between its title and its text."""
+    return f"{passage.title}{separator}{passage.text}" if with_title else passage.text
 
 
 def encode_corpus(
@@ -91,7 +91,9 @@ def encode_corpus(
     vocabulary = measure_vocabulary(tokenizer, tokens, asked, spec.content_below)
     lexicon = Lexicon.measure(tokenizer, [*texts, *questions])
     if own is not None:
-        rows, cut_again = own.passages(texts)
+        separator = own.reads.title_separator
+        own_texts = [passage_text(passage, spec.with_title, separator) for passage in passages]
+        rows, cut_again = own.passages(own_texts)
         tokens, cut = np.concatenate([tokens, rows], axis=1), max(cut, cut_again)
     return EncodedCorpus(tuple(passages), tokens, cut, vocabulary, lexicon)
 

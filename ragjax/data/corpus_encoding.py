@@ -71,6 +71,7 @@ class CorpusEncoder:
         reading = f"{self.text.tokenizer.to_json()} {lengths}"
         if (own := self.text.own) is not None:
             reading += f" {own.to_json()} {own.reads.lengths} {own.reads.prefixes}"
+            reading += repr(own.reads.title_separator)
         return {
             "encoder": hashlib.sha256(f"{built} {known} {params}".encode()).hexdigest()[:16],
             "tokenizer": hashlib.sha256(reading.encode()).hexdigest()[:16],
@@ -83,11 +84,10 @@ class CorpusEncoder:
 
     def texts(self, passages: Sequence[Passage]) -> list[str]:
         """What is read of passages."""
-        with_title = self.text.spec.with_title
-        return [
-            passage_text(Passage(passage.id, plain(passage.title), plain(passage.text)), with_title)
-            for passage in passages
-        ]
+        with_title, own = self.text.spec.with_title, self.text.own
+        separator = " " if own is None else own.reads.title_separator
+        cleaned = (Passage(each.id, plain(each.title), plain(each.text)) for each in passages)
+        return [passage_text(each, with_title, separator) for each in cleaned]
 
     def tokens(self, passages: Sequence[Passage]) -> tuple[Int[np.ndarray, "n P"], int]:
         """The tokens of passages that the retriever reads, and how many are cut."""

@@ -23,15 +23,16 @@ class PretrainedTokenizer:
 
         Args:
           reads: of the retriever.
-          file: where the tokenizer is, if it is not `reads.file`.
+          file: where the tokenizer is, if it is not `reads.json`.
 
         Raises:
           UserError: the file is missing or malformed, or has more tokens than the encoder.
         """
         self.reads = reads
-        path = file or reads.file
+        path = file or reads.source
         try:
-            self._inner = tokenizers.Tokenizer.from_str(path.read_text("utf-8"))
+            text = file.read_text("utf-8") if file else reads.json
+            self._inner = tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the package raises bare Exception
             raise UserError(
                 f"{path} is not a readable tokenizer ({error}); download the model again."

@@ -198,8 +198,7 @@ class QuestionsConfig(Config):
             "tokenizer of its own, which does not know them; set rename_retriever, corrupt_words and "
             "remove_question to 0.",
         )
-        lengths = self.tokenizer
-        self.reader.check(lengths.question_length, lengths.passage_length, lengths.answer_length)
+        self._check_lengths()
         known = self.task.vocabulary_task
         text = PreparedText.make(
             self.tokenizer, data if known is self.task else known.load(), own, borrowed
@@ -220,10 +219,16 @@ class QuestionsConfig(Config):
             "The config's reader is a new one, which has no answers before it is trained; train it and "
             "ask the run, or name a config with a pretrained reader.",
         )
+        self._check_lengths()
         k = min(self.evaluation.k, len(data.passages))
         config = replace(self, evaluation=replace(self.evaluation, k=k))
         text = PreparedText.make(self.tokenizer, data, self.retriever.reads, self.reader.reads)
         return QuestionsLearner(config, text, DataReport.measure(data, text), data)
+
+    def _check_lengths(self) -> None:
+        """Checks that the reader has room for the texts."""
+        lengths = self.tokenizer
+        self.reader.check(lengths.question_length, lengths.passage_length, lengths.answer_length)
 
     def check_depths(self, passages: int) -> None:
         """Checks that the corpus has as many passages as are to be retrieved.

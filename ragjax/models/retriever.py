@@ -148,21 +148,27 @@ class Dense(RetrieverSpec):
 
     @property
     def reads(self) -> OwnTokens | None:
-        """That of its encoders of texts, which have to share it.
+        """That of its encoders of texts, which have to share it; each says how its own texts are read.
 
         Raises:
           UserError: they have two, or only one of them has one.
         """
         towers = [encoder for encoder in self._towers.values() if encoder.reads_tokens]
-        first, *others = [encoder.reads for encoder in towers] or [None]
-        for other in others:
-            files = {own and own.file.read_bytes() for own in (first, other)}
-            require(
-                len(files) == 1,
-                "retriever.encoder and retriever.query_encoder have different tokenizers; choose two "
-                "that share one.",
-            )
-        return first
+        asks, *others = [encoder.reads for encoder in towers] or [None]
+        stores = others[0] if others else asks
+        tokenizers = {own and own.json for own in (asks, stores)}
+        require(
+            len(tokenizers) == 1,
+            "retriever.encoder and retriever.query_encoder have different tokenizers; choose two that "
+            "share one.",
+        )
+        if asks is None or stores is None:
+            return None
+        return stores._replace(
+            vocab_size=min(asks.vocab_size, stores.vocab_size),
+            lengths=(asks.lengths[0], stores.lengths[1]),
+            prefixes=(asks.prefixes[0], stores.prefixes[1]),
+        )
 
     def pretrained(self) -> dict[str, Params]:
         """Those of its encoders."""

@@ -7,7 +7,6 @@ up once for every question, before training.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax
@@ -26,16 +25,20 @@ class OwnTokens(NamedTuple):
     A row of text then holds what the reader reads, and behind it what the retriever reads.
 
     Attributes:
-      file: the tokenizer, in the format of the `tokenizers` package; token 0 is its padding.
+      json: the tokenizer, in the format of the `tokenizers` package; token 0 is its padding.
+      source: what errors call where it is from.
       vocab_size: entries that the encoder has.
       lengths: tokens of a question and of a passage.
       prefixes: text before each question and before each passage.
+      title_separator: what stands between a passage's title and its text, where both are read.
     """
 
-    file: Path
+    json: str
+    source: str
     vocab_size: int
     lengths: tuple[int, int]
     prefixes: tuple[str, str]
+    title_separator: str = " "
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@
     python tests/goldens/make.py
 
 Each folder is a model's directory as `save_pretrained` writes it, and golden.npz, inputs and outputs;
-gguf_tokenizers.json holds small vocabularies, and what transformers' tokenizers make of texts with them.
+gguf_tokenizers.json and tokenizer_files.json hold small vocabularies, and what transformers' tokenizers
+make of texts with them.
 The tests need neither package.
 """
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -320,6 +322,39 @@ def gguf_tokenizers(path):
     path.write_text(json.dumps(golden, ensure_ascii=False) + "\n", "utf-8")
 
 
+def tokenizer_files(path):
+    """The files of tokenizers without a tokenizer.json, and the ids of texts by transformers' own."""
+    words = ["[PAD]", "[unused0]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdehilorstuwé東京.,'"]
+    words += [*(f"##{letter}" for letter in "abcdehilorstuwé"), "hello", "world", "big"]
+    tokens, merges = byte_level()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    byte_words = [*special, *(token for token in tokens if token not in special)]
+    files = {
+        "vocab.txt": "".join(f"{word}\n" for word in words),
+        "vocab.json": json.dumps({token: number for number, token in enumerate(byte_words)}),
+        "merges.txt": "#version: 0.2\n" + "".join(f"{a} {b}\n" for a, b in merges),
+    }
+    cases = {
+        "bert": ("BertTokenizer", ["vocab.txt"], {}),
+        "bert, cased": ("BertTokenizer", ["vocab.txt"], {"do_lower_case": False}),
+        "bart": ("BartTokenizer", ["vocab.json", "merges.txt"], {}),
+    }
+    golden = {"files": files, "texts": [*TEXTS, "Héllo [MASK] wörld <mask>, 東京!"], "cases": {}}
+    for name, (kind, needed, settings) in cases.items():
+        with tempfile.TemporaryDirectory() as directory:
+            folder = Path(directory)
+            for file in needed:
+                (folder / file).write_text(files[file], "utf-8")
+            config = {"model_type": name.partition(",")[0]}
+            (folder / "config.json").write_text(json.dumps(config))
+            settings = {"tokenizer_class": kind} | settings
+            (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+            made = hf.AutoTokenizer.from_pretrained(folder)
+            ids = [made(text)["input_ids"] for text in golden["texts"]]
+        golden["cases"][name] = {"files": needed, "settings": settings, "ids": ids}
+    path.write_text(json.dumps(golden, ensure_ascii=False) + "\n", "utf-8")
+
+
 def main():
     for folder in HERE.iterdir():
         if folder.is_dir():
@@ -356,6 +391,7 @@ def main():
     generator = hf.T5Config(**T5 | {"d_model": 20}, bos_token_id=None)
     rag("rag_t5", hf.DPRConfig(**BERT, projection_dim=12), generator, 2)
     gguf_tokenizers(HERE / "gguf_tokenizers.json")
+    tokenizer_files(HERE / "tokenizer_files.json")
 
 
 if __name__ == "__main__":

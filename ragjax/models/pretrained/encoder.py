@@ -13,12 +13,11 @@ from ragjax.errors import UserError, require
 from ragjax.models.buckets import read_by_length
 from ragjax.models.encoder import Encoder
 from ragjax.models.pretrained.loading import Pretrained, describe, load
-from ragjax.models.pretrained.sources import local
+from ragjax.models.pretrained.sources import absolute, local
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
+from ragjax.models.pretrained.tokenizer_files import TOKENIZER, tokenizer_json
 from ragjax.retrieval.base import OwnTokens
 from ragjax.types import PAD_ID, Params
-
-TOKENIZER = "tokenizer.json"
 
 
 class PretrainedEncoderModule(nn.Module):
@@ -70,6 +69,8 @@ class PretrainedEncoder(Encoder):
       passage_length: tokens of a passage; longer ones are cut on the right.
       question_prefix: text before each question, as some models want it ("query: ").
       passage_prefix: text before each passage.
+      title_separator: what stands between a passage's title and its text where `tokenizer.with_title`
+        is on; DPR learned with " [SEP] ".
       buckets: widths at which texts are read, short ones at narrow ones (`models.buckets`); 1 reads
         all at the width of the longest that fits. It is for texts that are read without a gradient, in
         which it may be slower; programs take longer to compile.
@@ -83,11 +84,13 @@ class PretrainedEncoder(Encoder):
     passage_length: int = 128
     question_prefix: str = ""
     passage_prefix: str = ""
+    title_separator: str = " "
     buckets: int = 1
     remat: bool = False
 
     def __post_init__(self):
-        """Checks the fields."""
+        """Checks the fields, and makes a path absolute."""
+        object.__setattr__(self, "source", absolute(self.source))
         require(
             bool(self.source),
             "encoder.source is empty; name a directory with config.json, model.safetensors and "
@@ -124,6 +127,11 @@ class PretrainedEncoder(Encoder):
         return module
 
     @property
+    def unit(self) -> bool:
+        """Whether its embeddings have length 1."""
+        return self._module().pooling.unit
+
+    @property
     def positions(self) -> int:
         """The longest text that the source can read, in tokens."""
         return self._module().sizes.positions
@@ -131,17 +139,13 @@ class PretrainedEncoder(Encoder):
     @property
     def reads(self) -> OwnTokens:
         """The tokenizer beside the weights."""
-        file = self._path / TOKENIZER
-        require(
-            file.is_file(),
-            f"encoder.source is {self.source!r}, which has no {TOKENIZER}; write it with "
-            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers.",
-        )
         return OwnTokens(
-            file,
+            tokenizer_json(self._path, self.part, f"encoder.source is {self.source!r}"),
+            self.source,
             self._checked(self._module()).sizes.vocab_size,
             (self.question_length, self.passage_length),
             (self.question_prefix, self.passage_prefix),
+            self.title_separator,
         )
 
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:

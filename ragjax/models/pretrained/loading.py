@@ -1,4 +1,4 @@
-"""Loads a model of any supported architecture, and writes it as transformers reads it."""
+"""Loads a model of any supported architecture."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -14,24 +14,15 @@ from jax.typing import DTypeLike
 from ragjax.errors import UserError, require
 from ragjax.models.pretrained.bart import Bart, BartModule
 from ragjax.models.pretrained.bert import Bert
-from ragjax.models.pretrained.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from ragjax.models.pretrained.checkpoint import Checkpoint, open_checkpoint
 from ragjax.models.pretrained.gguf_file import open_gguf
-from ragjax.models.pretrained.gguf_header import read_header
-from ragjax.models.pretrained.gguf_tokenizer import gguf_tokenizer
 from ragjax.models.pretrained.llama import Llama, LlamaModule
-from ragjax.models.pretrained.parameters import read_params, tensors_of
+from ragjax.models.pretrained.parameters import read_params
 from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.t5 import T5, T5Module
-from ragjax.models.pretrained.text_encoder import MODULES, TextEncoderModule, read_pooling
+from ragjax.models.pretrained.text_encoder import TextEncoderModule, read_pooling
 from ragjax.types import Params
 
-# Files that are copied beside the weights: those of tokenizers, of generation and of pooling.
-BESIDE = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
-    *("vocab.txt", "vocab.json", "merges.txt", "spiece.model", "tokenizer.model"),
-    *("chat_template.jinja", "generation_config.json"),
-    *(MODULES, "sentence_bert_config.json", "1_Pooling/config.json"),
-)
 # The parts of a model of type rag, and what the names of their tensors begin with.
 PARTS = {"question_encoder": "question_encoder.", "generator": "generator."}
 
@@ -76,6 +67,7 @@ class Pretrained:
       params: its parameters.
       prefix: what the names of its tensors begin with, where it is a directory's one model.
       source: the directory or file that it came from.
+      part: which part of a model of type rag it is, of `PARTS`; else "".
     """
 
     config: Mapping[str, Any]
@@ -83,6 +75,7 @@ class Pretrained:
     params: Params
     prefix: str
     source: Path
+    part: str = ""
 
     @property
     def kind(self) -> str:
@@ -121,7 +114,7 @@ def load(
             unused=module.sizes.unused,  # pyright: ignore[reportAttributeAccessIssue]
             dtype=dtype,
         )
-    return Pretrained(config, module, params, prefix, path)
+    return Pretrained(config, module, params, prefix, path, part)
 
 
 class Description(NamedTuple):
@@ -206,31 +199,3 @@ def _shapes(module: nn.Module, kind: Kind) -> Params:
     tokens, mask = jnp.zeros((1, 2), jnp.int32), jnp.ones((1, 2), bool)
     arguments = (tokens, mask, tokens)[: kind.arguments]
     return jax.eval_shape(module.init, jax.random.PRNGKey(0), *arguments)["params"]
-
-
-def save(path: Path | str, model: Pretrained, params: Params | None = None) -> None:
-    """Writes a directory that transformers opens, whole or not at all.
-
-    Tokenizer and pooling are those from where the model came from; tensors that the module does not
-    use, such as BERT's pooler, are not written.
-
-    Args:
-      path: the directory, which must not exist yet.
-      model: what was loaded.
-      params: the parameters to write, if others than its own.
-
-    Raises:
-      UserError: the directory exists, or can't be written.
-    """
-    kind = KINDS[model.kind]
-    params = model.params if params is None else params
-    beside: dict[str, Path | bytes] = {}
-    if model.source.suffix == ".gguf":
-        if "tokenizer.ggml.model" in read_header(model.source).facts:  # else it brings none
-            beside = {"tokenizer.json": gguf_tokenizer(model.source).json.encode()}
-    elif model.source.is_dir():
-        beside = {name: model.source / name for name in BESIDE if (model.source / name).is_file()}
-    tensors = tensors_of(params, model.prefix, kind.strip)
-    config = {name: value for name, value in model.config.items() if name != "torch_dtype"}
-    config["dtype"] = str(next(iter(tensors.values())).dtype)
-    write_checkpoint(Path(path), config, tensors, beside)

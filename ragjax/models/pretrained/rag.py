@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args, overload
+from typing import Any, NamedTuple, get_args, overload
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
-from ragjax.errors import require
+from ragjax.errors import UserError, require
 from ragjax.files import read_json_object
 from ragjax.models.pretrained.layers import EncoderDecoder
 from ragjax.models.pretrained.loading import Pretrained
@@ -19,6 +19,7 @@ from ragjax.models.pretrained.rag_model import PretrainedRag
 from ragjax.models.pretrained.sources import local
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
 
+CONFIG, AGAIN = "config.json", "download the model again."
 CLASSES: dict[str, RagKind] = {
     "RagSequenceForGeneration": "sequence",
     "RagTokenForGeneration": "token",
@@ -73,6 +74,28 @@ def load(
     return load_rag(source, semantics=semantics, compute=compute, dtype=dtype)
 
 
+class RagDescription(NamedTuple):
+    """What a RAG model's config.json says of it.
+
+    Attributes:
+      kind: RAG-Sequence or RAG-Token; None if it does not tell.
+      passages: K, of each question.
+    """
+
+    kind: RagKind | None
+    passages: int
+
+
+def describe_rag(source: Path | str) -> RagDescription | None:
+    """What is told of a RAG model; None of any other."""
+    file = local(source) / CONFIG
+    config = read_json_object(file, AGAIN) if file.is_file() else {}
+    if config.get("model_type") != "rag":
+        return None
+    names = config.get("architectures") or [""]
+    return RagDescription(CLASSES.get(names[0]), config.get("n_docs", 5))
+
+
 def load_rag(
     source: Path | str,
     kind: RagKind | None = None,
@@ -101,17 +124,16 @@ def load_rag(
     )
     path = local(source)
     require(path.is_dir(), f"{path} is no directory, as a RAG model is; name one.")
-    config = read_json_object(path / "config.json", "download the model again.")
-    require(
-        config.get("model_type") == "rag",
-        f"{path} holds a model of type {config.get('model_type')!r}; load it without semantics.",
-    )
+    config, described = read_json_object(path / CONFIG, AGAIN), describe_rag(path)
+    if described is None:
+        raise UserError(
+            f"{path} holds a model of type {config.get('model_type')!r}; load it without semantics."
+        )
     parts = {
         name: load_part(path, name, compute=compute, dtype=dtype)
         for name in ("question_encoder", "generator")
     }
-    names = config.get("architectures") or [""]
-    kind = CLASSES.get(names[0]) if kind is None else kind
+    kind = described.kind if kind is None else kind
     require(
         kind in get_args(RagKind),
         f"{path}: config.json does not tell whether it is RAG-Sequence or RAG-Token; say "
@@ -156,7 +178,7 @@ def _generation(
         return {**generator, **own}
     file = path / "generation_config.json"
     if file.exists():
-        return dict(read_json_object(file, "download the model again."))
+        return dict(read_json_object(file, AGAIN))
     return {**generator, **{name: value for name, value in config.items() if value is not None}}
 
 

@@ -33,7 +33,8 @@ from ragjax.models.pretrained.reader_module import (
     Template,
 )
 from ragjax.models.pretrained.searching import SearchPieces, SearchWords
-from ragjax.models.pretrained.sources import local
+from ragjax.models.pretrained.sources import absolute, local
+from ragjax.models.pretrained.tokenizer_files import TOKENIZER, tokenizer_json
 from ragjax.models.pretrained.vocabulary import (
     NOTHING,
     ReaderTokens,
@@ -46,7 +47,6 @@ from ragjax.models.pretrained.vocabulary import (
 from ragjax.models.reader import Reader
 from ragjax.types import BOS_ID, EOS_ID, PAD_ID, Params
 
-TOKENIZER = "tokenizer.json"
 SLOTS = ("passage", "question")
 TEMPLATES = {
     "bart": "<s>{passage} // {question}</s>",
@@ -87,7 +87,8 @@ class PretrainedReader(Reader):
     search: SearchWords | None = None
 
     def __post_init__(self):
-        """Checks the fields."""
+        """Checks the fields, and makes a path absolute."""
+        object.__setattr__(self, "source", absolute(self.source))
         require(
             bool(self.source),
             f"reader.source is empty; name a directory with config.json, model.safetensors and "
@@ -120,13 +121,7 @@ class PretrainedReader(Reader):
         """The tokenizer, as the `tokenizers` package writes it."""
         if self._path.suffix == ".gguf":
             return gguf_tokenizer(self._path).json
-        file = self._path / TOKENIZER
-        require(
-            file.is_file(),
-            f"reader.source is {self.source!r}, which has no {TOKENIZER}; write it with "
-            "`AutoTokenizer.from_pretrained(...).save_pretrained(...)` of transformers.",
-        )
-        return file.read_text("utf-8")
+        return tokenizer_json(self._path, self.part, f"reader.source is {self.source!r}")
 
     @functools.cached_property
     def _words(self) -> tokenizers.Tokenizer:

@@ -47,6 +47,12 @@ def local(source: Path | str) -> Path:
         ) from error
 
 
+def absolute(source: str) -> str:
+    """The source with a path that does not depend on the working directory, if it is one."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if source and path.exists() else source
+
+
 def _of_package(source: str) -> Path:
     name, _, file = source.removeprefix(PACKAGE).partition("/")
     try:

@@ -18,6 +18,7 @@ from ragjax.agents.adaptive_retrieval.reader import TrainedReader
 from ragjax.cli import main
 from ragjax.data.prepared import PreparedText
 from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
+from ragjax.data.pretrained_tokenizer import PretrainedTokenizer
 from ragjax.envs.text_lookup import TextLookup
 from ragjax.errors import UserError
 from ragjax.models.adapters import Lora, QueryOnly
@@ -353,3 +354,21 @@ def test_adapters_or_the_queries_encoder_alone_learn(trained, source):
     }
     assert all("kernel" in path for paths in changed.values() for path in paths) or apart
     assert sum(map(bool, changed.values())) == 1
+
+
+def test_two_encoders_read_their_own_texts(source):
+    """Questions as the encoder of questions says, passages as that of passages says."""
+    asking = encoder_of(source, question_prefix="which ")
+    asking = dataclasses.replace(asking, question_length=9)
+    storing = encoder_of(source, passage_prefix="town ", title_separator=" [SEP] ")
+    for retriever in (Dense(storing, asking), Dense(storing)):
+        own = PretrainedTokenizer(retriever.reads)
+        questions, _ = own.questions(["where"])
+        passages, _ = own.passages(["quiet"])
+        asked = retriever.query_encoder is not None
+        which = [TOKENS.index("which")] if asked else []
+        assert questions.shape == (1, 9 if asked else Q)
+        assert passages.shape == (1, P)
+        assert questions[0, : 3 + asked].tolist() == [2, *which, TOKENS.index("where"), 3]
+        assert passages[0, :4].tolist() == [2, TOKENS.index("town"), TOKENS.index("quiet"), 3]
+        assert own.reads.title_separator == " [SEP] "
