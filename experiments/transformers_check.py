@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
@@ -76,7 +77,10 @@ def rag_logits(model: PretrainedRag, path: Path) -> tuple[np.ndarray, np.ndarray
     given = inputs(model.writing.vocab_size)
     tokens, mask, fed = given[0], given[1], given[2][: TEXTS // 2]  # of two contexts a question
     found = model.logits(
-        model.params, context_input_ids=tokens, context_attention_mask=mask, decoder_input_ids=fed
+        model.params,
+        context_input_ids=jnp.asarray(tokens),
+        context_attention_mask=jnp.asarray(mask),
+        decoder_input_ids=jnp.asarray(fed),
     )
     network = getattr(hf, RAG[model.kind]).from_pretrained(path).eval()
     ids, attended, decoded = (
