@@ -56,6 +56,16 @@ def test_noise_blurs_the_key_alone():
     np.testing.assert_array_equal(first.observation[500:], [1])
 
 
+def test_noise_says_nothing_of_the_passage():
+    """It is drawn with a key of its own."""
+    env, key = Lookup(passages=2, actions=2, key_width=3, noise=0.5).build(), jax.random.key(5)
+    state, first = env.reset(env.params, key)
+    blur = (first.observation[:3] - env.params.keys[state.passage]) / 0.5
+    which, other = jax.random.split(key)
+    assert state.passage == jax.random.randint(which, (), 0, 2)
+    np.testing.assert_allclose(blur, jax.random.normal(other, (3,)), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [

@@ -12,7 +12,7 @@ from ragjax.data.prepared import PreparedText
 from ragjax.evaluation.calibration import Calibration
 from ragjax.learners import abstention
 from ragjax.objectives.base import without
-from ragjax.types import TopK
+from ragjax.types import Passage, QaData, TopK
 
 CALIBRATION = Calibration(
     mean=(0.0, 0.0, 0.0),
@@ -72,6 +72,13 @@ def test_passages_with_the_answer_are_hidden(text):
     assert found.tolist() == [
         *([0, -1, -1], [-1, 0, -1], [-1, -1, -1], [-1, 1, -1], [-1, 1, -1], [-1, -1, -1]),
     ]
+
+
+def test_a_passage_whose_title_alone_is_the_answer_is_hidden():
+    passages = (Passage("p0", "Arles", "A quiet town."), Passage("p1", "Bonn", "Another."))
+    data = QaData(passages, TinyTask().generate().splits | {"dev": (), "test": ()})
+    text = PreparedText.make(tiny_config.get_config().tokenizer, data)
+    assert abstention._rows_with_answer(text, [record()], 2).tolist() == [[0, -1]]
 
 
 def test_a_question_about_something_unknown(text):

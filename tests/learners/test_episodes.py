@@ -444,6 +444,30 @@ def test_episodic_runs_start_anew_each_rollout_and_keep_their_statistics():
     assert all(np.isfinite(row["episode_return"]) for row in metrics)  # every first episode ended
 
 
+def test_the_logged_reward_is_of_the_steps_that_count(monkeypatch):
+    """Not of those after the first episode, from which nothing is learned."""
+    told, batch = [], Reinforce.batch
+    monkeypatch.setattr(
+        Reinforce,
+        "batch",
+        lambda self, policy, params, steps, *given, **named: (
+            told.append(steps) or batch(self, policy, params, steps, *given, **named)
+        ),
+    )
+    own = configured(Reinforce(num_envs=8, rollout_length=6)).create()
+    [stage] = own.stages
+
+    @jax.jit
+    def collected(key):
+        state = own.init(key, own.hyper, own.data)
+        _, _, metrics = own.collect(state, None, stage=stage, hyper=own.hyper, data=own.data)
+        return metrics["step_reward"], told[0].reward, told[0].weight > 0
+
+    logged, reward, counts = map(np.asarray, collected(jax.random.PRNGKey(0)))
+    assert logged == pytest.approx(reward[counts].mean())
+    assert abs(logged - reward.mean()) > 1e-3
+
+
 def batch_of(value, target, weight):
     nothing = jnp.zeros(len(value))
     fields = dict.fromkeys(("observation", "action", "log_probs", "advantage"), nothing)

@@ -366,6 +366,26 @@ def test_answers_are_drawn_from_as_many_passages_as_the_phase_reads():
     assert read == [2, 3]
 
 
+def test_answers_are_drawn_and_scored_with_one_key():
+    """So that names and corrupted words are the same in both, in every update."""
+
+    class Keyed(RagSequence):
+        updates = 2
+
+        def sample(self, context, params, key, batch, *, corpus, index):
+            return batch, jnp.broadcast_to(key, (len(batch.weight), 2))
+
+        def loss(self, context, params, key, batch, *, samples=None, **arrays):
+            loss = super().loss(context, params, key, batch, **arrays)
+            same = jnp.all(samples == key, axis=-1).astype(jnp.float32)
+            metrics = {**loss.metrics, "same": (jnp.sum(same), jnp.float32(len(same)))}
+            return dataclasses.replace(loss, metrics=metrics)
+
+    learner = configured(phases=PHASES[:1], objective=Keyed()).create()
+    _, metrics = run_of(learner)
+    assert [float(row["same"].value) for row in metrics] == [1.0] * len(metrics)
+
+
 def test_a_finished_state_has_an_index_of_its_own_parameters(learner, history):
     """Of those that are evaluated, the moving average; made once, and only if there is none."""
     last = history[0][-1]

@@ -18,6 +18,7 @@ from ragjax.errors import UserError
 from ragjax.learners.episodes import EpisodesConfig
 from ragjax.models.hybrid import Hybrid
 from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
+from ragjax.objectives import algorithm
 from ragjax.objectives.ppo import PPO
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.overrides import override
@@ -25,7 +26,7 @@ from ragjax.retrieval.base import RetrieverSpec
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.fixed import Oracle
 from ragjax.training.rollout import rollout, start
-from ragjax.types import Retrieved
+from ragjax.types import PolicyBatch, Retrieved, Rollout
 
 SPEC = Lookup(passages=6, actions=3, key_width=4, steps=2, time_limit=2)
 WHOLE = Lookup(passages=6, actions=3, key_width=4, steps=2, time_limit=2, history=True)
@@ -120,6 +121,30 @@ def test_what_was_acted_on_gives_the_same_probabilities_again(estimator):
     if estimator in ("marginal", "attention"):
         other = policy.apply(params, fresh)[0].log_probs
         assert np.max(np.abs(other - made.log_probs)) > 1e-2
+
+
+def test_figures_of_a_retriever_are_of_the_action_that_was_taken(monkeypatch):
+    """Which is not the choice, where passage and action are drawn together."""
+    told = []
+    monkeypatch.setattr(algorithm, "retrieval_figures", lambda *given: told.append(given) or {})
+    env = SPEC.vectorise(E)
+    policy, params, index = built(RetrievalPolicy(k=K, estimator="sampled"), env)
+    observation = jax.random.normal(jax.random.PRNGKey(1), (E, *env.low.shape))
+    seen = policy.retrieve(params, index, None, observation)
+    choice = policy.apply(params, seen)[0].sample(jax.random.PRNGKey(2))
+    assert np.any(choice >= SPEC.actions)
+    batch = PolicyBatch(seen, choice, *[jnp.ones(E)] * 5)
+    steps = Rollout(*[None] * 9, metrics={})
+    algorithm.retriever_figures(policy, params, batch, steps, {"passages": env.passages})
+    [(_, log_posterior, ids, weight, count, gold)] = told
+    assert (count, gold) == (6, None)
+    np.testing.assert_array_equal(weight, batch.weight)
+    for row in range(E):
+        prior, read, _ = by_hand(params, env.passages, observation[row], ids[row])
+        posterior = prior * read[:, int(choice[row]) % SPEC.actions]
+        np.testing.assert_allclose(
+            np.exp(log_posterior[row]), posterior / posterior.sum(), rtol=1e-4
+        )
 
 
 def by_hand(tree, passages, observation, ids):

@@ -218,6 +218,11 @@ def test_the_question_is_removed_from_its_passage():
     ]
     assert 10 <= sum(half) <= 30
     assert len(set(half)) > 1
+    # What is looked for are the question's own words, also where it is asked in corrupted ones.
+    corrupted = Contrastive(RagSequence(corrupt_words=1.0), remove_question=1.0)
+    for seed in range(8):
+        _, loss = run(corrupted, batch, key=jax.random.PRNGKey(seed), corpus=corpus)
+        assert loss.metrics["removed"] == (2.0, 3.0)
 
 
 def test_a_span_is_taken_out():

@@ -52,6 +52,7 @@ OBJECTIVES = {
     "emdr2_token": Emdr2(per="token"),
     "perplexity": PerplexityDistillation(**PDIST),
     "leave_one_out": LeaveOneOut(temperature=0.2),
+    "leave_one_out_whole": LeaveOneOut(temperature=0.9, per_token=False),
     "attention": AttentionDistillation(temperature=0.5, documents="in_batch"),
     "attention_norms": AttentionDistillation(temperature=0.5, value_norms=True),
     "replug": Replug(**REPLUG, documents="in_batch"),
@@ -105,7 +106,8 @@ def target_of(objective, base, b, answer):
         prior = base.prior[b]
         without = [np.delete(prior, k) @ np.delete(whole, k) for k in range(K)]
         without = [each / np.delete(prior, k).sum() for k, each in enumerate(without)]
-        return softmax(-np.log(without) / length / objective.temperature)
+        scores = -np.log(without) / (length if objective.per_token else 1)
+        return softmax(scores / objective.temperature)
     if isinstance(objective, AttentionDistillation):
         logits = base.states(b, answer)[:, :length] @ base.params["reader"]["write"][:, :HEADS]
         if objective.value_norms:
