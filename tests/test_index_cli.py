@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tiny_task import PEOPLE, TOWNS, TinyTask
 
-from ragjax import commands
+from ragjax import commands, index_methods
 from ragjax.cli import main
 from ragjax.data.passage_store import PassageStore
 from ragjax.index_commands import IndexBuild
@@ -171,6 +171,7 @@ def test_other_passages_replace_those_that_are_there_if_asked(
     assert (code, out) == (2, "")
     assert "line 2 has an empty id" in err
     assert snapshot(directory) == snapshot(embedded)
+    (directory / "scann").mkdir(exist_ok=True)  # an index of the old ones
     assert ragjax("index", "build", other, directory, "--force")[0] == 0
     assert [path.name for path in directory.iterdir()] == ["passages"]
     assert len(PassageStore(directory / "passages")) == 1
@@ -477,6 +478,12 @@ def found_by(ragjax, directory, questions, *words):
     return {
         row["id"]: [(hit["id"], hit["score"]) for hit in row["passages"]] for row in hits_of(out)
     }
+
+
+def test_a_fused_ranking_looks_as_deep_as_is_asked(ragjax, embedded, judged, monkeypatch):
+    monkeypatch.setattr(index_methods, "DEPTH", 1)
+    found = found_by(ragjax, embedded, judged, "--how", "rrf", "--k", 9)
+    assert all(len(hits) == 9 for hits in found.values())
 
 
 def test_scann_of_few_passages_and_the_faster_one_are_exact_and_kept(ragjax, embedded, judged):

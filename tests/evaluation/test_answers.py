@@ -95,6 +95,21 @@ def test_blind_evaluation_reads_other_passages(evaluated, rows):
     assert np.abs(np.exp(own.log_prob) - found).max() > 1e-3
 
 
+def test_what_is_hidden_of_each_question_is_not_read(evaluated, rows):
+    """In every batch."""
+    learner, state = evaluated
+    questions = TinyTask().generate().splits["test"] * 2
+    assert learner.config.evaluation.batch_size < len(questions)
+    places = {passage.id: row for row, passage in enumerate(learner.text.corpus.passages)}
+    best = [row["retrieved"][0] for row in rows] * 2
+    best[: len(rows)] = [row["retrieved"][1] for row in rows]  # of the first, another one
+    hidden = np.full((len(questions), 5), -1, np.int32)
+    hidden[:, 0] = [places[name] for name in best]
+    found = learner._records(state, learner.encode(questions), hidden=hidden)
+    for row, name, plain in zip(found, best, rows * 2, strict=True):
+        assert row["retrieved"] == [other for other in plain["retrieved"] if other != name]
+
+
 def test_splits_that_differ_in_accepted_answers_share_one_program(evaluated, rows):
     learner, state = evaluated
     first, *others = TinyTask().generate().splits["test"]

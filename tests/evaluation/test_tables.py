@@ -260,6 +260,15 @@ def test_a_difference_is_paired_by_seed_and_question(table, tmp_path, record):
     assert lines[5].endswith(f" | {cell} |")
 
 
+def test_runs_of_different_seeds_are_not_compared(tmp_path, record):
+    for row, seed in (("closed_book", 0), ("rag", 1)):
+        record(tmp_path, row, seed, {"q0"})
+    columns = (Column("EM", "em"), Column("gain", "em", against="closed_book"))
+    lines = render(declare(tmp_path, columns=columns)).splitlines()
+    assert [line.rpartition("| ")[2] for line in lines[4:6]] == ["\u2013 |"] * 2
+    assert all("\u2013" not in line.split("|")[2] for line in lines[4:6])  # each is measured
+
+
 def test_the_last_bits_of_a_sum_do_not_show():
     around = [np.nextafter(0.85, 0), 0.85, np.nextafter(0.85, 1)]
     assert len({f"{value:.1f}" for value in around}) == 2

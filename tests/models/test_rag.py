@@ -134,5 +134,6 @@ def test_matches_are_those_of_folded_tokens(toy):
 
     assert changes([6, 11], [10, 4])
     assert changes([6, 10], [10, 4])
+    assert changes([6, 10], [11, 4])
     assert not changes([6, 9], [10, 4])
     assert not changes([6, 0], [10, 0])  # padding matches nothing

@@ -109,6 +109,14 @@ def test_recall_of_other_queries_is_what_was_asked_for(target):
         assert built.plan.leaves_to_search < searcher().plan.leaves_to_search
 
 
+def test_recall_of_more_passages_is_no_lower():
+    """As many more are scored exactly."""
+    found = searcher().search(QUERIES, 100)
+    expected = by_sorting(QUERIES.astype(np.float64) @ EMBEDDINGS.T.astype(np.float64), 100)
+    recall = np.mean([len({*a} & {*b}) / 100 for a, b in zip(found.ids, expected, strict=True)])
+    assert recall >= LARGE.recall - 0.05
+
+
 def test_scores_are_exact_and_in_order():
     found = searcher().search(QUERIES, 20)
     exact = np.einsum(

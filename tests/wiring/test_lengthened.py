@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from wiring import left, result_of
 
+from ragjax import commands
 from ragjax.cli import main
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -84,6 +85,21 @@ def test_the_last_phase_of_a_text_s_run_goes_on(first, made, tmp_path):
     result = result_of(run_dir)
     assert (result["steps"], result["resumed_at"]) == (10, 4)
     require_same(run_dir, made(*words), "predictions.jsonl")
+
+
+def test_the_result_of_the_shorter_run_is_gone_while_it_is_lengthened(
+    play, short, tmp_path, monkeypatch
+):
+    run_dir = Path(shutil.copytree(short, tmp_path / "run"))
+
+    def stopped(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "fit", stopped)
+    with pytest.raises(AssertionError):
+        play(8, "--resume", run_dir=run_dir)
+    assert not (run_dir / "result.json").exists()
+    assert json.loads((run_dir / "config.json").read_text())["env_steps"] == 8 * BATCH
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Pretrained architectures against what transformers and torch say of the same weights."""
 
+import json
 from pathlib import Path
 
 import jax
@@ -9,6 +10,7 @@ import pytest
 
 from ragjax.models.pretrained import load
 from ragjax.models.pretrained.llama import Prefix
+from ragjax.models.pretrained.t5 import T5
 
 GOLDENS = Path(__file__).parents[2] / "goldens"
 ENCODERS = ("bert", "dpr_context", "dpr_question", "sentence_transformer")
@@ -171,4 +173,24 @@ def test_gradients_reach_every_parameter_but_the_buffer():
             if not np.any(leaf)
         ]
         # A bias of keys moves all scores of a query alike.
-        assert all("final_logits_bias" in name or "k_proj" in name for name in still), still
+        assert all("final_logits_bias" in path or "k_proj" in path for path in still), still
+        assert (name == "bart") == any("final_logits_bias" in path for path in still)
+
+
+@pytest.mark.parametrize(
+    ("fields", "tied"),
+    [
+        ({}, True),
+        ({"tie_word_embeddings": False}, False),
+        # As transformers 5 writes one with a head of its own.
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": False}, False),
+        ({"tie_word_embeddings": True, "scale_decoder_outputs": True}, True),
+    ],
+)
+def test_a_t5_with_a_head_of_its_own_is_told_by_its_config(fields, tied):
+    """Its output is scaled and shares the embedding, or neither."""
+    given = json.loads((GOLDENS / "t5_untied" / "config.json").read_text())
+    for name in ("tie_word_embeddings", "scale_decoder_outputs"):
+        given.pop(name, None)
+    sizes = T5.from_config(given | fields, "", {"lm_head.weight"})
+    assert (sizes.scaled, sizes.tied) == (tied, tied)

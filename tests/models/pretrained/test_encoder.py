@@ -372,3 +372,16 @@ def test_two_encoders_read_their_own_texts(source):
         assert questions[0, : 3 + asked].tolist() == [2, *which, TOKENS.index("where"), 3]
         assert passages[0, :4].tolist() == [2, TOKENS.index("town"), TOKENS.index("quiet"), 3]
         assert own.reads.title_separator == " [SEP] "
+
+
+@pytest.mark.parametrize("buckets", [1, 3])
+@pytest.mark.parametrize("pooling", ["mean", "first"])
+def test_a_text_without_tokens_is_found_by_nothing(pooling, buckets, source, tmp_path):
+    """It is embedded as zeros, beside others that are not."""
+    path = shutil.copytree(source, tmp_path / "copy")
+    if pooling == "first":
+        (path / "modules.json").unlink()
+    module = encoder_of(path, buckets=buckets).build(0, jnp.float32)
+    tokens = jnp.asarray([[2, 9, 3, 0], [0, 0, 0, 0], [2, 3, 0, 0]])
+    embedded = module.apply({"params": load(path).params}, tokens, None, 1)
+    assert np.any(embedded, axis=-1).tolist() == [True, False, True]

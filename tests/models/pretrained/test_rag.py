@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ragjax.errors import UserError
-from ragjax.models.pretrained import load
+from ragjax.models.pretrained import load, rag_model
 from ragjax.models.pretrained.loading import KINDS
 from ragjax.models.pretrained.parameters import tensors_of
 from ragjax.models.pretrained.rag import load_rag
@@ -60,6 +60,28 @@ def test_queries_logits_and_marginals_are_those_of_transformers(name):
         run(model.params), ("query", "doc_scores", "logits", "marginal"), strict=True
     ):
         close(part, told[key])
+
+
+@pytest.mark.parametrize(
+    ("stated", "given_here", "early"),
+    [(True, None, True), (True, False, False), (False, True, True), (None, None, False)],
+)
+def test_an_option_that_is_given_comes_before_the_files(stated, given_here, early, monkeypatch):
+    beams = []
+
+    def stopped(*given, beam, **named):
+        beams.append(beam)
+        raise StopIteration
+
+    monkeypatch.setattr(rag_model, "generated", stopped)
+    model = load_rag(GOLDENS / "rag", "token", "hf")
+    generation = {**model.generation, "early_stopping": stated}
+    told = golden("rag")
+    with pytest.raises(StopIteration):
+        replace(model, generation=generation).generate(
+            model.params, **given(told, *QUESTION), early_stopping=given_here
+        )
+    assert [beam.early_stopping for beam in beams] == [early]
 
 
 @pytest.mark.parametrize("kind", RAG)

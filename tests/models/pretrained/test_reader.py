@@ -453,6 +453,23 @@ def test_a_template_of_a_language_model_ends_with_words(sources):
     assert "ends with a slot" in told_of(error)
 
 
+@pytest.mark.parametrize("kind", ["bart", "llama"])
+def test_all_positions_can_be_used_and_no_more(kind, readers):
+    """A language model writes the answer behind the text; an encoder-decoder apart from it."""
+    reader, most = readers[kind], {"bart": 64, "llama": 96}[kind]
+    around = sum(map(len, reader._template().pieces))
+    answer = 20
+    text = most - around - (answer if kind == "llama" else 0)
+    reader.check(10, text - 10, answer)
+    for question, passage, longest in ((11, text - 10, answer), (10, text - 10, most + 1)):
+        with pytest.raises(UserError) as error:
+            reader.check(question, passage, longest)
+        assert f"model has {most} positions" in told_of(error)
+    if kind == "llama":
+        with pytest.raises(UserError):
+            reader.check(10, text - 10, answer + 1)
+
+
 @pytest.mark.parametrize(
     ("kind", "spoil", "words"),
     [
