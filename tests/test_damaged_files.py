@@ -1,5 +1,6 @@
 """Whatever a file holds, it ends in one sentence that names it and what to do, and in no traceback."""
 
+import dataclasses
 import json
 import shutil
 import warnings
@@ -25,6 +26,7 @@ from ragjax.files import parse_json, read_json_object
 from ragjax.origin import read_origin
 from ragjax.printing import PlainConsole
 from ragjax.run_dir import load_run, read_rows
+from ragjax.tasks.base import Task
 from ragjax.training.logging import MetricLog
 from ragjax.types import Passage, QaData, Question
 
@@ -89,6 +91,31 @@ def test_halves_of_characters_in_a_task():
     question = Question("q", "who?", ("\ud800",), ("p",), "", "")
     with pytest.raises(UserError, match=r"question 'q' has '\\ud800' in its answers"):
         checked(QaData((Passage("p", "", "text"),), {"train": (question,)}), "mine")
+
+
+def test_a_question_is_in_one_split_only():
+    passages = (Passage("p", "", "text"),)
+    question = Question("q", "who?", ("x",), ("p",), "", "")
+    with pytest.raises(UserError, match=r"question 'q' occurs twice"):
+        checked(QaData(passages, {"train": (question,), "dev": (question,)}), "mine")
+
+
+@pytest.mark.parametrize(("field", "value"), [("text", 7), ("title", None)])
+def test_a_task_with_something_else_than_text(field, value):
+    passage = Passage("p", "title", "text")
+    object.__setattr__(passage, field, value)  # the tests check what it is called with
+
+    @dataclasses.dataclass(frozen=True)
+    class Mine(Task):
+        name = "mine"
+        version = "1.0.0"
+        cached = False
+
+        def generate(self):
+            return QaData((passage,), {"train": ()})
+
+    with pytest.raises(UserError, match=r"passage 'p'"):
+        Mine().load()
 
 
 # Prepared data

@@ -91,6 +91,16 @@ def test_ids_are_found(hash_bits, tmp_path, monkeypatch):
     assert store.row_of([]).tolist() == []
 
 
+@pytest.mark.parametrize("joined", ["", " "])
+def test_words_divided_otherwise_are_no_repeat(joined, tmp_path):
+    """Title and text may be equal only together, with whatever between them."""
+    passages = [
+        Passage("0", "New", f"York{joined}is big"),
+        Passage("1", f"New{joined}York", "is big"),
+    ]
+    assert stored(passages, tmp_path / "store").facts["repeats"] == 0
+
+
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("hash_bits", [64, 2], ids=["", "hashes that collide"])
 def test_repeats_are_told_and_dropped_if_asked(seed, hash_bits, tmp_path, monkeypatch):

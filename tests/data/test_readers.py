@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -68,6 +69,16 @@ def test_names_of_other_layouts(tmp_path):
 def test_a_passage_without_an_id_has_its_number(tmp_path):
     path = write(tmp_path / "p.jsonl", jsonl([{"text": "x"}, {"text": "y"}]))
     assert [passage.id for passage in passages(path)] == ["0", "1"]
+
+
+def test_a_folder_may_lie_in_a_hidden_one(tmp_path, monkeypatch):
+    folder = tmp_path / ".cache" / "texts"
+    folder.mkdir(parents=True)
+    (tmp_path / ".cache" / "here").mkdir()
+    write(folder / "a.txt", "one two")
+    assert [passage.id for passage in passages(folder)] == ["a.txt#0"]
+    monkeypatch.chdir(tmp_path / ".cache" / "here")
+    assert [passage.id for passage in passages(pathlib.Path("../texts"))] == ["a.txt#0"]
 
 
 def test_a_folder_is_cut_into_passages_that_overlap(tmp_path):

@@ -96,6 +96,17 @@ def test_files_split(passages, tmp_path):
         OwnData(passages, paths[0], dev=paths[1])
 
 
+def test_columns_have_other_names_in_every_file(passages, tmp_path):
+    rows = [
+        {"id": row["id"], "Frage": row["question"], "Antwort": row["answers"]} for row in asked(6)
+    ]
+    paths = [write(tmp_path / f"{n}.jsonl", rows[n::3]) for n in range(3)]
+    fields = "question=Frage,answers=Antwort"
+    data = OwnData(passages, paths[0], dev=paths[1], test=paths[2], fields=fields).load()
+    for number, split in enumerate(SPLITS):
+        assert [q.question for q in data.splits[split]] == [row["Frage"] for row in rows[number::3]]
+
+
 def test_what_is_left_out_is_counted(tmp_path):
     passages = [{"id": "a", "text": "x"}, {"id": "b", "text": " "}, {"id": "c", "text": ""}]
     questions = [{"question": f"Who is {n}?", "answers": [] if n % 4 else ["x"]} for n in range(40)]

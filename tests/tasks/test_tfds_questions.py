@@ -87,6 +87,12 @@ def test_contexts_are_the_passages(data_dir):
     )
 
 
+def test_what_is_dev_comes_of_train_alone(data_dir):
+    data = TfdsQuestions("mini_questions", FIELDS, dev_share=0.9, data_dir=data_dir).load()
+    assert [question.id for question in data.splits["test"]] == [f"q{n}" for n in range(40, 50)]
+    assert len(data.splits["dev"]) > len(data.splits["train"]) > 0
+
+
 def test_passages_of_ones_own(data_dir, tmp_path):
     (tmp_path / "p.jsonl").write_text('{"id": "a", "text": "Straße"}\n')
     task = TfdsQuestions(
