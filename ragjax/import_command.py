@@ -112,7 +112,11 @@ def config_of(source: str, encoder: str, passages: Path) -> "QuestionsConfig":
         # As DPR's passages are encoded, whose scores are inner products.
         retriever = Dense(replace(stored, title_separator=" [SEP] "), asked, initial_scale=1.0)
     lengths = TokenizerSpec(
-        question_length=QUESTION, passage_length=PASSAGE, answer_length=ANSWER, with_title=True
+        question_length=QUESTION,
+        passage_length=PASSAGE,
+        answer_length=ANSWER,
+        with_title=True,
+        title_separator=" " if rag is None else rag.title_separator,
     )
     return QuestionsConfig(
         task=OwnData(passages=str(passages)),

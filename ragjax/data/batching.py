@@ -67,9 +67,13 @@ class EncodedCorpus:
     lexicon: Lexicon
 
 
-def passage_text(passage: Passage, with_title: bool, separator: str = " ") -> str:
+def passage_text(passage: Passage, with_title: bool, separator: str) -> str:
     """What is tokenised of a passage, with a separator between its title and its text."""
     return f"{passage.title}{separator}{passage.text}" if with_title else passage.text
+
+
+def _texts(spec: TokenizerSpec, passages: Sequence[Passage], separator: str) -> list[str]:
+    return [passage_text(passage, spec.with_title, separator) for passage in passages]
 
 
 def encode_corpus(
@@ -84,23 +88,21 @@ def encode_corpus(
     A retriever with a tokenizer of its `own` reads rows that stand behind those of the reader.
     """
     require(len(passages) > 0, "The task has no passages; a corpus needs at least one.")
-    texts = [passage_text(passage, spec.with_title) for passage in passages]
+    texts = _texts(spec, passages, spec.title_separator)
     tokens, cut = tokenizer.encode_batch(texts, spec.passage_length)
     questions = [question.question for question in training_questions]
     asked, _ = tokenizer.encode_batch(questions, spec.question_length)
     vocabulary = measure_vocabulary(tokenizer, tokens, asked, spec.content_below)
     lexicon = Lexicon.measure(tokenizer, [*texts, *questions])
     if own is not None:
-        separator = own.reads.title_separator
-        own_texts = [passage_text(passage, spec.with_title, separator) for passage in passages]
-        rows, cut_again = own.passages(own_texts)
+        rows, cut_again = own.passages(_texts(spec, passages, own.reads.title_separator))
         tokens, cut = np.concatenate([tokens, rows], axis=1), max(cut, cut_again)
     return EncodedCorpus(tuple(passages), tokens, cut, vocabulary, lexicon)
 
 
 def train_tokenizer(spec: TokenizerSpec, data: QaData) -> Tokenizer:
     """Trains the tokenizer on the passages and the training questions."""
-    texts = [passage_text(passage, spec.with_title) for passage in data.passages]
+    texts = _texts(spec, data.passages, spec.title_separator)
     texts += [question.question for question in data.splits["train"]]
     return Tokenizer.train(texts, spec.vocab_size)
 

@@ -71,7 +71,8 @@ class CorpusEncoder:
         reading = f"{self.text.tokenizer.to_json()} {lengths}"
         if (own := self.text.own) is not None:
             reading += f" {own.to_json()} {own.reads.lengths} {own.reads.prefixes}"
-            reading += repr(own.reads.title_separator)
+        if self._title_separator != " ":
+            reading += repr(self._title_separator)
         return {
             "encoder": hashlib.sha256(f"{built} {known} {params}".encode()).hexdigest()[:16],
             "tokenizer": hashlib.sha256(reading.encode()).hexdigest()[:16],
@@ -82,10 +83,14 @@ class CorpusEncoder:
         known = jax.tree.map(jnp.asarray, vocabulary)
         return self.spec.build(known, dtype=jnp.dtype(self.compute))
 
+    @property
+    def _title_separator(self) -> str:
+        own = self.text.own
+        return self.text.spec.title_separator if own is None else own.reads.title_separator
+
     def texts(self, passages: Sequence[Passage]) -> list[str]:
         """What is read of passages."""
-        with_title, own = self.text.spec.with_title, self.text.own
-        separator = " " if own is None else own.reads.title_separator
+        with_title, separator = self.text.spec.with_title, self._title_separator
         cleaned = (Passage(each.id, plain(each.title), plain(each.text)) for each in passages)
         return [passage_text(each, with_title, separator) for each in cleaned]
 

@@ -30,6 +30,7 @@ class TokenizerSpec:
       passage_length: P; longer passages are cut on the right.
       answer_length: T, the end-of-sequence token included.
       with_title: whether a passage is read as "title text" rather than as its text alone.
+      title_separator: what stands between the two; RAG models learned with " / ".
       content_below: a token that occurs in fewer than this share of the passages and training
         questions carries a name, and may be renamed by anonymisation.
     """
@@ -39,6 +40,7 @@ class TokenizerSpec:
     passage_length: int = 32
     answer_length: int = 8
     with_title: bool = False
+    title_separator: str = " "
     content_below: float = 0.01
 
     def __post_init__(self):

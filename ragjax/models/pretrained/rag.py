@@ -80,10 +80,12 @@ class RagDescription(NamedTuple):
     Attributes:
       kind: RAG-Sequence or RAG-Token; None if it does not tell.
       passages: K, of each question.
+      title_separator: what its generator reads between a passage's title and its text.
     """
 
     kind: RagKind | None
     passages: int
+    title_separator: str
 
 
 def describe_rag(source: Path | str) -> RagDescription | None:
@@ -93,7 +95,8 @@ def describe_rag(source: Path | str) -> RagDescription | None:
     if config.get("model_type") != "rag":
         return None
     names = config.get("architectures") or [""]
-    return RagDescription(CLASSES.get(names[0]), config.get("n_docs", 5))
+    separator = config.get("title_sep", " / ")
+    return RagDescription(CLASSES.get(names[0]), config.get("n_docs", 5), separator)
 
 
 def load_rag(

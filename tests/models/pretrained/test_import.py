@@ -93,6 +93,9 @@ def test_a_rag_model_becomes_a_run(imported, models):
     assert isinstance(run.config.objective, RagSequence)
     assert run.config.evaluation.k == 2
     assert run.step == 0
+    assert run.config.tokenizer.title_separator == " / "
+    read = run.learner.text.corpus.tokens[0][:20]
+    assert run.learner.text.tokenizer.decode(read).startswith("Ada / Ada lives")
     params = run.state.params["retriever"]
     asking, context = load(models / "rag", "question_encoder"), load(models / "context")
     jax.tree.map(np.testing.assert_array_equal, params["observed"], asking.params)
