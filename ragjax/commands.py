@@ -115,6 +115,8 @@ def _train(
             begun, state = _continued(learner, config, checkpoints, console, end)
             spent.add(checkpoints.spent(begun))
         else:
+            if resume:
+                console.print("there is no checkpoint yet; starting at step 0")
             begun, state = 0, starting_state(learner, config.seeds)
     changes = []
     if resume:

@@ -29,7 +29,8 @@ class Import:
 
     source: Positional[str]
     """A RAG model or a reader (BART, T5, Llama, Qwen2, Qwen3): a directory that transformers wrote, a
-    GGUF file, or a model of the Hugging Face hub (owner/name)."""
+    GGUF file, a model of the Hugging Face hub (owner/name), or a file of an installed package,
+    package:NAME/FILE."""
     run_dir: Positional[Path]
     """Where the run goes."""
     passages: Path
@@ -45,9 +46,13 @@ def import_run(options: Import, overrides: list[str], console: PlainConsole) -> 
     from ragjax.lease import leased
     from ragjax.origin import write_origin
     from ragjax.overrides import override
-    from ragjax.run_dir import CHECKPOINTS, CONFIG, check_run_dir, untrained_run
+    from ragjax.run_dir import CHECKPOINTS, CONFIG, check_run_dir, is_run, untrained_run
     from ragjax.training.checkpoint import Checkpoints
 
+    require(
+        not is_run(options.run_dir),
+        f"{options.run_dir} already holds a run; name another directory.",
+    )
     words = ["ragjax", "import", options.source, str(options.run_dir)]
     made = config_of(options.source, options.encoder, options.passages)
     config = override(made, overrides, shlex.join(words))
@@ -86,7 +91,7 @@ def config_of(source: str, encoder: str, passages: Path) -> "QuestionsConfig":
     from ragjax.learners.questions import Evaluation, QuestionsConfig
     from ragjax.models.pretrained.encoder import PretrainedEncoder
     from ragjax.models.pretrained.rag import describe_rag
-    from ragjax.models.pretrained.reader import PretrainedReader
+    from ragjax.models.pretrained.reader import CHAT, PretrainedReader
     from ragjax.models.retriever import Dense
     from ragjax.objectives.likelihood import RagSequence, RagToken
     from ragjax.retrieval.bm25 import BM25
@@ -96,6 +101,7 @@ def config_of(source: str, encoder: str, passages: Path) -> "QuestionsConfig":
     rag = describe_rag(source)
     part = "" if rag is None else "generator"
     reader = PretrainedReader(source, part=part)
+    reader = replace(reader, template=CHAT) if reader.chats else reader
     objective = RagSequence() if rag is not None and rag.kind == "sequence" else RagToken()
     depth = DEPTH if rag is None else rag.passages
     retriever: Any = BM25(initial_scale=1.0)

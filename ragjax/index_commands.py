@@ -43,7 +43,8 @@ class IndexBuild:
     """A run whose retriever embeds them; without one, they are searched by BM25."""
     encoder: str | None = None
     """A pretrained encoder that embeds them instead: a directory that sentence-transformers or
-    transformers wrote, or a model of the Hugging Face hub (owner/name)."""
+    transformers wrote, a model of the Hugging Face hub (owner/name), or package:NAME/FILE, a file of an
+    installed package."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the embeddings on disk."""
     words: int = PASSAGE_WORDS

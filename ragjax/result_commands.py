@@ -133,7 +133,7 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
     from ragjax.shipped import find_config
 
     config = find_config(options.run_dir)
-    if config.is_file():
+    if config.is_file() and config.suffix == ".py":
         require(
             options.passages is not None,
             f"{options.run_dir} is a config, of which nothing is trained yet; add --passages FILE for "
@@ -187,9 +187,8 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
         if sure and answer["probability"] is not None:
             print_line("  note: --force shows the guess")
     else:
-        print_line(
-            f"{answer['answer']}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})"
-        )
+        said = answer["answer"] or "(an empty answer)"
+        print_line(f"{said}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})")
     for note in answer["notes"]:
         print_line(f"  note: {note}")
     for decision in answer.get("decisions", ()):

@@ -16,6 +16,7 @@ from ragjax.errors import UserError, require
 from ragjax.files import parse_json
 from ragjax.origin import changes_since, require_same_files
 from ragjax.precision import single_precision
+from ragjax.tasks.base import SPLITS
 from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
@@ -97,7 +98,7 @@ def untrained_run(config: Config, passages: Path | str) -> Run:
       UserError: it has nothing to answer before it is trained, or the passages can't be read.
     """
     read = read_passages(Path(passages), words=PASSAGE_WORDS, overlap=OVERLAP)
-    data = checked(QaData(tuple(read), {"train": ()}), str(passages))
+    data = checked(QaData(tuple(read), dict.fromkeys(SPLITS, ())), str(passages))
     learner = config.untrained(in_plain_text(data))
     state = learner.finish(starting_state(learner, (config.seed,)))
     return Run(config, learner, state, step=0, damaged=[], changes=[])
@@ -113,6 +114,10 @@ def load_run(run_dir: Path | str) -> Run:
     """
     run_dir = Path(run_dir)
     require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
+    require(
+        is_run(run_dir),
+        f"{run_dir} holds no run, since it has no {CONFIG}; name the directory of one.",
+    )
     config = read_json(run_dir / CONFIG)
     require(
         config.num_seeds == 1,

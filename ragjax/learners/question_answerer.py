@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.data.batching import EncodedQuestions
+from ragjax.data.checks import require_splits
 from ragjax.data.corpus_encoding import CorpusEncoder
 from ragjax.data.prepared import NOTHING_KNOWN, PreparedText
 from ragjax.data.report import REPORT, DataReport
@@ -243,6 +244,7 @@ class QuestionsAnswerer(Learner):
         require(episodes is None, "--episodes is of policies; a run of questions has a --split.")
         splits = self.task.splits
         require(split in splits, f"--split is {split!r}; choose one of {', '.join(splits)}.")
+        require_splits(self.task, self.config.task.name, (split,))
         questions = splits[split]
         records = self._records(
             self.finish(state),

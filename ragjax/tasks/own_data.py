@@ -111,6 +111,11 @@ class OwnData(Task):
         )
         notes: list[str] = []
         passages = tuple(self._read_passages(notes))
+        require(
+            bool(passages),
+            f"task.passages is {self.passages}, which has no passage with a text; if its column has "
+            "another name, give it: --task.fields text=NAME.",
+        )
         splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
         titles = {passage.id: passage.title for passage in passages}
         unanswered: Counter[str] = Counter()

@@ -257,9 +257,13 @@ class Checkpoints:
                 # Orbax tells a missing field from an empty one.
                 raise UserError(message) from error
         found = f"only damaged ones ({', '.join(map(str, damaged))})" if damaged else "none"
+        remedy = (
+            "train the run again into another --run-dir"
+            if damaged
+            else "wait for its first if it is training, or go on with it by --resume"
+        )
         raise UserError(
-            f"{self.directory} should hold a whole checkpoint but has {found}; train the run again into "
-            "another --run-dir."
+            f"{self.directory} should hold a whole checkpoint but has {found}; {remedy}."
         )
 
 

@@ -165,12 +165,11 @@ class RunProgress:
         self._console.print(Text(visible(sentence, self._console.encoding), style))
 
     def advance(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Moves the bar to `step` and shows the newest figures of `SHOWN`, means over seeds."""
-        self._figures |= {
-            label: float(np.mean(metrics[name]))
-            for name, label in SHOWN.items()
-            if name in metrics and np.isfinite(metrics[name]).all()
-        }
+        """Moves the bar to `step` and shows the newest figures of `SHOWN`, means over seeds with one."""
+        for name, label in SHOWN.items():
+            values = np.asarray(metrics.get(name, np.nan), float)
+            if np.isfinite(values).any():
+                self._figures[label] = float(values[np.isfinite(values)].mean())
         task = self._progress.tasks[0]
         rate = f"{task.speed:.1f} {self._unit}s/s" if task.speed else ""
         figures = " ".join(f"{name} {value:.3f}" for name, value in self._figures.items())

@@ -150,7 +150,7 @@ def test_an_edited_file_is_another_task(passages, tmp_path):
     ("passages", "questions", "message"),
     [
         ([("a", "x"), ("a", "y")], [], "passage 'a' occurs twice"),
-        ([], [], "has no passages"),
+        ([], [], "has no passage with a text"),
         ([("a", "x")], [("q", "Who?", ["x"], [])] * 2, "question 'q' occurs twice"),
         ([("a", "x")], [("q", "Who?", ["x"], ["b"])], "has the gold passage 'b', which is not in"),
         ([("a", "x")], [("q", "Who?", ["x", " "], [])], "has an empty answers"),

@@ -53,6 +53,12 @@ TEMPLATES = {
     "t5": "question: {question} context: {passage}</s>",
 }
 OTHERS = "{passage}\n\nQuestion: {question}\nAnswer:"
+# Of models whose conversations are written in ChatML, such as SmolLM2's and Qwen's.
+CHAT_TURN = "<|im_start|>"
+CHAT = (
+    "<|im_start|>user\nContext:{passage}\n\nQuestion:{question}\n\n"
+    "Answer the question using the context.<|im_end|>\n<|im_start|>assistant\n"
+)
 
 
 @dataclass(frozen=True)
@@ -125,12 +131,19 @@ class PretrainedReader(Reader):
 
     @functools.cached_property
     def _words(self) -> tokenizers.Tokenizer:
+        text = self._json
         try:
-            return tokenizers.Tokenizer.from_str(self._json)
+            return tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the package raises bare Exception
             raise UserError(
                 f"{self.source} has no readable tokenizer ({error}); download the model again."
             ) from error
+
+    @property
+    def chats(self) -> bool:
+        """Whether its tokenizer knows the turns of a conversation, for which `CHAT` is a template."""
+        writes_on = isinstance(self._model.module, LlamaModule)
+        return writes_on and self._words.token_to_id(CHAT_TURN) is not None
 
     @functools.cached_property
     def order(self) -> np.ndarray:

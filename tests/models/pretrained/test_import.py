@@ -68,7 +68,7 @@ def models(tmp_path_factory):
     write_checkpoint(root / "context", asking, drawn("dpr", asking, 3))
     (root / "context/vocab.txt").write_text(words)
     write_pretrained(root / "mini")
-    write_reader(root / "llama", "llama")
+    write_reader(root / "llama", "llama", max_position_embeddings=160)
     rows = [
         {"id": str(n), "title": t, "text": f"{t} lives in {place}."}
         for n, (t, place) in enumerate([("Ada", "Arles"), ("Ben", "Bonn"), ("Zoe", "Zadar")])
@@ -123,7 +123,7 @@ def test_it_is_asked_and_measured_from_the_command_line(imported, capsys):
     assert len(told["passages"]) == 2
     assert any("not calibrated" in note for note in told["notes"])
     assert main(["evaluate", str(imported)]) == 2
-    assert "question" in the_sentence(capsys.readouterr().err)
+    assert "no test questions" in the_sentence(capsys.readouterr().err)
 
 
 def test_a_whole_rag_model_is_taken_out(imported, models, tmp_path, capsys):
@@ -161,6 +161,7 @@ def test_a_reader_becomes_a_run(encoder, models, tmp_path, capsys, monkeypatch):
     run = ragjax.load_run("run")
     assert isinstance(run.config.retriever, Dense if encoder else BM25)
     assert run.config.evaluation.k == 3  # of five that are asked for
+    assert run.config.reader.template.startswith("<|im_start|>user")  # which its tokenizer knows
     if encoder:
         assert run.config.retriever.initial_scale == 20.0
     capsys.readouterr()
