@@ -19,7 +19,7 @@ from ragjax.overrides import override
 from ragjax.training.program import starting_state
 from ragjax.training.step import make_step
 
-TABLES = ("staleness_world_facts", "staleness_factbook")  # whose arms are timed
+TABLES = ("staleness_world_facts",)  # whose arms are timed
 ARMS = {"never": "never", "50": "in the step", "beside": "beside the training"}
 EVERY, ROUNDS = 50, 3
 
