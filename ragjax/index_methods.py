@@ -11,6 +11,7 @@ from tyro.conf import Positional
 from ragjax.errors import UserError, require
 from ragjax.index_commands import EMBEDDINGS, SCANN, open_run
 from ragjax.printing import PlainConsole
+from ragjax.text import plain
 
 if TYPE_CHECKING:
     import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from ragjax.data.corpus_encoding import FittedEncoder
     from ragjax.data.passage_store import PassageStore
     from ragjax.retrieval.embeddings import StoredEmbeddings
+    from ragjax.run_dir import Run
     from ragjax.types import Question, TopK
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
@@ -151,13 +153,20 @@ class Searches:
         return stored
 
     @functools.cached_property
+    def _run(self) -> "Run | None":
+        """The run that embeds the questions; None where a pretrained encoder does."""
+        if self._stored.facts.get("source") is not None and self.options.run is None:
+            return None
+        return open_run(self.options.run or Path(self._stored.facts["run"]), self.console)
+
+    @functools.cached_property
     def _fitted(self) -> "FittedEncoder":
         """The encoder of the questions."""
         from ragjax.data.corpus_encoding import FittedEncoder
         from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
 
-        source = self._stored.facts.get("source")
-        if source is not None and self.options.run is None:
+        run, source = self._run, str(self._stored.facts.get("source"))
+        if run is None:
             require(
                 Path(source).exists(),
                 f"{self.directory} was made with the encoder {source}, which is not there any more; put "
@@ -165,15 +174,14 @@ class Searches:
             )
             encoder = pretrained_corpus_encoder(Path(source))
         else:
-            run = open_run(self.options.run or Path(self._stored.facts["run"]), self.console)
             encoder = run.learner.corpus_encoder(run.state)
         self._stored.require_made(encoder.digests, allow_other=self.options.force)
         return FittedEncoder.of(encoder, self.store, self._stored.directory)
 
     def _notes(self, questions: Sequence["Question"]) -> list[str]:
-        """What of a single question can't be read."""
+        """What of a single question can't be read; of a file, how many the run has learned from."""
         if self.options.questions is not None:
-            return []
+            return [] if self._run is None else self._learned_from(self._run, questions)
         text, asked = self._fitted.text, questions[0].question
         notes = text.check_question(asked)[1]
         if text.own is not None:
@@ -183,6 +191,18 @@ class Searches:
             f"No word of {asked.strip()!r} is in the corpus; ask about what its passages say.",
         )
         return notes
+
+    def _learned_from(self, run: "Run", questions: Sequence["Question"]) -> list[str]:
+        learner: Any = run.learner  # of questions, for it embeds them
+        try:
+            learned = {question.question.strip() for question in learner.task.splits["train"]}
+        except UserError as error:
+            return [f"whether the run has learned from these questions is not known: {error}"]
+        count = sum(plain(question.question).strip() in learned for question in questions)
+        told = (
+            f"{count} of {len(questions)} questions are among those that the run was trained with"
+        )
+        return [told] if count else []
 
     def _embedded(self, questions: Sequence["Question"]) -> tuple["np.ndarray", list[bool]]:
         """[M,D] of the questions, and whether each has a known word."""

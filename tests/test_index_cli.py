@@ -480,6 +480,25 @@ def found_by(ragjax, directory, questions, *words):
     }
 
 
+def test_questions_that_the_run_has_learned_from_are_counted(ragjax, embedded, tmp_path):
+    """Whatever they are called in the file; of others nothing is said."""
+    splits = TinyTask().generate().splits
+    for name, questions, count in (
+        ("mixed", (*splits["train"][:3], *splits["test"][:2]), 3),
+        ("held_out", splits["test"][:2], 0),
+    ):
+        rows = [
+            {"id": f"a{n}", "question": f" {q.question} ", "positives": q.positives}
+            for n, q in enumerate(questions)
+        ]
+        asked = write_jsonl(tmp_path / f"{name}.jsonl", rows)
+        words = ("index", "evaluate", embedded, "--questions", asked, "--k", 5, "--json")
+        code, out, _ = ragjax(*words)
+        assert code == 0
+        told = f"{count} of {len(rows)} questions are among those that the run was trained with"
+        assert json.loads(out)["notes"] == ([told] if count else [])
+
+
 def test_a_fused_ranking_looks_as_deep_as_is_asked(ragjax, embedded, judged, monkeypatch):
     monkeypatch.setattr(index_methods, "DEPTH", 1)
     found = found_by(ragjax, embedded, judged, "--how", "rrf", "--k", 9)

@@ -37,6 +37,7 @@ ROOMS = (
         "overrides",
         "config_views",
         "result_commands",
+        "import_command",
         "index_commands",
         "index_methods",
         "index_search",
@@ -50,7 +51,7 @@ HOMES = {
     "flax.linen": ("models/*", "models/pretrained/*"),
     "tensorflow_datasets": ("data/*",),
     "orbax": ("training/checkpoint.py",),
-    "tyro": ("overrides.py", "cli.py", "index_*.py"),
+    "tyro": ("overrides.py", "cli.py", "import_command.py", "index_*.py"),
     "bm25s": ("retrieval/bm25.py",),
     "scann": ("retrieval/scann_searcher.py",),
     "tokenizers": ("data/*", "models/pretrained/*"),  # pretrained models bring theirs

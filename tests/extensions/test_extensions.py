@@ -135,7 +135,8 @@ OPEN_BASES = (
     *(Environment, Policy, Algorithm, Config, Trained),
 )
 GENERIC = ("training/*", "evaluation/*", "ops/*", "*.py")
-PARTICULAR = ("index_methods.py",)  # the ways that `ragjax index search --how` names
+# The ways that `ragjax index search --how` names, and what `ragjax import` makes of pretrained models.
+PARTICULAR = ("index_methods.py", "import_command.py")
 
 
 def particular_components():

@@ -76,4 +76,4 @@ def test_the_gradient_is_that_of_all_at_once():
         return jnp.sum(read_by_length(read, tokens, tokens > 0, buckets) ** 2)
 
     one, several = (jax.grad(total)(table, buckets) for buckets in (1, 4))
-    np.testing.assert_allclose(several, one, atol=1e-5)
+    np.testing.assert_allclose(several, one, rtol=1e-5, atol=5e-5)
