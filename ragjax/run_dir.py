@@ -116,7 +116,7 @@ def load_run(run_dir: Path | str) -> Run:
     require(run_dir.is_dir(), f"{run_dir} is not a directory; name the directory of a run.")
     require(
         is_run(run_dir),
-        f"{run_dir} holds no run, since it has no {CONFIG}; name the directory of one.",
+        f"{run_dir / CONFIG} is not there, so that this is no run; name the directory of a run.",
     )
     config = read_json(run_dir / CONFIG)
     require(

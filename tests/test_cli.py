@@ -603,7 +603,8 @@ def test_bad_run_directory(command, refused, tmp_path):
     assert f"{missing} is not a directory" in refused(command, missing, *question)
     (tmp_path / "empty").mkdir()
     message = refused(command, tmp_path / "empty", *question)
-    assert f"{tmp_path / 'empty'} holds no run, since it has no config.json" in message
+    assert str(tmp_path / "empty" / "config.json") in message
+    assert "name the directory of a run" in message
 
 
 def test_run_without_checkpoint(refused, copied):

@@ -15,7 +15,7 @@ English sentences.
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.learners.questions import Evaluation, QuestionsConfig
 from ragjax.models.pretrained.encoder import PretrainedEncoder
-from ragjax.models.pretrained.reader import PretrainedReader
+from ragjax.models.pretrained.reader import CHAT, PretrainedReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagToken
 from ragjax.tasks.own_data import OwnData
@@ -24,9 +24,7 @@ from ragjax.training.optimizer import Adam
 TEMPLATE = (
     "<|im_start|>system\n"
     "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    "<|im_start|>user\nContext:{passage}\n\nQuestion:{question}\n\n"
-    "Answer the question using the context.<|im_end|>\n<|im_start|>assistant\n"
-)
+) + CHAT
 
 
 def get_config() -> QuestionsConfig:
