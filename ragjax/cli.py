@@ -250,9 +250,11 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
         with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
             return tyro.cli(kind, args=arguments, prog=prog)
     except SystemExit as error:
-        lines = [line.strip("│╭╮╰╯─ ") for line in message.getvalue().splitlines()]
-        words = " ".join(line for line in lines if line.strip("-") and line != "Parsing error")
-        words = words.partition("For full helptext")[0].strip(" .")
+        # What tyro draws is a box, whose first line is a title.
+        lines = [line.strip("│╰╯─ ") for line in message.getvalue().splitlines()[1:]]
+        words = " ".join(line for line in lines if line.strip("-"))
+        for end in ("For full helptext", "Got errors:", "Argument helptext:"):
+            words = words.partition(end)[0].strip(" .")
         raise UserError(f"{words}; `{prog} --help` lists the options.") from error
 
 

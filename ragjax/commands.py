@@ -101,6 +101,7 @@ def _train(
       check_lease: raises once another process has taken a directory over.
     """
     several, spent = len(runs) > 1, Stopwatch()
+    before: Mapping[str, float] = {}  # what the run has spent that is continued
     keeping = {"may_write": check_lease, "spent": spent.read}
     checkpoints = Checkpoints(run_dir / CHECKPOINTS, **keeping)
     stop_if_interrupted()
@@ -113,7 +114,8 @@ def _train(
     with learner.guard():
         if resume and checkpoints.steps():
             begun, state = _continued(learner, config, checkpoints, console, end)
-            spent.add(checkpoints.spent(begun))
+            before = checkpoints.spent(begun)
+            spent.add(before)
         else:
             if resume:
                 console.print("there is no checkpoint yet; starting at step 0")
@@ -150,7 +152,9 @@ def _train(
             if finished is not states[place] or own.steps()[-1:] != [config.steps]:
                 own.save(config.steps, finished)
             states[place] = finished
-    trained, measured_from = spent.read(), time.perf_counter()
+    # Of a run that had ended, only the measuring is new.
+    trained = before if before and begun == config.steps else spent.read()
+    measured_from = time.perf_counter()
 
     # Measuring
     results = []

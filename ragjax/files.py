@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from ragjax.errors import UserError, require
+from ragjax.shipped import name_like
 
 
 def data_dir() -> Path:
@@ -82,10 +83,14 @@ def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
     Raises:
       UserError: the file is missing, fails, or has no such function.
     """
+    others = f"{what}s/"
+    if what == "config":
+        near = f" (did you mean {name_like(path)}?)" if name_like(path) else ""
+        others += f" or one that `ragjax configs` lists{near}"
+    require(path.exists(), f"{path} does not exist; name a file in {others}.")
     require(
         path.is_file() and path.suffix == ".py",
-        f"{path} is not a Python file; name one in {what}s/"
-        f"{' or one that `ragjax configs` lists' * (what == 'config')}.",
+        f"{path} is not a Python file; name one in {others}.",
     )
     module = load_module(path, f"ragjax_{what}_{path.stem}")
     function = vars(module).get(name)

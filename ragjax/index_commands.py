@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from ragjax.errors import UserError, require
 from ragjax.printing import PlainConsole, print_line, print_text
@@ -35,9 +35,9 @@ class IndexBuild:
     The same command again goes on where it was stopped.
     """
 
-    passages: Positional[Path]
+    passages: Annotated[Positional[Path], arg(metavar="PASSAGES")]
     """A file of JSON lines, CSV or TSV (.gz or not), or a folder of texts."""
-    directory: Positional[Path]
+    directory: Annotated[Positional[Path], arg(metavar="DIR")]
     """Where they are stored."""
     run: Path | None = None
     """A run whose retriever embeds them; without one, they are searched by BM25."""

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
 How = Literal["", "auto", "exact", "scann", "bm25", "hybrid", "rrf", "random", "oracle"]
+K = 10  # passages that are found, if nobody says otherwise
 DEPTH = 100  # passages that each ranking proposes to a fused one, at least
 WEIGHTS = (0.0, *(0.001 * 2.0**power for power in range(12)))  # λ, of which --tune chooses
 SAMPLE = 256  # questions that `auto` measures with
@@ -49,8 +50,8 @@ class Searching:
     """The run that embeds the questions; the one that embedded the passages if not given."""
     force: bool = False
     """Search embeddings that another run has made."""
-    k: int = 10
-    """Passages found for each question."""
+    k: int | None = None
+    """Passages found for each question; 10 if not given, or all where there are fewer."""
     devices: int = 0
     """Devices that exact search is spread over, each with its part of the embeddings; 0 for all."""
     weight: float | None = None
@@ -61,6 +62,20 @@ class Searching:
     """A file for what is found for a file of questions, in the format of TREC runs."""
     json: bool = False
     """Print JSON."""
+
+
+def depth_of(options: Searching, store: "PassageStore") -> int:
+    """Passages that are found for each question.
+
+    Raises:
+      UserError: more are asked for than there are.
+    """
+    from ragjax.retrieval.base import require_depth
+
+    if options.k is None:
+        return min(K, len(store))
+    require_depth(options.k, len(store), "--k")
+    return options.k
 
 
 class Found(NamedTuple):
@@ -81,6 +96,7 @@ class Searches:
     def __init__(self, options: Searching, store: "PassageStore", console: PlainConsole):
         """Opens nothing yet, but refuses what can't be searched."""
         self.options, self.store, self.console = options, store, console
+        self.k = depth_of(options, store)
         self.directory = options.directory / EMBEDDINGS
         self.how = options.how or ("exact" if self.directory.exists() else "bm25")
         partial = self.directory.with_name(f"{EMBEDDINGS}.partial")
@@ -105,7 +121,7 @@ class Searches:
         """What `how` says."""
         from ragjax.retrieval.fusion import reciprocal_rank_fusion
 
-        k, depth = self.options.k, self._depth
+        k, depth = self.k, self._depth
         if self.how == "hybrid":
             return self._hybrid(questions)
         if self.how == "rrf":
@@ -122,7 +138,7 @@ class Searches:
     @property
     def _depth(self) -> int:
         """Passages that each ranking proposes to a fused one."""
-        return min(max(DEPTH, self.options.k), len(self.store))
+        return min(max(DEPTH, self.k), len(self.store))
 
     # Of words
 
@@ -301,7 +317,7 @@ class Searches:
             weight = float(retriever.weigh(self._fitted.encoder.params, unit).scores[0, 0])
         require(weight >= 0, f"--weight is {weight}; it must not be negative.")
         both = self._both(questions)
-        topk = weighted(*both.topks, weight, options.k, dense_of_lexical=both.dense_of_lexical)
+        topk = weighted(*both.topks, weight, self.k, dense_of_lexical=both.dense_of_lexical)
         return Found(_on_host(topk), [*notes, f"BM25 counts {weight:.4g} times"])
 
     def _tuned(self, path: Path, notes: list[str]) -> float:
@@ -320,10 +336,10 @@ class Searches:
             gold[place, : len(question.positives)] = [rows[name] for name in question.positives]
         both = self._both(asked)
         choice = choose_weight(
-            *both.topks, gold, WEIGHTS, options.k, dense_of_lexical=both.dense_of_lexical
+            *both.topks, gold, WEIGHTS, self.k, dense_of_lexical=both.dense_of_lexical
         )
         notes.append(
-            f"by hit@{options.k} on {choice.questions} development questions ({choice.recall:.3f})"
+            f"by hit@{self.k} on {choice.questions} development questions ({choice.recall:.3f})"
         )
         return choice.weight
 

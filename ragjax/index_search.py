@@ -9,7 +9,7 @@ from tyro.conf import Positional
 
 from ragjax.errors import require
 from ragjax.index_commands import PASSAGES
-from ragjax.index_methods import Found, Searches, Searching, read_asked
+from ragjax.index_methods import Found, Searches, Searching, depth_of, read_asked
 from ragjax.printing import PlainConsole, print_json, print_line
 from ragjax.result_commands import print_passages, print_report
 
@@ -76,12 +76,18 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     """Measures what is found for a file of questions."""
     from ragjax.data.trec import read_qrels, write_qrels
     from ragjax.evaluation.metrics import write_predictions
-    from ragjax.evaluation.retrieval_measures import FIGURES, measure_retrieval
+    from ragjax.evaluation.retrieval_measures import (
+        FIGURES,
+        measure_retrieval,
+        measures_by_judgements,
+    )
     from ragjax.records import ReportTable
 
     require(options.questions is not None, "--questions is missing; give a file of them.")
     questions = _asked(options, None)
     qrels = None if options.qrels is None else read_qrels(options.qrels)
+    if qrels or any(question.positives for question in questions):
+        measures_by_judgements()  # that it is missing is said before a search of minutes
     if options.write_qrels is not None:
         gold = {q.id: dict.fromkeys(q.positives, 1) for q in questions if q.positives}
         require(
@@ -95,7 +101,7 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
         store, found = _search(options, questions, console)
     else:
         store, found = _given(options, questions)
-    topk, deep = found.topk, options.k
+    topk, deep = found.topk, found.topk.ids.shape[1]
     names = [name for name in FIGURES if int(name.partition("@")[2] or 0) <= deep]
     outcomes = measure_retrieval(store, questions, topk.ids, topk.scores, qrels, names)
     if options.output is not None:
@@ -124,11 +130,7 @@ def _search(
     options: Searching, questions: Sequence["Question"], console: PlainConsole
 ) -> tuple["PassageStore", Found]:
     """The passages, and what is found for the questions."""
-    from ragjax.data.passage_store import PassageStore
-    from ragjax.retrieval.base import require_depth
-
-    store = PassageStore(options.directory / PASSAGES)
-    require_depth(options.k, len(store))
+    store = _store(options.directory)
     found = Searches(options, store, console).find(questions)
     nothing = [q.id for q, valid in zip(questions, found.topk.valid, strict=True) if not any(valid)]
     if nothing and options.questions is not None:
@@ -142,7 +144,6 @@ def _given(options: IndexEvaluate, questions: Sequence["Question"]) -> tuple["Pa
     """The passages, and what a TREC run holds for the questions."""
     import numpy as np
 
-    from ragjax.data.passage_store import PassageStore
     from ragjax.data.trec import read_run
     from ragjax.types import TopK
 
@@ -153,11 +154,12 @@ def _given(options: IndexEvaluate, questions: Sequence["Question"]) -> tuple["Pa
         f"--ranking is {options.ranking}, which is measured as it is, but --{' and --'.join(given)} say "
         "how to search; leave one or the other out.",
     )
-    store, ranking = PassageStore(options.directory / PASSAGES), read_run(options.ranking)
-    ids = np.full((len(questions), options.k), -1, np.int64)
+    store, ranking = _store(options.directory), read_run(options.ranking)
+    k = depth_of(options, store)
+    ids = np.full((len(questions), k), -1, np.int64)
     scores = np.full(ids.shape, -np.inf, np.float32)
     for place, question in enumerate(questions):
-        hits = ranking.pop(question.id, [])[: options.k]
+        hits = ranking.pop(question.id, [])[:k]
         rows = store.row_of([name for name, _ in hits])
         for (name, _), row in zip(hits, rows, strict=True):
             require(
@@ -173,6 +175,17 @@ def _given(options: IndexEvaluate, questions: Sequence["Question"]) -> tuple["Pa
             f"{len(ranking)} questions of {options.ranking} are not asked and not measured"
         )
     return store, Found(TopK(ids, scores, ids >= 0), notes)
+
+
+def _store(directory: Path) -> "PassageStore":
+    """The passages of a directory of `ragjax index build`."""
+    from ragjax.data.passage_store import PassageStore
+
+    require(
+        directory.is_dir(),
+        f"{directory} is not a directory; name one that `ragjax index build` has made.",
+    )
+    return PassageStore(directory / PASSAGES)
 
 
 def _asked(options: Searching, text: str | None) -> list["Question"]:

@@ -259,9 +259,13 @@ def acquire(directory: Path, say: Callable[[str], None] = print) -> Lease:
       say: told if it was taken over from a process that is dead.
 
     Raises:
-      UserError: another process holds it.
+      UserError: another process holds it, or it is a file.
       OSError: it can't be written to.
     """
+    require(
+        not directory.is_file(),
+        f"{directory} is a file, but a directory is to be made there; name another place.",
+    )
     directory = directory.absolute()
     made: list[Path] = []
     while True:

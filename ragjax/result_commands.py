@@ -19,6 +19,7 @@ from ragjax.printing import (
     print_text,
     typed_lines,
 )
+from ragjax.text import shortened
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
@@ -201,11 +202,11 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
 
 
 def print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -> None:
-    """Prints passages as a table, each with some of its figures."""
+    """Prints passages as a table, each with some of its figures and the beginning of its text."""
     table = RichTable(*figures, box=None, pad_edge=False)
     table.add_column("passage", overflow="fold")
     for passage in passages:
-        shown = f"[{passage['title']}] {passage['text']}"
+        shown = shortened(f"[{passage['title']}] {passage['text']}")
         table.add_row(*(f"{passage[name]:.3f}" for name in figures), shown)
     PlainConsole().print(table)
 

@@ -160,10 +160,10 @@ def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
       UserError: it holds a run and `resume` is off, holds none and it is on, or was made by another
         config.
     """
-    require(
-        resume or not is_run(run_dir),
-        f"{run_dir} already holds a run; add --resume to continue it or name another --run-dir.",
-    )
+    remedy = "add --resume to continue it or name another --run-dir"
+    if (run_dir / RESULT).exists():
+        remedy = "it is finished, so name another --run-dir, or add --resume and more steps"
+    require(resume or not is_run(run_dir), f"{run_dir} already holds a run; {remedy}.")
     if resume:
         require(
             is_run(run_dir), f"{run_dir} holds no run to resume; leave out --resume to start one."

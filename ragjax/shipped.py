@@ -1,5 +1,6 @@
 """The configs that come with the package, which can be named from any directory."""
 
+import difflib
 from pathlib import Path
 
 SHIPPED = Path(__file__).parent / "configs"  # a link in a checkout, where they stand at the top
@@ -22,6 +23,13 @@ def find_config(name: Path) -> Path:
     if shipped.suffix != ".py":
         shipped = shipped.with_name(f"{shipped.name}.py")
     return shipped if shipped.is_file() else name
+
+
+def name_like(path: Path) -> str:
+    """The config that came with the package whose name is nearest to a path's; "" if none is near."""
+    names = [config_name(file) for file in sorted(SHIPPED.rglob("*.py"))]
+    near = difflib.get_close_matches(path.as_posix().removesuffix(".py"), names, n=1, cutoff=0.7)
+    return "".join(near)
 
 
 def config_name(path: Path) -> str:

@@ -37,6 +37,15 @@ def half_character(text: str) -> str:
     return ""
 
 
+def shortened(text: str, letters: int = 300) -> str:
+    """Returns a text, or its beginning with the number of letters that are left out."""
+    left_out = len(text) - letters
+    # What would be left out is as long as the note that it was.
+    if left_out <= 30:
+        return text
+    return f"{text[:letters].rstrip()} ... ({left_out} letters more)"
+
+
 def same_word(word: str) -> str:
     """What spellings of a word have in common: compatible characters and signs, whatever the case."""
     return unicodedata.normalize("NFKC", word).translate(_ASCII_SIGNS).strip().casefold()

@@ -31,6 +31,7 @@ pytest_plugins = ["tiny_run"]
 
 SUPPORT = Path(__file__).parent / "support"
 CONFIG = SUPPORT / "tiny_config.py"
+CUT = "the answer is cut at tokenizer.answer_length, {} tokens"
 
 
 # Training
@@ -199,7 +200,7 @@ def test_answer_as_json(ragjax, trained):
     known = {"question", "answer", "probability", "passages", "notes"}
     assert answer.keys() == known | {"similarity", "known", "confidence", "threshold", "reasons"}
     assert answer["question"] == question
-    assert answer["notes"] == []
+    assert set(answer["notes"]) <= {CUT.format(4)}
     assert 0 < answer["probability"] <= 1
     assert len(answer["passages"]) == 5
     known = {passage.id: passage for passage in TinyTask().generate().passages}
@@ -210,6 +211,16 @@ def test_answer_as_json(ragjax, trained):
     posterior = [passage["posterior"] for passage in answer["passages"]]
     assert posterior == sorted(posterior, reverse=True)
     assert sum(posterior) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_answer_that_is_cut_says_so(trained):
+    """The run was trained too little to end its answers, whatever room it has for them."""
+    run = load_run(trained)
+    spec = dataclasses.replace(run.learner.text.spec, answer_length=2)
+    run.learner.text = dataclasses.replace(run.learner.text, spec=spec)
+    answer = run.answer(f"Where does {PEOPLE[3]} live?", force=True)
+    assert answer["answer"]
+    assert answer["notes"] == [CUT.format(2)]
 
 
 def test_answers_agree_with_the_predictions(trained):
@@ -553,7 +564,7 @@ def test_bad_fields_leave_no_trace(words, said, refused, tmp_path):
         (
             "missing.py",
             None,
-            "missing.py is not a Python file; name one in configs/ or one that `ragjax configs` lists.",
+            "missing.py does not exist; name a file in configs/ or one that `ragjax configs` lists.",
         ),
         ("empty.py", "", "empty.py has no get_config(); "),
         (
@@ -576,6 +587,33 @@ def test_bad_config_file(name, text, said, refused, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        ("world_facts/rag_sequnce", "world_facts/rag_sequence"),
+        ("configs/lookup/marginl.py", "lookup/marginal"),
+        ("quite/another", ""),
+    ],
+)
+def test_a_misspelt_config(name, near, refused):
+    hint = f" (did you mean {near}?)" if near else ""
+    assert refused("train", name) == (
+        f"{name} does not exist; name a file in configs/ or one that `ragjax configs` lists{hint}."
+    )
+
+
+def test_bad_options_are_named_once(refused):
+    assert refused("evaluate", "a", "--splt") == (
+        "Unrecognized options: --splt Perhaps you meant: --split {None,train,dev,test} The questions to "
+        "answer, or those of an agent's episodes; test if not given. (default: None); `ragjax evaluate "
+        "--help` lists the options."
+    )
+    assert refused("evaluate", "a", "--episodes", "many") == (
+        "Error parsing --episodes: no type matching {None}|INT could be instantiated from ['many']; "
+        "`ragjax evaluate --help` lists the options."
+    )
+
+
+@pytest.mark.parametrize(
     "words",
     [
         *(["evaluate"], ["evaluate", "a", "b"], ["evaluate", "a", "--splt", "dev"]),
@@ -591,7 +629,8 @@ def test_bad_options(words, refused):
 
 def test_bad_experiment_file(refused, tmp_path):
     path = tmp_path / "table.py"
-    assert "is not a Python file; name one in experiments/." in refused("table", path)
+    assert "does not exist; name a file in experiments/." in refused("table", path)
+    assert "is not a Python file; name one in experiments/." in refused("table", tmp_path)
     path.write_text("def get_table():\n    return 1 / 0")
     assert f"{path} doesn't load (ZeroDivisionError" in refused("table", path)
 
@@ -625,8 +664,19 @@ def snapshot(directory):
 def test_directory_that_holds_a_run(refused, copied):
     before = snapshot(copied)
     message = refused("train", CONFIG, "--run-dir", copied)
-    assert message.startswith(f"{copied} already holds a run; add --resume")
+    assert message == (
+        f"{copied} already holds a run; it is finished, so name another --run-dir, or add --resume and "
+        "more steps."
+    )
     assert snapshot(copied) == before
+
+
+def test_a_finished_run_that_is_resumed_has_trained_no_longer(ragjax, copied):
+    before = json.loads((copied / "result.json").read_text())
+    assert ragjax("train", CONFIG, "--run-dir", copied, "--resume")[0] == 0
+    after = json.loads((copied / "result.json").read_text())
+    for name in ("train_seconds", "train_cpu_seconds"):
+        assert 0 < after[name] <= before[name]
 
 
 def test_resume_of_nothing(refused, tmp_path):
@@ -796,12 +846,19 @@ def test_a_device_without_enough_memory_is_said(refused, tmp_path, monkeypatch):
     assert re.search(r"memory is too small \(.*1000000000000000.*\); lower the batch size", message)
 
 
-@pytest.mark.parametrize("below", ["file", "file/run", "file/deeper/run"])
-def test_run_directory_under_a_file(below, refused, tmp_path):
+@pytest.mark.parametrize(
+    ("below", "said"),
+    [
+        ("file", "is a file, but a directory is to be made there; name another place."),
+        ("file/run", "can't be used"),
+        ("file/deeper/run", "can't be used"),
+    ],
+)
+def test_run_directory_under_a_file(below, said, refused, tmp_path):
     (tmp_path / "file").write_text("mine")
     message = refused("train", CONFIG, "--run-dir", tmp_path / below)
     assert str(tmp_path / "file") in message
-    assert "can't be used" in message
+    assert said in message
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -288,7 +288,7 @@ def test_differing_fields(config):
 
 
 BROKEN = {
-    "missing": (None, "is not a Python file"),
+    "missing": (None, "does not exist; name a file in configs/"),
     "no function": ("x = 1", r"has no get_config\(\)"),
     "no callable": ("get_config = 1", r"has no get_config\(\)"),
     "syntax": ("def get_config(:\n", r"doesn't load \(SyntaxError"),

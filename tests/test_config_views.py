@@ -85,7 +85,7 @@ def test_diff_has_a_line_for_every_difference(ragjax, run_dir, tmp_path):
     [
         (
             ["show", "nowhere.py"],
-            "nowhere.py is not a Python file; name one in configs/ or one that `ragjax configs` lists.",
+            "nowhere.py does not exist; name a file in configs/ or one that `ragjax configs` lists.",
         ),
         (["show", "empty"], "empty/config.json can't be read as a config"),
         (
@@ -100,7 +100,7 @@ def test_diff_has_a_line_for_every_difference(ragjax, run_dir, tmp_path):
             ["diff", CONFIG, "listed"],
             "listed/config.json is not a JSON object; name a config file or",
         ),
-        (["diff", CONFIG], "Required options Missing from ragjax config diff: PATH "),
+        (["diff", CONFIG], "Missing from ragjax config diff: PATH "),
     ],
 )
 def test_what_is_no_config_is_named(words, said, tmp_path, monkeypatch, capsys):

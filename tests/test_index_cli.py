@@ -419,13 +419,15 @@ def test_another_run_is_refused_unless_it_is_allowed(
 
 def test_embeddings_of_other_passages_are_refused(refused, embedded, ragjax, tmp_path):
     directory = tmp_path / "index"
-    path = write_jsonl(tmp_path / "p.jsonl", [{"text": "x"}])
+    path = write_jsonl(tmp_path / "p.jsonl", [{"text": "zebra"}])
     assert ragjax("index", "build", path, directory)[0] == 0
     message = refused("index", "search", directory, ASKED, "--run", "nowhere", "--k", 1)
     assert f"{directory} has no embeddings, which --run is for" in message
-    assert "k is 2, but there are 1 passages" in refused(
+    assert "--k is 2, but there are 1 passages" in refused(
         "index", "search", directory, "x", "--k", 2
     )
+    code, out, _ = ragjax("index", "search", directory, "zebra", "--json")  # all of less than ten
+    assert (code, [hit["text"] for hit in hits_of(out)[0]["passages"]]) == (0, ["zebra"])
     shutil.copytree(embedded / "embeddings", directory / "embeddings")
     message = refused("index", "search", directory, ASKED, "--force", "--k", 1)
     assert "embeddings was made with another corpus" in message
@@ -446,8 +448,11 @@ def test_bad_questions_are_refused(refused, embedded, questions, tmp_path):
     message = refused(*search, "--questions", twice)
     assert f"{twice} has two questions with the id 'a'; give each its own." in message
     assert "q.jsonl has no questions" in refused(*search, "--questions", write_jsonl(twice, []))
-    assert "not a directory of passages; build it again" in refused(
-        "index", "search", tmp_path / "nothing", ASKED
+    message = refused("index", "search", tmp_path / "nothing", ASKED)
+    assert "nothing is not a directory; name one that `ragjax index build` has made." in message
+    (tmp_path / "empty").mkdir()
+    assert "empty/passages is not a directory of passages; build it again" in refused(
+        "index", "search", tmp_path / "empty", ASKED
     )
 
 

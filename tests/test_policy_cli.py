@@ -342,7 +342,7 @@ def test_resume_of_nothing(words, refused, tmp_path):
 def test_directory_that_holds_a_run(refused, trained):
     before = snapshot(trained)
     message = refused("train", CONFIG, "--run-dir", trained)
-    assert message.startswith(f"{trained} already holds a run; add --resume")
+    assert message.startswith(f"{trained} already holds a run; it is finished, so name another")
     assert snapshot(trained) == before
 
 

@@ -135,14 +135,22 @@ def test_a_report_of_relations_like_markup(capsys):
 
 
 def test_passages_like_markup(capsys):
-    titles = ["[bold]x[/]", "[/]", "\\[red]", "w" * 200, "\x1b[2J"]
+    titles = ["[bold]x[/]", "[/]", "\\[red]", "w" * 140, "\x1b[2J"]
     passages = [{"title": title, "text": f"of {title}", "prior": 1.0} for title in titles]
     result_commands.print_passages(passages, ("prior",))
     out = capsys.readouterr().out
     for text in ("[[bold]x[/]] of [bold]x[/]", "[[/]] of [/]", r"[\[red]] of \[red]", r"\x1b[2J"):
         assert text in out
-    assert out.count("w") == 400
+    assert out.count("w") == 280
     assert "\x1b" not in out
+
+
+def test_a_long_passage_is_printed_by_its_beginning(capsys):
+    passages = [{"title": "T", "text": "w" * 1000, "prior": 1.0}]
+    result_commands.print_passages(passages, ("prior",))
+    out = capsys.readouterr().out
+    assert out.count("w") == 300 - len("[T] ")
+    assert "... (704 letters more)" in " ".join(out.split())
 
 
 def test_an_answer_is_one_line(capsys):

@@ -522,5 +522,5 @@ def test_a_run_that_ends_while_another_one_waits_to_begin(tmp_path, copied, monk
         return take(directories, say)
 
     monkeypatch.setattr(commands, "leased", meanwhile)
-    with pytest.raises(UserError, match="already holds a run; add --resume"):
+    with pytest.raises(UserError, match="already holds a run; it is finished"):
         train(config, tmp_path / "run")

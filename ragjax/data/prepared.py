@@ -27,7 +27,7 @@ from ragjax.files import parse_json, write_atomically
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.models.pretrained.vocabulary import ReaderTokens
 from ragjax.retrieval.base import OwnTokens, RetrieverSpec
-from ragjax.text import half_character, plain
+from ragjax.text import half_character, plain, shortened
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
 FILES = TOKENIZER, LEXICON, PASSAGES, ARRAYS = (
@@ -213,8 +213,8 @@ class PreparedText:
         text, half = text.strip(), half_character(text)
         require(
             not half,
-            f"The question {text!r} holds {half!r}, which is no character in the encoding of the input; "
-            "write it in that, or set PYTHONIOENCODING to its own.",
+            f"The question {shortened(text)!r} holds {half!r}, which is no character in the encoding of "
+            "the input; write it in that, or set PYTHONIOENCODING to its own.",
         )
         require(bool(text), "The question is empty; ask one in words.")
         known, left_out = self.known_words(text)

@@ -188,8 +188,12 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = parse_json(line)
     except ValueError as error:
+        # The error counts lines within this one.
+        fault = error
+        if isinstance(error, json.JSONDecodeError):
+            fault = f"{error.msg} at column {error.colno}"
         raise UserError(
-            f"{path}, line {number} is not JSON ({error}); mend or remove it."
+            f"{path}, line {number} is not JSON ({fault}); mend or remove it."
         ) from error
     require(
         isinstance(row, dict),
@@ -265,6 +269,11 @@ def located_passages(
             for number, passage in _cut_text(file, name, words, overlap):
                 yield file, number, passage
         return
+    require(
+        kind_of(path) in ROW_KINDS,
+        f"{path} is no {', '.join((*ROW_KINDS, *TEXT_KINDS))} file (.gz or not); convert it to one of "
+        "these, or name a folder of texts.",
+    )
     names = _renamed(PASSAGE_NAMES, fields)
     for count, (number, values) in enumerate(read_rows(path)):
         row = Row(f"{path}, line {number}", values, names)

@@ -21,7 +21,7 @@ from ragjax.evaluation.matching import (
 from ragjax.evaluation.metrics import drawn_exact_match, summarise, write_predictions
 from ragjax.objectives.base import Context, Objective
 from ragjax.records import Records, ReportTable
-from ragjax.types import Params, RagBatch, TopK
+from ragjax.types import EOS_ID, PAD_ID, Params, RagBatch, TopK
 
 
 @dataclass(frozen=True)
@@ -208,8 +208,9 @@ class Answerer:
         """Answers the one question that is encoded.
 
         Returns:
-          {"answer", "probability", "similarity", "passages": [{"id", "title", "text", "prior",
-          "posterior"}]}, the passages in the order of their posterior.
+          {"answer", "ended" (whether it comes to an end within the longest answer), "probability",
+          "similarity", "passages": [{"id", "title", "text", "prior", "posterior"}]}, the passages in the
+          order of their posterior.
         """
         topk, log_prior, decoded = jax.device_get(
             self._answer_one(params, encoded.arrays, self._corpus, index)
@@ -224,6 +225,7 @@ class Answerer:
         ]
         return {
             "answer": self._text.tokenizer.decode(decoded.tokens[0]),
+            "ended": bool(np.isin(decoded.tokens[0], (EOS_ID, PAD_ID)).any()),
             "probability": float(np.exp(decoded.log_prob[0])),
             "similarity": _similarity(topk, 0),
             "passages": sorted(passages, key=lambda passage: -passage["posterior"]),

@@ -175,8 +175,12 @@ def _require_grades(qrels: Qrels) -> None:
             )
 
 
-def _computed(run: Run, gold: Qrels, names: Sequence[str]) -> dict[str, dict[str, float]]:
-    """Figure -> question id -> outcome, for each question of `gold`."""
+def measures_by_judgements() -> Any:
+    """The package that computes figures by judgements.
+
+    Raises:
+      UserError: it isn't installed.
+    """
     try:
         import ir_measures
     except ImportError as error:
@@ -184,6 +188,12 @@ def _computed(run: Run, gold: Qrels, names: Sequence[str]) -> dict[str, dict[str
             "retrieval can't be measured by judgements, for ir_measures isn't installed; run "
             "`pip install 'ragjax[measures]'`."
         ) from error
+    return ir_measures
+
+
+def _computed(run: Run, gold: Qrels, names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Figure -> question id -> outcome, for each question of `gold`."""
+    ir_measures = measures_by_judgements()
     measures = {}
     for name in names:
         figure, at, k = name.partition("@")

@@ -293,6 +293,9 @@ class QuestionsAnswerer(Learner):
         state = self.finish(state)
         params = self.evaluated(state)
         told = self.answerer.answer_text(params, state.index.embeddings, encoded)
+        if not told.pop("ended"):
+            longest = self.text.spec.answer_length
+            notes.append(f"the answer is cut at tokenizer.answer_length, {longest} tokens")
         told |= {"known": self.text.known_share(text)}
         if self.calibration is None:
             notes = [*notes, "the run is not calibrated, so it answers however unsure it is"]

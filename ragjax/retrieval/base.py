@@ -211,16 +211,21 @@ class Index:
         raise NotImplementedError(f"{type(self).__name__} does not score every passage")
 
 
-def require_depth(k: int, passages: int) -> None:
+def require_depth(k: int, passages: int, name: str = "k") -> None:
     """Checks that k passages can be retrieved.
+
+    Args:
+      k: how many.
+      passages: that there are.
+      name: of the field or option that says how many.
 
     Raises:
       UserError: k is not between 1 and the number of passages.
     """
     require(
         1 <= k <= passages,
-        f"k is {k}, but there are {passages} passages to retrieve from; choose at least 1 and at most "
-        "that many.",
+        f"{name} is {k}, but there are {passages} passages to retrieve from; choose at least 1 and "
+        "at most that many.",
     )
 
 

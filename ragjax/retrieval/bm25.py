@@ -55,7 +55,10 @@ class BM25(Fixed):
         """
         require_depth(k, len(passages))
         index = self._index(tuple(passages))
-        ids, scores = index.retrieve(_words(questions), k=k, show_progress=False)
+        if index is None:
+            ids, scores = np.zeros((2, len(questions), k))
+        else:
+            ids, scores = index.retrieve(_words(questions), k=k, show_progress=False)
         # Ties are broken by the corpus order, so that the ranking does not hang on a partial sort.
         order = np.lexsort((ids, -scores), axis=-1)
         ids = np.take_along_axis(ids, order, axis=-1).astype(np.int32)
@@ -72,7 +75,7 @@ class BM25(Fixed):
         return []
 
     def _index(self, passages: tuple[Passage, ...]) -> Any:
-        """The index of a corpus, told by its content."""
+        """The index of a corpus, told by its content; None where no passage has a word."""
         import bm25s
 
         for known, index in self._newest:
@@ -80,7 +83,10 @@ class BM25(Fixed):
                 return index
         logging.getLogger("bm25s").setLevel(logging.WARNING)  # it sets DEBUG for itself
         texts = [with_word_breaks(f"{passage.title} {passage.text}") for passage in passages]
-        index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
-        index.index(bm25s.tokenize(texts, show_progress=False), show_progress=False)
+        words: Any = bm25s.tokenize(texts, show_progress=False)
+        index = None
+        if any(words.ids):
+            index = bm25s.BM25(k1=self.k1, b=self.b, method="lucene")
+            index.index(words, show_progress=False)
         self._newest[:] = [(passages, index)]
         return index

@@ -269,7 +269,8 @@ class Adam(Optimizer):
         require(
             self.warmup_steps <= total,
             f"optimizer.warmup_steps is {self.warmup_steps}, more than the {total} {self.counts} of the "
-            "run, which would never reach its learning rate; choose fewer, or train longer.",
+            "run, which would never reach its learning rate; give --optimizer.warmup-steps at most that, or "
+            "train longer.",
         )
 
     def build(

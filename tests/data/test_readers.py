@@ -136,7 +136,11 @@ def test_webquestions_by_its_own_names(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("p.jsonl", '{"text": "x"}\n{"text": \n', "line 2 is not JSON"),
+        (
+            "p.jsonl",
+            '{"text": "x"}\n{"text": \n',
+            r"line 2 is not JSON \(Expecting value at column",
+        ),
         ("p.jsonl", '{"text": "x"}\n["x"]\n', "line 2 is not a JSON object"),
         ("p.jsonl", '{"txt": "x", "n": 1}\n{"text": 1.5}', r"line 2: 'text' is 1\.5; it must be a"),
         ("p.jsonl", '{"text": true}', "'text' is True; it must be a text"),
@@ -145,7 +149,11 @@ def test_webquestions_by_its_own_names(tmp_path):
         ("p.tsv", "id\ttext\n1\tx\ty\n", "line 2 has 3 cells, but the first line names 2"),
         ("p.csv", "text,text\nx,y\n", "names two columns alike"),
         ("p.csv", 'text\n"x', "line 2 can't be read"),
-        ("p.parquet", "PAR1", r"is no \.jsonl, \.csv, \.tsv file"),
+        (
+            "p.parquet",
+            "PAR1",
+            r"is no \.jsonl, \.csv, \.tsv, \.txt, \.md, \.markdown file .*, or name a folder of texts",
+        ),
         ("p.jsonl.gz", None, "is cut or damaged after line"),
     ],
 )

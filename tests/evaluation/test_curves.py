@@ -140,7 +140,7 @@ def test_runs_are_drawn_into_one_picture(run, seeds, tmp_path, capsys, monkeypat
         ),
         (("one", "some.py"), "An experiment's file is drawn by itself; name it alone."),
         (("some.py", "--figures", "loss"), "--figures is for runs; leave it out"),
-        (("some.py",), "some.py is not a Python file; name one in experiments/."),
+        (("some.py",), "some.py does not exist; name a file in experiments/."),
     ],
 )
 def test_bad_words(words, said, run, tmp_path, capsys, monkeypatch):

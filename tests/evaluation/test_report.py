@@ -116,7 +116,7 @@ def test_expectations_that_no_row_meets(checkout):
         "stands; name another experiment."
     )
     other.write_text(CONFIG.replace("experiments/tiny.py", "experiments/none.py"))
-    with pytest.raises(UserError, match=r"none\.py is not a Python file"):
+    with pytest.raises(UserError, match=r"none\.py does not exist"):
         report.expected_docstrings(checkout)
 
 

@@ -344,7 +344,7 @@ def test_a_broken_experiment_file_is_named(tmp_path, text, sentence, write_exper
 
 
 def test_a_missing_experiment_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"absent\.py is not a Python file"):
+    with pytest.raises(UserError, match=r"absent\.py does not exist"):
         tables.load_table(tmp_path / "absent.py")
     (tmp_path / "table.txt").touch()
     with pytest.raises(UserError, match=r"table\.txt is not a Python file"):

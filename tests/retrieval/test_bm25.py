@@ -64,6 +64,14 @@ def test_a_question_without_any_hit_gets_an_empty_passage():
     assert found.scores[0].tolist() == [0.0, -np.inf]
 
 
+@pytest.mark.parametrize("text", ["!!!", "the of", "a", ""])
+def test_a_corpus_without_a_word_has_no_hit(text):
+    passages = [Passage("a", "", text), Passage("b", "", text)]
+    topk = BM25().lookup(passages, ask("the zebra !!!", "of"), 2)
+    assert topk.ids.tolist() == [[-1, -1]] * 2
+    assert topk.valid.tolist() == [[True, False]] * 2
+
+
 def test_a_k_beyond_the_corpus_is_named():
     with pytest.raises(UserError, match="k is 5, but there are 4 passages"):
         BM25().lookup(PASSAGES, ask("rome"), 5)
