@@ -65,11 +65,7 @@ class Searching:
 
 
 def depth_of(options: Searching, store: "PassageStore") -> int:
-    """Passages that are found for each question.
-
-    Raises:
-      UserError: more are asked for than there are.
-    """
+    """Passages that are found for each question; more than there are can't be asked for."""
     from ragjax.retrieval.base import require_depth
 
     if options.k is None:

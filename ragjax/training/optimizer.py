@@ -269,7 +269,7 @@ class Adam(Optimizer):
         require(
             self.warmup_steps <= total,
             f"optimizer.warmup_steps is {self.warmup_steps}, more than the {total} {self.counts} of the "
-            "run, which would never reach its learning rate; give --optimizer.warmup-steps at most that, or "
+            "run, which would never reach its learning rate; lower --optimizer.warmup-steps, or "
             "train longer.",
         )
 
