@@ -25,7 +25,7 @@ def get_table() -> Table:
         title="How old the index may be that training searches: world_facts",
         notes="Recorded on one NVIDIA H200, up to fifteen processes at once, with XLA's deterministic "
         "operations. The same on the other corpus: [staleness_factbook](#staleness_factbook).",
-        caption="Exact match and recall on the test questions, in per cent, with an index that is "
+        caption="Exact match, strict exact match and recall on the test questions, in per cent, with an index that is "
         "embedded anew after the training. Index recall: of the ten passages that the parameters of the "
         "moment would find, how many the index found that was searched instead; mean over measurements "
         "every 25 steps.",
@@ -35,6 +35,7 @@ def get_table() -> Table:
         ),
         columns=(
             Column("EM", "em"),
+            Column("strict EM", "strict_em"),
             Column("R@1", "recall@1"),
             Column("R@5", "recall@5"),
             Column("index recall", "index_recall"),

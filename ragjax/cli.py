@@ -233,8 +233,10 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
     require(name in commands, f"{name!r} is not a command; choose one of {', '.join(commands)}.")
     kind, function = commands[name]
     prog = f"ragjax {name}"
-    # All but training are over at once and write whole files: there, signals need not be held back.
-    with contextlib.nullcontext() if kind is Train else raised_interrupts():
+    # What trains or plays episodes looks for a signal itself: raised within a callback of JAX, it may be
+    # lost. The others write whole files, or go on where they were stopped, whenever that is.
+    held = kind in (Train, Evaluate)
+    with contextlib.nullcontext() if held else raised_interrupts():
         if kind in _OWN_OPTIONS:
             options, rest = _parse_with_overrides(kind, rest, prog)
             return function(options, rest, console)
@@ -368,6 +370,7 @@ def _keep_compiled() -> None:
 def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:
     from ragjax import commands
 
+    stop_if_interrupted()
     _keep_compiled()
     figures, records = commands.evaluate(
         options.run_dir,

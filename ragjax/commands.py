@@ -343,8 +343,10 @@ def evaluate(
       UserError: the run can't be loaded, or there is no such split.
     """
     run = open_run(run_dir, console)
+    stop_if_interrupted()
     with measuring(console) as told:
         records, facts = run.learner.evaluate(run.state, split, episodes=episodes, progress=told)
+    stop_if_interrupted()
     if output is not None:
         records.write(output)
     return facts | {"seed": run.config.seed, "step": run.step} | records.summary(), type(records)

@@ -365,15 +365,29 @@ def test_looking_at_a_run_only(signalled, ragjax):
     assert (code, err) == (INTERRUPTED, "")
 
 
-@pytest.mark.parametrize("command", ["evaluate", "answer"])
-def test_other_commands_end_at_once(command, ragjax, whole, monkeypatch):
+def test_other_commands_end_at_once(ragjax, whole, monkeypatch):
     def load(*_):
         signal.raise_signal(signal.SIGINT)
         raise AssertionError("it went on")
 
     monkeypatch.setattr(commands, "load_run", load)
-    words = ["Where?"] if command == "answer" else []
-    assert ragjax(command, whole, *words) == (INTERRUPTED, "", "")
+    assert ragjax("answer", whole, "Where?") == (INTERRUPTED, "", "")
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (cli, "_keep_compiled"),
+        (commands, "open_run"),
+        (PlainLearner, "evaluate"),
+    ],
+)
+def test_a_signal_while_a_run_is_measured(owner, name, signalled, ragjax, whole, tmp_path):
+    """It is a flag, so that whatever goes on is finished, and nothing is said or written after it."""
+    signalled(signal.SIGTERM, owner, name)
+    output = tmp_path / "records.jsonl"
+    assert ragjax("evaluate", whole, "--output", output) == (INTERRUPTED, "", "")
+    assert not output.exists()
 
 
 def test_a_table_waits_for_the_run_that_it_makes(monkeypatch):

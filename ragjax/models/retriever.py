@@ -72,7 +72,7 @@ class Dense(RetrieverSpec):
         likelihood with `documents="index"`, which embeds the whole corpus in every step.
       asynchronous: whether training goes on with the old index meanwhile, and the new one is swapped in
         when it is ready. When that is hangs on the machine, so that two runs are not equal to the bit.
-        What it costs has not been measured, see `retrieval.refresh`.
+        What it costs: see `retrieval.refresh`.
       train_passages: whether passages' embeddings are trained; False for the queries' alone, where the
         index never ages. It wants a `query_encoder`.
       index: how the K best passages are found.

@@ -16,8 +16,8 @@ from ragjax.types import Params
 class BackgroundRefresh:
     """Makes an index in a thread, one refresh at a time, and swaps each in whole.
 
-    What it costs has not been measured. A single GPU runs one program after the other, so that the
-    steps behind the embedding of a corpus may wait for it there.
+    `experiments/refresh_speed.py` measures what it costs on a CPU. A single GPU runs one program after
+    the other, so that the steps behind the embedding of a corpus may wait for it there.
     """
 
     def __init__(self, make: Callable[[Params, Array], Any], every: int):
