@@ -16,6 +16,7 @@ from tyro.conf import Positional, arg
 
 from ragjax.errors import UserError, require
 from ragjax.printing import PlainConsole, print_line, print_text
+from ragjax.ranges import BELOW
 from ragjax.text import OVERLAP, PASSAGE_WORDS
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
     from ragjax.data.readers import PASSAGE_NAMES, parse_fields
     from ragjax.lease import leased
 
-    require(options.words >= 1, f"--words is {options.words}; it must be at least 1.")
+    require(
+        1 <= options.words < BELOW,
+        f"--words is {options.words}; it must be at least 1 and below {BELOW}.",
+    )
     require(
         0 <= options.overlap < options.words,
         f"--overlap is {options.overlap}; it must be at least 0 and below --words {options.words}.",

@@ -130,8 +130,10 @@ def _search(
     options: Searching, questions: Sequence["Question"], console: PlainConsole
 ) -> tuple["PassageStore", Found]:
     """The passages, and what is found for the questions."""
+    from ragjax.precision import single_precision
+
     store = _store(options.directory)
-    found = Searches(options, store, console).find(questions)
+    found = single_precision(Searches(options, store, console).find)(questions)
     nothing = [q.id for q, valid in zip(questions, found.topk.valid, strict=True) if not any(valid)]
     if nothing and options.questions is not None:
         console.print(

@@ -55,6 +55,13 @@ def test_a_mode_changes_no_figure(results, run, mode):
     assert said["answer"] == expected["answer"]
 
 
+@pytest.mark.parametrize("mode", ["x64", "debug_nans"])
+@pytest.mark.parametrize("how", ["exact", "bm25", "hybrid", "rrf"])
+def test_a_mode_changes_nothing_that_is_found(results, how, mode):
+    assert results["plain"][1][how]["passages"]
+    assert results[mode][1][how] == results["plain"][1][how]
+
+
 def test_the_figures_are_sensible(results):
     directory, said = results["debug_nans"]
     for run in RUNS:
