@@ -242,7 +242,10 @@ def test_damaged_passages_are_built_again_if_asked(ragjax, refused, worded, pass
     ("words", "message"),
     [
         (["--words", "0"], "--words is 0; it must be at least 1 and below 2147483648."),
-        (["--words", "9" * 20], f"--words is {'9' * 20}; it must be at least 1 and below 2147483648."),
+        (
+            ["--words", "9" * 20],
+            f"--words is {'9' * 20}; it must be at least 1 and below 2147483648.",
+        ),
         (["--overlap", "100"], "--overlap is 100; it must be at least 0 and below --words 100."),
         (
             ["--fields", "txt=x"],

@@ -18,6 +18,7 @@ from ragjax.objectives.distillation import (
     AttentionDistillation,
     Distillation,
     Emdr2,
+    Heard,
     LeaveOneOut,
     PerplexityDistillation,
     Replug,
@@ -277,6 +278,21 @@ def test_what_is_read_without_passages_is_not_distilled():
     assert loss.metrics["distillation"][1] == 2
     assert loss.denom == 3
     assert np.isfinite(loss.sum)
+
+
+def test_a_miss_has_no_part_of_the_attention():
+    """As if it were not there, whatever it would have been heeded."""
+    logits, norms = jax.random.normal(KEY, (2, 3, HEADS, T, 2)), jnp.ones((2, 3, HEADS, 2))
+    source, mask = jnp.ones((2, 3, 2), bool), jnp.ones((2, T), bool)
+    log_prior = jnp.log(jnp.array([[0.7, 0.3, 0.0], [0.2, 0.8, 0.0]]))
+    objective = AttentionDistillation(temperature=0.5, value_norms=True)
+
+    def distilled(count):
+        heeded = logits[:, :count], norms[:, :count], source[:, :count]
+        said = jnp.zeros((2, count, T))
+        return objective.distillation(Heard(log_prior[:, :count], said, mask, lambda: heeded))
+
+    np.testing.assert_allclose(distilled(3), distilled(2), rtol=1e-5)
 
 
 def test_one_passage_teaches_nothing_and_cannot_be_left_out():

@@ -110,6 +110,23 @@ def answered(toy, batch, corpus, beam):
     return decode(toy.params, batch.question, passages=passages, log_prior=log_prior), log_prior
 
 
+@pytest.mark.parametrize("documents", ["in_batch", "index"])
+def test_an_answer_tells_nothing_of_the_passages(toy, batch, corpus, index, documents):
+    """Over whatever passages p(d|x) is: among the K that are read, p(d|x,y) is p(d|x)."""
+    objective = FusionInDecoder(documents=documents)
+    _, loss = differentiated(toy, objective, 3)(toy.params, batch, corpus, index)
+    means = {name: total / count for name, (total, count) in loss.metrics.items()}
+    np.testing.assert_allclose(means["passage_credit"], 0.0, atol=1e-5)
+    gold = jnp.any(batch.retrieved.ids[..., None] == batch.positives[:, None], axis=-1)
+    assert 0 < float(jnp.mean(gold)) < 1
+    context = Context(toy.model, toy.vocabulary, Dense(), 3)
+    reading = objective.read(
+        context, toy.params, jax.random.PRNGKey(0), batch, corpus=corpus, index=index
+    )
+    among = objective.explained(toy.model, toy.params, reading, batch.target != 0)[1]
+    np.testing.assert_allclose(jnp.sum(jnp.exp(among), axis=-1), 1.0, rtol=1e-5)
+
+
 def test_answers_by_enumeration(toy, batch, corpus, all_answers):
     answers, memory = all_answers(12, T), sources(toy, batch, corpus)
     told = jax.jit(

@@ -264,6 +264,7 @@ def test_steps_on_the_reward_raise_it(problem, fields):
     ("fields", "message"),
     [
         ({"samples": 1}, r"samples is 1; objective.reward.advantage rloo needs at least 2"),
+        ({"samples": 1, "advantage": "grpo"}, r"samples is 1; .* grpo needs at least 2"),
         ({"samples": 0, "advantage": "reinforce"}, r"samples is 0; .* at least 1"),
         ({"samples": 0, "advantage": "gae"}, r"samples is 0; .* gae needs at least 1"),
         ({"updates": 0}, r"updates is 0; it must be at least 1"),

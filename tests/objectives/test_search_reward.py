@@ -196,6 +196,31 @@ def test_what_is_found_is_nearest_to_the_query(world, drawn):
             np.testing.assert_array_equal(told[b, g], wanted)
 
 
+def test_what_is_hidden_is_not_found(world):
+    """As a calibration asks: without the passages that hold the answer."""
+    text = world.context.model.text
+
+    def asking(params, texts, cache, token, position):
+        """A word, and then the marker of a query."""
+        logprobs, cache = text.step(params, texts, cache, token, position)
+        wanted = jnp.arange(logprobs.shape[-1]) == jnp.where(position > 0, MARKER, MARKER + 1)
+        return jnp.where(wanted, 0.0, logprobs - 100.0), cache
+
+    model = world.context.model._replace(text=text._replace(step=asking))
+    context = world.context._replace(model=model)
+    arrays = {"corpus": world.corpus, "index": world.index, "length": 4}
+
+    @jax.jit
+    def found(hidden):
+        objective = world.objective
+        return objective.answer(context, world.params, world.batch, hidden=hidden, **arrays)[0]
+
+    plain = found(jnp.full((4, 1), -1))
+    assert jnp.all(plain.valid)
+    others = found(plain.ids[:, :1])
+    assert not jnp.any(others.valid & (others.ids == plain.ids[:, :1]))
+
+
 def test_behaviour_is_the_probability_of_the_whole_text(world, drawn):
     """Step by step with caches, and all at once: the same log p."""
     places, _, logprobs = world.objective._read(

@@ -93,6 +93,14 @@ def test_corruption_probability():
     assert abs(np.mean((out != question)[:, TEMPLATE]) - expected) < 0.03
 
 
+def test_half_of_what_is_corrupted_is_left_out():
+    question, out = corrupted(0.4)
+    touched = (out != question)[:, TEMPLATE]
+    left_out = np.mean((out[:, TEMPLATE] == 0)[touched])
+    # Those that are replaced by themselves can't be told from others.
+    assert abs(left_out - 1 / (2 - 1 / len(TEMPLATE))) < 0.03
+
+
 def test_corruption_without_template_words():
     question, out = corrupted(1.0, np.arange(V) > 3)
     np.testing.assert_array_equal(out, question)
