@@ -255,3 +255,51 @@ def test_piped_questions_get_a_line_each(environment, trained):
     assert answers[2]["reasons"] == ["unknown words"]
     assert r"'\udcff', which is no character in the encoding" in answers[1]["error"]
     assert b"Traceback" not in process.stderr
+
+
+UMLAUTS = """
+import dataclasses
+import tiny_config, tiny_task
+
+
+@dataclasses.dataclass(frozen=True)
+class Umlauts(tiny_task.TinyTask):
+    def generate(self):
+        data = super().generate()
+        splits = {
+            name: tuple(
+                dataclasses.replace(asked, relation=f"{place % 2} größe [/]")
+                for place, asked in enumerate(questions)
+            )
+            for name, questions in data.splits.items()
+        }
+        return dataclasses.replace(data, splits=splits)
+
+
+def get_config():
+    return dataclasses.replace(tiny_config.get_config(), task=Umlauts())
+"""
+
+
+def test_training_with_an_output_of_ascii(tmp_path):
+    """Relations, and the directory's name, are escaped where they can't be printed."""
+    (tmp_path / "größe.py").write_text(UMLAUTS)
+    run_dir = tmp_path / "läuft"
+    process = subprocess.run(
+        [sys.executable, "-m", "ragjax", "train", tmp_path / "größe.py", "--run-dir", run_dir],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(SUPPORT),
+            "LC_ALL": "C",
+            "PYTHONUTF8": "0",
+            "PYTHONCOERCECLOCALE": "0",
+        },
+        capture_output=True,
+    )
+    assert process.returncode == 0, process.stderr
+    said = process.stdout.decode("ascii")
+    assert r"0 gr\xf6\xdfe [/]" in said
+    # A name whose letters are unknown to the encoding of names is bytes.
+    assert rf"{tmp_path}/l\udcc3\udca4uft: " in said
+    assert b"Traceback" not in process.stderr
+    assert (run_dir / "result.json").exists()
