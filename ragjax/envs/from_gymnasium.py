@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import importlib
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -36,9 +37,9 @@ def host_errors() -> Iterator[None]:
     in the same way, between two of its steps.
 
     Raises:
-      UserError: an observation or a reward was not finite.
+      UserError: an observation or a reward was not finite, or the environment raised what is its cause.
       KeyboardInterrupt: of such a signal.
-      BaseException: whatever else the environment raised, with its own traceback.
+      RuntimeError: the environment was to go on from a state that is not its last.
     """
     failures: list[BaseException] = []
     _watching.append(failures)
@@ -128,7 +129,8 @@ class _Host:
 
     def _reset(self, seeds: list[int]) -> None:
         observations, numbers, counts = self.last
-        observations[:], _ = self.vector.reset(seed=seeds)
+        with _told(self.name):
+            observations[:], _ = self.vector.reset(seed=seeds)
         numbers[:] = 0.0
         counts[:3] = 0
         counts[3] += 1
@@ -142,9 +144,10 @@ class _Host:
                 f"go on from where call {calls} led: reset it, and give each of its users its own"
             )
         going_on = (counts[0] | counts[1]) == 0
-        observation, reward, terminated, truncated, info = self.vector.step(
-            action + self.first_action
-        )
+        with _told(self.name):
+            observation, reward, terminated, truncated, info = self.vector.step(
+                action + self.first_action
+            )
         observations[:] = observation
         for row in np.flatnonzero(terminated | truncated):
             observations[1, row] = info["final_obs"][row]
@@ -326,11 +329,29 @@ class Gymnasium(Environment):
             raise UserError(f"env.id is {self.id!r}, which Gymnasium can't make; {hint}") from error
         except Exception as error:
             if not kwargs:
-                raise
+                raise _failed(self.id, error) from error
             raise UserError(
                 f"env.kwargs is {self.kwargs!r}, which env.id {self.id!r} refuses "
                 f"({type(error).__name__}: {error}); give arguments that it takes."
             ) from error
+
+
+@contextlib.contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Turns what an environment raises into a sentence, whose cause it is."""
+    try:
+        yield
+    except Exception as error:
+        raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> UserError:
+    """What is said of an environment that raised an error: the error, and where it comes from."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return UserError(
+        f"the Gymnasium environment {name!r} failed ({type(error).__name__}: {error}; in "
+        f"{place.filename}, line {place.lineno}); mend it, or set env.id to another one."
+    )
 
 
 def _json(text: str) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import traceback
 from importlib import metadata
 
 import gymnasium
@@ -448,11 +449,14 @@ def test_the_error_replaces_one_that_follows_from_it():
         raise ValueError("another error")
 
 
-def test_an_environment_that_crashes_shows_its_own_error():
+def test_an_environment_that_crashes_is_named_with_the_place():
     env, state, actions = start("Crash-v0")
-    with pytest.raises(KeyError, match="a bug of the environment") as caught, host_errors():
+    said = rf"'Crash-v0' failed \(KeyError: 'a bug of the environment'; in {__file__}, line \d+\)"
+    with pytest.raises(UserError, match=said) as caught, host_errors():
         roll(env)(state, actions)
-    assert caught.traceback[-1].frame.code.raw is Fake.step.__code__
+    cause = caught.value.__cause__
+    assert isinstance(cause, KeyError)
+    assert traceback.extract_tb(cause.__traceback__)[-1].name == "step"
 
 
 def test_a_state_that_is_not_the_last_one_is_refused():
