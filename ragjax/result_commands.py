@@ -190,6 +190,8 @@ def _print_answer(answer: dict[str, Any], as_json: bool) -> None:
     else:
         said = answer["answer"] or "(an empty answer)"
         print_line(f"{said}  (probability {answer['probability']:.3f}{', ' * bool(sure)}{sure})")
+    if "query" in answer:
+        print_line(f"  searched for: {answer['query'] or '(nothing)'}")
     for note in answer["notes"]:
         print_line(f"  note: {note}")
     for decision in answer.get("decisions", ()):

@@ -28,11 +28,14 @@ class Decoded:
         found no answer.
       log_prob: [B] or [B,n] log p(y|x) under the marginal, all K passages counted; -inf likewise.
       log_posterior: [B,K] or [B,n,K] log p(d_k|x,y).
+      query: [B,T] what a reader that searches by itself has searched for last, padding if nothing; None
+        of other readers.
     """
 
     tokens: Leaf
     log_prob: Leaf
     log_posterior: Leaf
+    query: Leaf | None = None
 
 
 def decode_rag_sequence(

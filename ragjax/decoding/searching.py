@@ -61,6 +61,7 @@ class Texts:
       behaviour: [B,G,W] log p of what was written, in the order of `written_places`; 0 at padding.
       answers: [B,G,T] what was written last, if it is no query.
       searches: [B,G] how often was searched.
+      query: [B,G,T] what was searched for last; padding where nothing was.
       topk: [B,G,K] what was found last; misses where nothing was.
     """
 
@@ -69,6 +70,7 @@ class Texts:
     behaviour: Leaf
     answers: Leaf
     searches: Leaf
+    query: Leaf
     topk: Leaf
 
 
@@ -122,7 +124,7 @@ def write_texts(
     begun = jnp.broadcast_to(begun, (*shape, begun.shape[-1]))
     parts, sources, gains = [begun], [PROMPT], []
     last, active = begun[..., -1:], jnp.ones(shape, bool)
-    answers = jnp.full((*shape, length), PAD_ID, jnp.int32)
+    answers = asked = jnp.full((*shape, length), PAD_ID, jnp.int32)
     nothing = jnp.zeros((*shape, k))
     misses = TopK(nothing.astype(jnp.int32) - 1, nothing - jnp.inf, nothing > 0)
     count, topk = jnp.zeros(shape, jnp.int32), misses
@@ -138,7 +140,7 @@ def write_texts(
         query = jnp.where(asks[..., None] & (written != model.marker), written, PAD_ID)
         hits, passages = jax.lax.stop_gradient(search(query))
         here = asks[..., None]
-        topk = _where(here, hits, topk)
+        asked, topk = jnp.where(here, query, asked), _where(here, hits, topk)
         told = jnp.where(here, model.found(jnp.where(here[..., None], passages, PAD_ID)), PAD_ID)
         parts, sources = [*parts, told], [*sources, RETRIEVED]
         since = jnp.concatenate(
@@ -155,6 +157,7 @@ def write_texts(
         behaviour=jnp.concatenate(gains, axis=-1),
         answers=answers,
         searches=count,
+        query=asked,
         topk=topk,
     )
 

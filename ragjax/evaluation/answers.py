@@ -210,7 +210,8 @@ class Answerer:
         Returns:
           {"answer", "ended" (whether it comes to an end within the longest answer), "probability",
           "similarity", "passages": [{"id", "title", "text", "prior", "posterior"}]}, the passages in the
-          order of their posterior.
+          order of their posterior; of a reader that searches by itself also "query", what it has
+          searched for last, "" if nothing.
         """
         topk, log_prior, decoded = jax.device_get(
             self._answer_one(params, encoded.arrays, self._corpus, index)
@@ -223,8 +224,9 @@ class Answerer:
             }
             for hit in _hits(topk, 0)
         ]
-        return {
-            "answer": self._text.tokenizer.decode(decoded.tokens[0]),
+        decode, asked = self._text.tokenizer.decode, decoded.query
+        return ({} if asked is None else {"query": decode(asked[0])}) | {
+            "answer": decode(decoded.tokens[0]),
             "ended": bool(np.isin(decoded.tokens[0], (EOS_ID, PAD_ID)).any()),
             "probability": float(np.exp(decoded.log_prob[0])),
             "similarity": _similarity(topk, 0),

@@ -181,7 +181,8 @@ class SearchReward(Rewarded, Objective):
         topk = jax.tree.map(lambda leaf: leaf[:, 0], texts.topk)
         log_prior = prior_of_scores(context.model.retriever.scale(params), topk)
         written = jnp.sum(texts.behaviour[:, 0], axis=-1)
-        return topk, log_prior, Decoded(texts.answers[:, 0], written, log_prior)
+        decoded = Decoded(texts.answers[:, 0], written, log_prior, query=texts.query[:, 0])
+        return topk, log_prior, decoded
 
     def _length(self, answer: int) -> int:
         """T, the tokens that are written at a time."""

@@ -213,11 +213,13 @@ def test_what_is_hidden_is_not_found(world):
     @jax.jit
     def found(hidden):
         objective = world.objective
-        return objective.answer(context, world.params, world.batch, hidden=hidden, **arrays)[0]
+        return objective.answer(context, world.params, world.batch, hidden=hidden, **arrays)
 
-    plain = found(jnp.full((4, 1), -1))
+    plain, _, decoded = found(jnp.full((4, 1), -1))
     assert jnp.all(plain.valid)
-    others = found(plain.ids[:, :1])
+    np.testing.assert_array_equal(decoded.query[:, 0], MARKER + 1)
+    assert not jnp.any(decoded.query[:, 1:])
+    others = found(plain.ids[:, :1])[0]
     assert not jnp.any(others.valid & (others.ids == plain.ids[:, :1]))
 
 
@@ -376,7 +378,11 @@ def test_a_run_searches_and_answers(config_of, tmp_path, capsys):
     capsys.readouterr()
     assert main(["answer", str(whole), "Where does Ada live?", "--json", "--force"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert set(told) >= {"answer", "probability", "passages"}
+    assert set(told) >= {"answer", "probability", "passages", "query"}
+    assert bool(told["query"]) == bool(told["passages"])
+    assert main(["answer", str(whole), "Where does Ada live?", "--force"]) == 0
+    shown = capsys.readouterr().out
+    assert f"  searched for: {told['query'] or '(nothing)'}\n" in shown
     rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert any("searches" in row for row in rows)
 
