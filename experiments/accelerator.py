@@ -12,8 +12,8 @@ def get_table() -> Table:
         title="The agent's reader, trained on one NVIDIA H100",
         notes="The same config on a CPU: [reader_training](#reader_training). The seeds were trained at "
         "once, by five processes on one GPU and 16 CPU cores. Most of the time is compilation.",
-        caption="Exact match, strict exact match and recall in per cent; seconds of training, compilation "
-        "included.",
+        caption="Exact match, strict exact match and recall in per cent; seconds of training, "
+        "compilation included.",
         rows=(Row("RAG-Sequence, taught", "configs/reader_training/reader.py"),),
         columns=(
             Column("EM", "em"),

@@ -26,9 +26,9 @@ def get_table() -> Table:
         notes="Recorded on one NVIDIA H200, up to fifteen processes at once, with XLA's deterministic "
         "operations. The same on the other corpus: [staleness_factbook](#staleness_factbook).",
         caption="Exact match, strict exact match and recall on the test questions, in per cent, with an "
-        "index that is embedded anew after the training. Index recall: of the ten passages that the parameters of the "
-        "moment would find, how many the index found that was searched instead; mean over measurements "
-        "every 25 steps.",
+        "index that is embedded anew after the training. Index recall: of the ten passages that the "
+        "parameters of the moment would find, how many the index found that was searched instead; "
+        "mean over measurements every 25 steps.",
         rows=tuple(
             Row(label, "configs/world_facts/rag_sequence.py", (*BUDGET, *how), key)
             for label, key, how in REFRESHES
