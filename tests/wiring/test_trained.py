@@ -379,3 +379,7 @@ def test_queries_alone_are_refused_where_passages_are_trained():
 def test_decay_is_refused_only_where_it_moves_passages():
     with pytest.raises(UserError, match=r"weight_decay is 0\.1, which moves the passages' encoder"):
         configured(retriever=APART, trained=All())
+    # The index of these follows the passages' encoder: in the step, or beside the training.
+    for asynchronous in (False, True):
+        retriever = dataclasses.replace(SIAMESE, refresh_every=2, asynchronous=asynchronous)
+        configured(retriever=retriever, trained=All())
