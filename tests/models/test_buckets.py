@@ -48,6 +48,16 @@ def test_each_text_is_read_whole_and_in_its_place(seed):
         np.testing.assert_array_equal(states[row, :length], read(tokens)["states"][row, :length])
 
 
+def test_a_text_with_padding_before_its_tokens_is_read_to_its_end():
+    """Few tokens, the last of which stands at the end."""
+    tokens = jnp.zeros((6, 32), jnp.int32).at[:, -2:].set(jnp.arange(1, 13).reshape(6, 2))
+    tokens = tokens.at[3:, :4].set(9)
+    total = read_by_length(
+        lambda rows, mask: jnp.sum(rows, axis=-1), tokens, tokens > 0, 4, axis=None
+    )
+    np.testing.assert_array_equal(total, jnp.sum(tokens, axis=-1))
+
+
 def test_short_texts_are_read_at_narrow_widths():
     tokens, _ = texts(np.random.default_rng(0), 8, 32, shortest=1)
     seen = []
