@@ -1,10 +1,18 @@
-"""Fields of a config whose text makes something be imported when it is used."""
+"""What is imported: by fields of a config whose text names modules, and by a user's own modules."""
 
+import ast
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.machinery import ModuleSpec
+from itertools import accumulate
+from pathlib import Path
 from typing import Any
 
 _KEY = "ragjax.modules"
+_PACKAGE = __name__.partition(".")[0]
+_STANDARD = Path(os.__file__).parent
 
 
 def naming(modules: Callable[[Any], Iterable[str]]) -> Mapping[str, Any]:
@@ -27,3 +35,75 @@ def named_modules(spec: Any) -> dict[str, str]:
         if _KEY in item.metadata
         for module in item.metadata[_KEY](getattr(spec, item.name))
     }
+
+
+def own_modules(name: str, file: Path) -> dict[str, Path]:
+    """The user's own modules that a module imports, directly or not, also within functions.
+
+    The import statements are read, and nothing is imported. What is installed is left out, and so is
+    this package, except what its modules import of their own folder.
+
+    Args:
+      name: of the module.
+      file: of the module.
+
+    Returns:
+      Name -> file; the module itself is the first.
+    """
+    within = file.parent if _of_this_package(name) else None
+    found, waiting = {name: file}, [name]
+    while waiting:
+        importer = waiting.pop()
+        for other in _imported(importer, found[importer]):
+            spec = None if other in found else _spec_of(other)
+            if spec is None or not spec.has_location or spec.origin is None:
+                continue
+            place = Path(spec.origin)
+            ours = within is not None and place.is_relative_to(within)
+            if not is_installed(place) and (ours or not _of_this_package(other)):
+                found[other] = place
+                waiting.append(other)
+    return found
+
+
+def is_installed(file: Path) -> bool:
+    """Whether a module's file is of Python itself or of an installed package."""
+    places = {"site-packages", "dist-packages"}
+    return not places.isdisjoint(file.parts) or file.is_relative_to(_STANDARD)
+
+
+def _of_this_package(name: str) -> bool:
+    return name.partition(".")[0] == _PACKAGE
+
+
+def _imported(name: str, file: Path) -> Iterator[str]:
+    """Every name that may be a module in the import statements of one, after the packages it is in."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError):  # no source, or none that could be imported
+        return
+    package = name.split(".") if file.stem == "__init__" else name.split(".")[:-1]
+    for node in ast.walk(tree):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else []
+            base = [*above, *([node.module] if node.module else [])]
+            names = [".".join([*base, alias.name]) for alias in node.names]
+        for each in names:
+            yield from accumulate(each.split("."), "{}.{}".format)
+
+
+def _spec_of(name: str) -> ModuleSpec | None:
+    """Where a module comes from or would come from; not even its packages are imported for that."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__spec__", None)
+    path, parent = None, name.rpartition(".")[0]
+    if parent:
+        package = _spec_of(parent)
+        path = package and package.submodule_search_locations
+        if path is None:
+            return None
+    specs = (finder.find_spec(name, path) for finder in sys.meta_path)
+    return next((spec for spec in specs if spec is not None), None)

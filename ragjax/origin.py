@@ -11,6 +11,7 @@ import jax
 from ragjax.config import MODULES, config_json
 from ragjax.errors import require
 from ragjax.files import read_json_object, write_json
+from ragjax.imports import own_modules
 from ragjax.manifests import file_digest, tree_digest, versions_of
 from ragjax.records import commit_text
 
@@ -205,8 +206,10 @@ def changes_since(run_dir: Path, config: Any) -> list[str]:
 
 
 def _module_digests(config: Any) -> dict[str, str | None]:
-    """A hash of each file that the config's own classes come from, by their modules' names."""
-    files = {name: Path(file) for name, file in config_json(config)[MODULES].items()}
+    """A hash of each file that the config's own classes come from or import, by their modules' names."""
+    files: dict[str, Path] = {}
+    for name, file in config_json(config)[MODULES].items():
+        files |= own_modules(name, Path(file))
     return {name: _short_digest(file) if file.is_file() else None for name, file in files.items()}
 
 

@@ -1,5 +1,6 @@
 """A user's classes, in a config file and in a module beside it, are found without PYTHONPATH."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 from ragjax.cli import main
 from ragjax.config import config_json, load_config, read_json
 from ragjax.errors import UserError
+from ragjax.origin import changes_since
 
 FACTS = """
 from ragjax.types import Passage, Question
@@ -111,6 +113,61 @@ def test_the_fingerprint_covers_the_module_beside_it(project, run_dir):
     assert task.fingerprint() != before
     (project / "villagers.py").write_text(text)
     assert task.fingerprint() == before
+
+
+TASK = """
+from dataclasses import dataclass
+from typing import ClassVar
+from ragjax.tasks.base import Task
+{above}
+
+@dataclass(frozen=True)
+class Villages(Task):
+    name: ClassVar[str] = "villages"
+    version: ClassVar[str] = "1.0.0"
+
+    def generate(self):
+        {within}
+"""
+
+
+@pytest.mark.parametrize(
+    ("place", "above", "within", "named"),
+    [
+        ("a_task.py", "from a_constant import PEOPLE", "", "a_constant.py"),
+        ("b_task.py", "", "from b_constant import PEOPLE", "b_constant.py"),
+        ("c_task.py", "from c_kit.people import PEOPLE", "", "c_kit/people.py"),
+        ("f_task.py", "from f_kit import people", "", "f_kit/__init__.py"),
+        ("d_kit/tasks/task.py", "from ..people import PEOPLE", "", "d_kit/people.py"),
+        ("e_task.py", "import e_helper", "", "e_constant.py"),  # which e_helper imports
+    ],
+)
+def test_the_fingerprint_covers_what_import_statements_name(
+    tmp_path, monkeypatch, place, above, within, named
+):
+    """A constant, an import within a function, a package, one above, and what imports another."""
+    files = {place: TASK.format(above=above, within=within or "pass"), named: "PEOPLE = ()\n"}
+    files |= {
+        "e_helper.py": "def people():\n    from e_constant import PEOPLE\n    return PEOPLE\n"
+    }
+    for name in (*files, "f_kit/people.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(files.get(name, ""))
+    monkeypatch.syspath_prepend(tmp_path)
+    task = importlib.import_module(place.removesuffix(".py").replace("/", ".")).Villages()
+    before = task.fingerprint()
+    (tmp_path / named).write_text("PEOPLE = ()  # edited\n")
+    assert task.fingerprint() != before
+
+
+def test_a_run_names_a_changed_module_that_its_own_imports(project, run_dir):
+    """Whether it is of data or, as here, of anything else that a class in the config file needs."""
+    config = read_json(run_dir / "config.json")
+    text = (project / "villagers.py").read_text()
+    (project / "villagers.py").write_text(text + "# edited\n")
+    assert changes_since(run_dir, config) == [f"module villagers has changed since {run_dir} began"]
+    (project / "villagers.py").write_text(text)
+    assert changes_since(run_dir, config) == []
 
 
 def test_a_file_that_is_gone_is_named(project, run_dir, tmp_path):

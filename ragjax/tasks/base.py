@@ -7,13 +7,13 @@ import hashlib
 import importlib.metadata
 import inspect
 import pathlib
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from ragjax.data.checks import checked, in_plain_text
 from ragjax.errors import UserError
+from ragjax.imports import own_modules
 from ragjax.types import QaData, Question
 
 Option = TypeVar("Option")
@@ -85,16 +85,18 @@ class Task:
         """Returns a short hash of all that decides what `generate` returns.
 
         It covers the spec's fields, the content of `files`, the source files of the task, of the helpers
-        shared by the tasks and of the modules beside it that it imports, and the versions of the source
-        packages, so that prepared data is never stale.
+        shared by the tasks and of the user's own modules that it imports (`imports.own_modules`), and
+        the versions of the source packages, so that prepared data is never stale.
         """
         digest = hashlib.sha256()
         for field in fields(self):
             digest.update(f"{field.name}={getattr(self, field.name)!r}\n".encode())
         for package in self.packages:
             digest.update(f"{package}=={_version(package)}\n".encode())
-        sources = {file for c in type(self).__mro__ if c is not object for file in _sources(c)}
-        sources |= set(pathlib.Path(__file__).parent.glob("_[a-z]*.py"))
+        sources = set(pathlib.Path(__file__).parent.glob("_[a-z]*.py"))
+        for kind in type(self).__mro__[:-1]:  # the last is object
+            file = pathlib.Path(inspect.getfile(kind))
+            sources |= set(own_modules(kind.__module__, file).values())
         for source in sorted(sources, key=lambda path: (path.name, str(path))):
             digest.update(source.name.encode() + b"\n" + source.read_bytes())
         for file in self.files:
@@ -148,27 +150,6 @@ def _update(digest: Any, path: pathlib.Path) -> None:
         raise UserError(
             f"{path} can't be read ({error.strerror or error}); name a file that exists."
         ) from error
-
-
-def _sources(kind: type) -> set[pathlib.Path]:
-    """The file that defines a class, and those beside it or below that it imports, directly or not."""
-    first = pathlib.Path(inspect.getfile(kind))
-    found: set[pathlib.Path] = set()
-    modules = [sys.modules[kind.__module__]] if kind.__module__ in sys.modules else []
-    while modules:
-        module = modules.pop()
-        file = pathlib.Path(getattr(module, "__file__", None) or first)
-        if file in found:
-            continue
-        found.add(file)
-        for value in vars(module).values():
-            name = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
-            other = sys.modules.get(name) if isinstance(name, str) else None
-            place = getattr(other, "__file__", None)
-            ours = place and pathlib.Path(place).is_relative_to(first.parent)
-            if other and ours and "site-packages" not in str(place):
-                modules.append(other)
-    return found | {first}
 
 
 def _version(package: str) -> str:
