@@ -6,19 +6,18 @@ holds that component's spec, an instance of a class; nothing is looked up by nam
 """
 
 import dataclasses
-import importlib
 import json
 import sys
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType, ModuleType
+from types import MappingProxyType
 from typing import Any, ClassVar, Union, get_args, get_origin
 
 from ragjax.config_differences import first_difference
 from ragjax.errors import UserError, require
-from ragjax.files import find_modules_in, load_function, load_module, parse_json, write_json
+from ragjax.files import import_from, load_function, parse_json, write_json
 from ragjax.imports import named_modules
 from ragjax.ranges import SEED, hints_of, require_ranges
 from ragjax.records import Records
@@ -179,25 +178,6 @@ def _file_of(module: str) -> str:
     return str(Path(file).absolute()) if file else ""
 
 
-def _module(name: str, file: str) -> ModuleType:
-    """Imports a module by its name or, where it isn't to be found, from its file."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name != name or not file:
-            raise
-    path = Path(file)
-    require(
-        path.is_file(),
-        f"The config names classes of {name!r}, whose file {file} is gone; put it back.",
-    )
-    package = path.stem == "__init__"
-    if (path.parent.name if package else path.stem) != name.rpartition(".")[2]:
-        return load_module(path, name)  # a config file, which goes by another name
-    find_modules_in(path.parents[name.count(".") + package])
-    return importlib.import_module(name)
-
-
 def module_of(name: str) -> str:
     """The module of a dotted class name."""
     return name.rpartition(".")[0]
@@ -275,7 +255,7 @@ def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None
                 "it is yours, or train the run again.",
             )
             if modules.get(module):
-                _module(module, modules[module])
+                import_from(module, modules[module])
         return spec
     except UserError:
         raise
@@ -288,7 +268,7 @@ def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None
 
 def _class_named(name: str, file: str = "") -> Any:
     """What a dotted name of module and class stands for; raises whatever the import does."""
-    return vars(_module(module_of(name), file))[name.rpartition(".")[2]]
+    return vars(import_from(module_of(name), file))[name.rpartition(".")[2]]
 
 
 def _require_found(value: Any, where: str) -> None:

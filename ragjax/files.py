@@ -1,6 +1,8 @@
 """Files: written whole or not at all, and Python files that declare something."""
 
 import contextlib
+import filecmp
+import hashlib
 import importlib.util
 import json
 import os
@@ -12,7 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from ragjax.errors import UserError, require
+from ragjax.imports import own_modules
 from ragjax.shipped import name_like
+
+_RUN = "ragjax_"  # begins the names of the modules that config files and experiments are run as
+_ADDED: set[str] = set()  # directories that were added to sys.path here, and not by the user
 
 
 def data_dir() -> Path:
@@ -92,7 +98,7 @@ def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
         path.is_file() and path.suffix == ".py",
         f"{path} is not a Python file; name one in {others}.",
     )
-    module = load_module(path, f"ragjax_{what}_{path.stem}")
+    module = load_module(path, f"{_RUN}{what}_{path.stem}")
     function = vars(module).get(name)
     if not callable(function):
         raise UserError(f"{path} has no {name}(); define one, as in the other files of {what}s/.")
@@ -108,18 +114,27 @@ def find_modules_in(directory: Path) -> None:
     """Lets modules in a directory be imported; a file there hides no installed module."""
     if str(directory) not in sys.path:
         sys.path.append(str(directory))
+        _ADDED.add(str(directory))
 
 
 def load_module(path: Path, name: str) -> ModuleType:
-    """Runs a Python file as a module of that name, which finds the modules beside it.
+    """Runs a Python file as a module, which finds the modules beside it.
+
+    Args:
+      path: the file.
+      name: of the module, which gets a longer one where another file has this name.
 
     Raises:
-      UserError: the file fails.
+      UserError: the file fails, or would not get the modules that are beside it.
     """
-    spec = importlib.util.spec_from_file_location(name, path.absolute())
+    path = path.absolute()
+    if name in sys.modules and sys.modules[name].__file__ != str(path):
+        name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the suffix is .py
     assert spec.loader is not None
-    find_modules_in(path.absolute().parent)
+    find_modules_in(path.parent)
+    _require_beside(path, name, path.parent)
     module, before = importlib.util.module_from_spec(spec), sys.modules.get(name)
     sys.modules[name] = module  # its classes are found by it
     try:
@@ -131,6 +146,81 @@ def load_module(path: Path, name: str) -> ModuleType:
             sys.modules[name] = before
         raise
     return module
+
+
+def import_from(name: str, file: str) -> ModuleType:
+    """Imports a module by its name or, where it isn't to be found, from its file.
+
+    Args:
+      name: of the module.
+      file: that it came from when its name was written down; "" if that isn't known.
+
+    Raises:
+      UserError: the file is gone, or another module has come by its name.
+    """
+    path, known = Path(file), bool(file)
+    package = path.stem == "__init__"
+    if known and name.startswith(_RUN) and path.stem != name.rpartition(".")[2]:
+        return _import_run(name, path)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name or not known:
+            raise
+        _require_there(name, path)
+        root = path.parents[name.count(".") + package]
+        find_modules_in(root)
+        _require_beside(path, name, root)
+        return importlib.import_module(name)
+    if module.__file__ and path.is_file() and not _is_same(module.__file__, path):
+        # What the user's own path leads to is taken, though it may have changed since.
+        found = Path(module.__file__)
+        root = found.parents[name.count(".") + (found.stem == "__init__")]
+        require(str(root) not in _ADDED, _two_of(name, found, path))
+    return module
+
+
+def _import_run(name: str, path: Path) -> ModuleType:
+    """The module of a config file, which goes by another name than its own."""
+    if not path.is_file() and name in sys.modules:
+        return sys.modules[name]  # it was moved, and is loaded from where it is now
+    _require_there(name, path)
+    loaded = (module for key, module in sys.modules.items() if key.startswith(_RUN))
+    found = next((each for each in loaded if _is_same(each.__file__, path)), None)
+    return found or load_module(path, name)
+
+
+def _require_there(name: str, path: Path) -> None:
+    require(
+        path.is_file(),
+        f"The config names classes of {name!r}, whose file {path} is gone; put it back.",
+    )
+
+
+def _require_beside(path: Path, name: str, root: Path) -> None:
+    """Checks that what a file imports are the modules in its directory, where there are such.
+
+    Raises:
+      UserError: another one goes by the name of one.
+    """
+    for other, file in own_modules(name, path).items():
+        beside = root.joinpath(*other.split("."))
+        for place in (beside.with_suffix(".py"), beside / "__init__.py"):
+            require(not place.is_file() or _is_same(str(file), place), _two_of(other, file, place))
+
+
+def _is_same(file: str | None, path: Path) -> bool:
+    """Whether a module's file is this one, or holds the same."""
+    if file == str(path):
+        return True
+    return bool(file) and Path(file).is_file() and filecmp.cmp(file, path, shallow=False)
+
+
+def _two_of(name: str, one: Path, other: Path) -> str:
+    return (
+        f"{one} and {other} are both the module {name!r}, and only one of them can be used at once; "
+        "rename one of them."
+    )
 
 
 @contextlib.contextmanager

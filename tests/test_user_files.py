@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ragjax.cli import main
-from ragjax.config import config_json, load_config, read_json
+from ragjax.config import config_json, load_config, read_json, write_config
 from ragjax.errors import UserError
 from ragjax.origin import changes_since
 
@@ -193,3 +193,69 @@ def test_a_file_beside_a_config_hides_no_installed_module(project):
     )
     assert done.returncode == 0
     (project / "json.py").unlink()
+
+
+# Two configs in one process
+
+
+def two_configs(tmp_path, config, **modules):
+    """a/conf.py and b/conf.py of a text in which AA is 1 and 2; likewise the modules beside them."""
+    for folder, number in (("a", "1"), ("b", "2")):
+        (tmp_path / folder).mkdir()
+        for name, text in ({"conf": config} | modules).items():
+            (tmp_path / folder / f"{name}.py").write_text(text.replace("AA", number))
+    return tmp_path / "a" / "conf.py", tmp_path / "b" / "conf.py"
+
+
+def test_two_modules_of_one_name_are_refused(tmp_path, ragjax, refused):
+    """The second config would silently get the first one's."""
+    config = CONFIG.replace("import villagers", "import shared_mod as villagers")
+    shared = FACTS + "# of AA\n"
+    first, second = two_configs(tmp_path, config, shared_mod=shared)
+    message = refused("config", "diff", first, second)
+    places = [str(file.with_name("shared_mod.py")) for file in (first, second)]
+    assert message.endswith(
+        f"{places[0]} and {places[1]} are both the module 'shared_mod', and only one of them can be "
+        "used at once; rename one of them."
+    )
+    second.with_name("shared_mod.py").write_text(FACTS + "# of 1\n")  # then it does not matter
+    assert ragjax("config", "diff", first, second)[0] == 0
+
+
+def test_a_module_that_came_with_another_config_is_not_taken_for_a_run_s(tmp_path):
+    """A run's class stands in a module, which it names with its file."""
+    config = CONFIG.split("@dataclass")[0] + "from tasks_mod import Villages\n\n\n"
+    config = config.replace("import villagers\n", "") + CONFIG[CONFIG.index("def get_config") :]
+    first, second = two_configs(
+        tmp_path, config, tasks_mod=TASK.format(above="", within="return AA")
+    )
+    written = json.dumps(config_json(load_config(first)))
+    run = tmp_path / "config.json"
+    run.write_text(written)
+    assert read_json(run).task.generate() == 1
+    run.write_text(written.replace(str(first.parent), str(second.parent)))
+    with pytest.raises(UserError, match=r"a/tasks_mod.py and .*b/tasks_mod.py are both the module"):
+        read_json(run)
+
+
+def test_two_config_files_of_one_name_keep_their_classes(tmp_path):
+    """Whichever was loaded last; a run finds its own by the file that it names."""
+    text = CONFIG.replace("import villagers\n", "")
+    text = text.replace(
+        "QaData(villagers.passages(), {s: villagers.questions(s) for s in SPLITS})", "AA"
+    )
+    first, second = map(load_config, two_configs(tmp_path, text))
+    written = []
+    for config, number in ((first, 1), (second, 2)):
+        write_config(tmp_path / "config.json", config)
+        assert read_json(tmp_path / "config.json").task.generate() == number
+        written.append(json.loads((tmp_path / "config.json").read_text()))
+    # As a process writes it that has loaded no other config.
+    ((name, _),) = written[0]["modules"].items()
+    ((other, file),) = written[1]["modules"].items()
+    alone = json.dumps(written[1]).replace(other, name)
+    assert json.loads(alone)["modules"] == {name: file}
+    (tmp_path / "config.json").write_text(alone)
+    again = read_json(tmp_path / "config.json")
+    assert again.task.generate() == 2
+    assert config_json(again) == config_json(second)
