@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -67,6 +68,29 @@ def get_config():
         evaluation=Evaluation(k=2, batch_size=4, every=0),
     )
 """
+REWARDED = """
+import dataclasses
+
+import numpy as np
+import villages
+
+from ragjax.objectives.answer_reward import AnswerReward
+from ragjax.objectives.joint import Joint
+from ragjax.objectives.likelihood import RagSequence
+from ragjax.objectives.rewards import HostReward
+
+
+@dataclasses.dataclass(frozen=True)
+class Short(HostReward):
+    def on_host(self, answers, accepted):
+        return -np.sum(answers != 0, axis=-1)
+
+
+def get_config():
+    objective = Joint(RagSequence(documents="index"), reward=AnswerReward(reward=Short()))
+    config = dataclasses.replace(villages.get_config(), objective=objective)
+    return dataclasses.replace(config, checkpoint_every=1, log_every=1)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +127,45 @@ def test_it_is_measured_from_elsewhere_by_another_process(run_dir, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["questions"] == 2
+
+
+ELSEWHERE = """
+import sys
+from ragjax.cli import main
+run_dir, config = sys.argv[1:]
+commands = (
+    ("evaluate", run_dir, "--json"),
+    ("answer", run_dir, "Where is Ada?", "--force", "--json"),
+    ("train", config, "--run-dir", run_dir, "--resume"),
+)
+sys.exit(max(main(list(command)) for command in commands))
+"""
+
+
+def test_a_module_s_task_and_a_config_s_reward_are_used_and_resumed_elsewhere(project, tmp_path):
+    """By a process without PYTHONPATH, in another directory; it ends as the run that was not stopped."""
+    (project / "villages.py").write_text(CONFIG)
+    config, run_dir = project / "rewarded.py", project / "rewarded"
+    config.write_text(REWARDED)
+    assert main(["train", str(config), "--run-dir", str(run_dir)]) == 0
+    modules = json.loads((run_dir / "config.json").read_text())["modules"]
+    assert sorted(modules.values()) == [str(config), str(project / "villages.py")]
+    metrics = (run_dir / "metrics.jsonl").read_text()
+    shutil.rmtree(run_dir / "checkpoints" / "2")
+    (run_dir / "result.json").unlink()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, str(run_dir), str(config)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "continuing at step 1 of 2" in done.stderr
+    assert (run_dir / "metrics.jsonl").read_text() == metrics
+    assert "reward" in metrics
+    assert (run_dir / "result.json").exists()
 
 
 def test_the_fingerprint_covers_the_module_beside_it(project, run_dir):
