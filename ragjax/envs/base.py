@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from ragjax.envs import wrappers
 from ragjax.errors import require
-from ragjax.types import Env, Timestep
+from ragjax.types import Env, QaData, Timestep
 
 
 class EpisodeList(NamedTuple):
@@ -92,6 +92,13 @@ class Environment:
     def origins(self) -> dict[str, Any]:
         """The runs that it is built on, see `Learner.origins`; called on what `prepare` returned."""
         return {}
+
+    def asks(self) -> tuple[str, QaData] | None:
+        """The name of the task whose questions its episodes ask, and its rows; None if there is none.
+
+        Called on what `prepare` returned.
+        """
+        return None
 
     def answer(self, act: Callable[[Array], Any], text: str) -> dict[str, Any] | None:
         """Lets a policy answer one question; None of an environment that answers none.

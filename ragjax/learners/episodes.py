@@ -127,11 +127,12 @@ class EpisodesConfig(Config):
         return EpisodesLearner(self)
 
     def load(self, run_dir: Path) -> EpisodesLearner:
-        """Prepares the environment again, of the same runs; nothing else of it is kept.
+        """Prepares the environment again, of the same runs and questions; nothing else of it is kept.
 
         Raises:
-          UserError: a run that it is built on holds other parameters now.
+          UserError: a run that it is built on holds other parameters now, or its questions are others.
         """
         learner = EpisodesLearner(self)
         require_same_runs(run_dir, learner.origins(self.seed))
+        learner.require_same_questions(run_dir)
         return learner

@@ -31,7 +31,7 @@ from ragjax.errors import UserError, require
 from ragjax.origin import made_from
 from ragjax.tasks.agent_questions import AgentQuestions
 from ragjax.tasks.base import SPLITS, Task
-from ragjax.types import Env
+from ragjax.types import Env, QaData
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,10 @@ class PreparedAdaptiveRetrieval(Environment):
     def origins(self) -> dict[str, Any]:
         """The reader's run."""
         return {"reader": made_from(self.reader_dir, self.questions.reader.params)}
+
+    def asks(self) -> tuple[str, QaData]:
+        """The task of its questions."""
+        return self.spec.task.name, self.questions.data
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

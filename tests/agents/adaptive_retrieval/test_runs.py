@@ -1,5 +1,6 @@
 """Runs of adaptive retrieval from the command line: trained, resumed, evaluated and asked."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from tiny_task import PEOPLE, TinyTask
 from ragjax.agents.adaptive_retrieval.environment import AdaptiveRetrieval
 from ragjax.agents.adaptive_retrieval.questions import ReadQuestions
 from ragjax.cli import main
+from ragjax.config import read_json
 from ragjax.errors import UserError
 from ragjax.evaluation.runs import load_runs, record_run
 from ragjax.learners.episodes import EpisodesConfig
@@ -142,6 +144,36 @@ def test_a_reader_that_was_trained_anew_is_noticed(agent, trained, tmp_path, ref
         "resume": ["train", agent.parent / "agent.py", "--run-dir", run_dir, "--resume"],
     }[command]
     assert f"{trained} holds other parameters now" in refused(*words)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "answer", "resume"])
+def test_questions_that_are_others_now_are_noticed(agent, refused, monkeypatch, command):
+    """An answer that was edited since; the policy also observes what the training questions have."""
+    generate = TinyTask.generate
+
+    def edited(self):
+        data = generate(self)
+        first, *others = data.splits["test"]
+        splits = data.splits | {"test": (dataclasses.replace(first, answers=("Nowhere",)), *others)}
+        return dataclasses.replace(data, splits=splits)
+
+    monkeypatch.setattr(TinyTask, "generate", edited)
+    words = {
+        "evaluate": ["evaluate", agent],
+        "answer": ["answer", agent, TEXT],
+        "resume": ["train", agent.parent / "agent.py", "--run-dir", agent, "--resume"],
+    }[command]
+    assert f"Task tiny makes other test questions now than {agent} began with" in refused(*words)
+
+
+def test_a_run_that_kept_no_digests_of_its_questions_is_used_as_before(agent, tmp_path):
+    run_dir = Path(shutil.copytree(agent, tmp_path / "run"))
+    (run_dir / "data.json").unlink()
+    with pytest.raises(UserError, match=r"data\.json can't be read"):
+        read_json(run_dir / "config.json").load(run_dir)
+    content = json.loads((run_dir / "origin.json").read_text())
+    (run_dir / "origin.json").write_text(json.dumps(content | {"files": {}}))
+    read_json(run_dir / "config.json").load(run_dir)
 
 
 def test_an_agent_is_asked_in_words(agent, capsys):
