@@ -105,7 +105,7 @@ def write_origin(
     """
     digests = {name: _short_digest(run_dir / name) for name in files}
     own = {"modules": _module_digests(config), "runs": dict(runs), "files": digests}
-    write_json(run_dir / ORIGIN, provenance() | own)
+    write_json(run_dir / ORIGIN, provenance() | own | {"directory": str(Path.cwd())})
 
 
 def read_origin(run_dir: Path) -> dict[str, Any]:
@@ -136,6 +136,27 @@ def read_origin(run_dir: Path) -> dict[str, Any]:
         f"{run_dir / ORIGIN} has {files!r} for 'files'; train the run again.",
     )
     return origin
+
+
+def found_from(run_dir: Path, named: str, seed: int) -> str:
+    """How a run finds another one that it is built on, from whatever directory it is used.
+
+    Args:
+      run_dir: the run.
+      named: the other one's directory as its config names it, with "{seed}" in the place of the seed.
+      seed: of the run.
+
+    Returns:
+      `named` itself, if that is there; else where it was from the directory in which the run began.
+    """
+    if Path(named.replace("{seed}", str(seed))).exists():
+        return named
+    began = read_origin(run_dir).get("directory", "")  # runs of older versions have none
+    require(
+        isinstance(began, str),
+        f"{run_dir / ORIGIN} has {began!r} for 'directory'; train the run again.",
+    )
+    return str(Path(began) / named) if began else named
 
 
 def require_same_files(run_dir: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from tiny_config import get_config
 
 from ragjax.errors import UserError
+from ragjax.learners.start import require_start
 from ragjax.objectives.answer_reward import AnswerReward
 from ragjax.objectives.joint import Joint
 from ragjax.run_dir import load_run
@@ -44,6 +45,20 @@ def test_the_seed_stands_in_the_name(trained):
     assert config.start_dir(3) == trained.parent / "3"
     with pytest.raises(UserError, match=r"start is '.*', but .*3 holds no finished run"):
         begun(config)
+
+
+def test_a_run_continued_from_another_directory_finds_its_start(trained, copied, monkeypatch):
+    """Relative to the directory in which it began; here as if that were the start's own."""
+    content = json.loads((copied / "origin.json").read_text())
+    began = json.dumps(content | {"directory": str(trained.parent)})
+    (copied / "origin.json").write_text(began)
+    config = dataclasses.replace(get_config(), start=trained.name)
+    monkeypatch.chdir(copied)
+    with pytest.raises(UserError, match="holds no finished run"):
+        begun(config)
+    learner = config.load(copied)
+    assert learner.config.start_dir(0) == trained
+    require_start(learner.config, 0)
 
 
 def test_a_run_of_another_model_is_refused(trained):

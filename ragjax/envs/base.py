@@ -7,6 +7,7 @@ A new environment is one new file in this package with one frozen dataclass that
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
@@ -67,6 +68,11 @@ class Environment:
     def same_for_all_seeds(self) -> bool:
         """Whether runs of several seeds can share it in one program; not if each has a trained part."""
         return True
+
+    def of_run(self, run_dir: Path, seed: int) -> "Environment":
+        """The spec as a run that was begun in `run_dir` finds what it names; itself by default."""
+        del run_dir, seed
+        return self
 
     def prepare(self, seed: int) -> "Environment":
         """The environment as a run of this seed uses it, with what it has to load; itself by default."""

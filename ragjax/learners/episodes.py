@@ -132,7 +132,7 @@ class EpisodesConfig(Config):
         Raises:
           UserError: a run that it is built on holds other parameters now, or its questions are others.
         """
-        learner = EpisodesLearner(self)
+        learner = EpisodesLearner(replace(self, env=self.env.of_run(run_dir, self.seed)))
         require_same_runs(run_dir, learner.origins(self.seed))
         learner.require_same_questions(run_dir)
         return learner

@@ -19,6 +19,7 @@ from ragjax.models.reader import Reader, TransformerReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Objective
 from ragjax.objectives.likelihood import RagSequence
+from ragjax.origin import found_from
 from ragjax.ranges import require_few_updates
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.tasks.base import SPLITS, Task
@@ -210,7 +211,10 @@ class QuestionsConfig(Config):
         text = PreparedText.load(self.tokenizer, run_dir, self.retriever.reads, self.reader.reads)
         report = DataReport.load(run_dir)
         report.require_passages(text.corpus.passages, run_dir)
-        return QuestionsLearner(self, text, report, origin=run_dir)
+        config = self
+        if self.start:  # which a run that is continued at step 0 begins with again
+            config = replace(self, start=found_from(run_dir, self.start, self.seed))
+        return QuestionsLearner(config, text, report, origin=run_dir)
 
     def untrained(self, data: QaData) -> QuestionsLearner:
         """See `Config.untrained`; of few passages, all are retrieved."""

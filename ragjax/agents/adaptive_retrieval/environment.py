@@ -28,7 +28,7 @@ from ragjax.agents.adaptive_retrieval.reader import STAGES, TrainedReader
 from ragjax.data.prepared import NOTHING_KNOWN
 from ragjax.envs.base import Environment, EpisodeList
 from ragjax.errors import UserError, require
-from ragjax.origin import made_from
+from ragjax.origin import found_from, made_from
 from ragjax.tasks.agent_questions import AgentQuestions
 from ragjax.tasks.base import SPLITS, Task
 from ragjax.types import Env, QaData
@@ -97,6 +97,10 @@ class AdaptiveRetrieval(Environment):
     def same_for_all_seeds(self) -> bool:
         """Whether there is one reader for all seeds."""
         return "{seed}" not in self.reader
+
+    def of_run(self, run_dir: Path, seed: int) -> Environment:
+        """The reader is also found from the directory in which the run began."""
+        return dataclasses.replace(self, reader=found_from(run_dir, self.reader, seed))
 
     def prepare(self, seed: int) -> Environment:
         """The environment with the reader of this seed.

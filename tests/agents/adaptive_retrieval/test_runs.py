@@ -1,7 +1,9 @@
 """Runs of adaptive retrieval from the command line: trained, resumed, evaluated and asked."""
 
+import contextlib
 import dataclasses
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -46,10 +48,12 @@ def get_config():
 
 @pytest.fixture(scope="module")
 def agent(trained, tmp_path_factory):
-    """The directory of an agent's run, made from the command line."""
+    """The directory of an agent's run, made from the command line; it names its reader relatively."""
     base = tmp_path_factory.mktemp("agent")
-    (base / "agent.py").write_text(CONFIG.format(reader=str(trained), policy="ActorCritic()"))
-    assert main(["train", str(base / "agent.py"), "--run-dir", str(base / "run")]) == 0
+    with contextlib.chdir(base):
+        reader = os.path.relpath(trained)
+        (base / "agent.py").write_text(CONFIG.format(reader=reader, policy="ActorCritic()"))
+        assert main(["train", "agent.py", "--run-dir", "run"]) == 0
     return base / "run"
 
 
@@ -57,7 +61,8 @@ def test_an_agent_s_run_reports_by_kind(agent, trained):
     result = json.loads((agent / "result.json").read_text())
     made = json.loads((trained / "result.json").read_text())["git_commit"]
     assert result["reader"].keys() == {"run", "git_commit", "digest"}
-    assert (result["reader"]["run"], result["reader"]["git_commit"]) == (str(trained), made)
+    assert result["reader"]["git_commit"] == made
+    assert (agent.parent / result["reader"]["run"]).resolve() == trained.resolve()
     for mode in ("greedy", "sampled"):
         for kind in ("home", "town"):
             assert 0 <= result[f"{mode}_retrievals_{kind}"] <= 6
@@ -131,6 +136,19 @@ def test_an_agent_is_evaluated_on_a_split(agent, capsys, monkeypatch):
     assert "retrievals_home" in shown
 
 
+def test_a_reader_is_found_from_another_directory(agent, trained, tmp_path, monkeypatch):
+    """Where nothing is of the name that the config has: from where the run began."""
+    named = read_json(agent / "config.json")
+    assert not Path(named.env.reader).is_absolute()
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    found = named.load(agent).env.reader_dir
+    assert found.is_absolute()
+    assert found.resolve() == trained.resolve()
+    monkeypatch.chdir(agent.parent)
+    assert named.load(agent).env.reader_dir == Path(named.env.reader)
+
+
 @pytest.mark.parametrize("command", ["evaluate", "answer", "resume"])
 def test_a_reader_that_was_trained_anew_is_noticed(agent, trained, tmp_path, refused, command):
     """Another run in the reader's place would give other figures under the agent's name."""
@@ -143,7 +161,7 @@ def test_a_reader_that_was_trained_anew_is_noticed(agent, trained, tmp_path, ref
         "answer": ["answer", run_dir, TEXT],
         "resume": ["train", agent.parent / "agent.py", "--run-dir", run_dir, "--resume"],
     }[command]
-    assert f"{trained} holds other parameters now" in refused(*words)
+    assert f"{trained.parent.name}/{trained.name} holds other parameters now" in refused(*words)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "answer", "resume"])
