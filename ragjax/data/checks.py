@@ -110,3 +110,18 @@ def require_splits(data: QaData, task: str, splits: Collection[str]) -> None:
             len(data.splits.get(split, ())) > 0,
             f"Task {task} has no {split} questions; give it at least one.",
         )
+
+
+def require_gold(data: QaData, task: str, retriever: str) -> None:
+    """Checks that every question has a gold passage, which a retriever reads.
+
+    Raises:
+      UserError: names the first that has none.
+    """
+    for split, questions in data.splits.items():
+        for question in questions:
+            require(
+                len(question.positives) > 0,
+                f"Task {task}: {split} question {question.id!r} names no gold passage, which retriever "
+                f"{retriever} reads; give it one or choose another retriever.",
+            )

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ragjax.config import Config
-from ragjax.data.checks import require_splits
+from ragjax.data.checks import require_gold, require_splits
 from ragjax.data.prepared import PreparedText
 from ragjax.data.report import DataReport
 from ragjax.data.stream import Phase as Phase
@@ -191,6 +191,8 @@ class QuestionsConfig(Config):
                 require_start(self, seed)  # before anything is made
         data = self.task.load()
         require_splits(data, self.task.name, SPLITS)
+        if self.retriever.needs_gold:
+            require_gold(data, self.task.name, type(self.retriever).__name__)
         self.check_depths(len(data.passages))
         own, borrowed = self.retriever.reads, self.reader.reads
         require(

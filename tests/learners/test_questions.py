@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_config import get_config
+from tiny_task import TinyTask
 
 from ragjax.data import stream
 from ragjax.data.batching import stream_rows
@@ -19,6 +20,7 @@ from ragjax.models.encoder import BagEncoder
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
+from ragjax.retrieval.fixed import Oracle
 from ragjax.training.learner import Stage, state_of_seed
 from ragjax.training.optimizer import Adam, evaluation_params
 from ragjax.training.program import (
@@ -50,6 +52,26 @@ def configured(**fields):
 @pytest.fixture(scope="module")
 def learner():
     return configured().create()
+
+
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_gold_passage_that_is_missing_is_named_before_training(split, monkeypatch):
+    generate = TinyTask.generate
+
+    def without(self):
+        data = generate(self)
+        *others, last = data.splits[split]
+        splits = data.splits | {split: (*others, dataclasses.replace(last, positives=()))}
+        return dataclasses.replace(data, splits=splits)
+
+    monkeypatch.setattr(TinyTask, "generate", without)
+    oracle = configured(retriever=Oracle(), objective=RagSequence(documents="retrieved"))
+    message = (
+        f"Task tiny: {split} question 'q[0-9/]*' names no gold passage, which retriever Oracle"
+    )
+    with pytest.raises(UserError, match=message):
+        oracle.create()
+    configured().create()  # another retriever reads none
 
 
 def run_of(learner, seeds=(0,)):

@@ -10,9 +10,9 @@ from flax import struct
 from jaxtyping import Float
 
 from ragjax.agents.adaptive_retrieval.reader import STAGES, RetrievalTrace, TrainedReader
-from ragjax.errors import require
+from ragjax.data.checks import require_splits
 from ragjax.evaluation.matching import exact_match, strict_match, token_f1
-from ragjax.tasks.base import Task
+from ragjax.tasks.base import SPLITS, Task
 from ragjax.types import Leaf, QaData, Question
 
 COMPONENTS = 8  # of a question's embedding that a policy observes
@@ -103,8 +103,14 @@ class ReadQuestions:
 
     @cached_property
     def data(self) -> QaData:
-        """All questions, unread."""
-        return self.task.load()
+        """All questions, unread.
+
+        Raises:
+          UserError: a split has none.
+        """
+        data = self.task.load()
+        require_splits(data, self.task.name, SPLITS)
+        return data
 
     @cached_property
     def basis(self) -> Float[np.ndarray, "C D"]:
@@ -113,17 +119,8 @@ class ReadQuestions:
         return principal_components(self.reader.embed(texts))
 
     def questions(self, split: str) -> list[Question]:
-        """The questions of a split, in the order of its table.
-
-        Raises:
-          UserError: there are none.
-        """
-        asked = self.data.splits[split]
-        require(
-            len(asked) > 0,
-            f"env.task {self.task.name} has no {split} questions to ask an agent; name another task.",
-        )
-        return sorted(asked, key=lambda question: question.relation)
+        """The questions of a split, in the order of its table."""
+        return sorted(self.data.splits[split], key=lambda question: question.relation)
 
     @cached_property
     def _tables(self) -> dict[str, QuestionTable]:
@@ -133,7 +130,7 @@ class ReadQuestions:
         """The table of a split, whose questions are read at the first call.
 
         Raises:
-          UserError: there are none, or the corpus has fewer than k passages.
+          UserError: a split has none, or the corpus has fewer than k passages.
         """
         if split not in self._tables:
             questions, measure = self.questions(split), MEASURES[self.measure]

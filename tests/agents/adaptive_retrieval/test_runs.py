@@ -221,6 +221,19 @@ def test_a_missing_reader_is_named(tmp_path, capsys):
     assert "env.reader names nowhere/seed_4, which holds no finished run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("split", ["train", "dev", "test"])
+def test_a_split_without_questions_is_named_before_training(
+    agent, tmp_path, refused, monkeypatch, split
+):
+    data = TinyTask().generate()
+    empty = dataclasses.replace(data, splits=data.splits | {split: ()})
+    monkeypatch.setattr(TinyTask, "generate", lambda self: empty)
+    monkeypatch.chdir(agent.parent)  # where the reader is found
+    message = refused("train", "agent.py", "--run-dir", tmp_path / "run")
+    assert f"Task tiny has no {split} questions; give it at least one." in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_seeds_side_by_side_share_one_reader():
     fields = {"algorithm": PPO(), "num_seeds": 2}
     EpisodesConfig(env=AdaptiveRetrieval(reader="runs/one"), **fields)
