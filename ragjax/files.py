@@ -186,7 +186,8 @@ def _import_run(name: str, path: Path) -> ModuleType:
         return sys.modules[name]  # it was moved, and is loaded from where it is now
     _require_there(name, path)
     loaded = (module for key, module in sys.modules.items() if key.startswith(_RUN))
-    found = next((each for each in loaded if _is_same(each.__file__, path)), None)
+    files = ((getattr(module, "__file__", None), module) for module in list(loaded))
+    found = next((module for file, module in files if _is_same(file, path)), None)
     return found or load_module(path, name)
 
 
