@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import sys
 import unicodedata
 
@@ -10,6 +11,7 @@ import pytest
 
 from ragjax.evaluation.coverage import answers_in_corpus
 from ragjax.evaluation.matching import answer_rank, tokenised
+from ragjax.text import UNSPACED
 
 
 def by_brute_force(texts, answers):
@@ -58,6 +60,9 @@ def test_the_corpus_is_a_stream_that_is_read_once():
     assert read == list(range(1000))
 
 
+_UNSPACED = re.compile(f"[{UNSPACED}]")
+
+
 def slowly_tokenised(text):
     def kind(character):
         category = unicodedata.category(character)[0]
@@ -65,8 +70,18 @@ def slowly_tokenised(text):
 
     tokens = []
     for of, run in itertools.groupby(unicodedata.normalize("NFD", text), key=kind):
-        found = "".join(run)
-        tokens += [found] if of == "word" else list(found) if of == "other" else []
+        if of != "word":
+            tokens += run if of == "other" else []
+            continue
+        word, alone = "", False  # alone: a letter of a script without spaces, with its marks
+        for character in run:
+            category = unicodedata.category(character)
+            unspaced = category != "Nd" and category[0] != "M" and _UNSPACED.match(character)
+            if word and (unspaced or (alone and category[0] != "M")):
+                tokens, word = [*tokens, word], ""
+            word += character
+            alone = bool(unspaced) or (alone and category[0] == "M")
+        tokens.append(word)
     return " ".join(["", *tokens, ""]).lower() if tokens else " "
 
 
@@ -75,4 +90,5 @@ def test_tokens_are_those_of_a_walk_over_the_characters():
     for _ in range(2000):
         ends = rng.choices([128, 0x3000, sys.maxunicode], k=12)
         text = "".join(chr(rng.randrange(end)) for end in ends)
+        text += "".join(rng.choices("กิ้๒2aカ\u3099北\u0301.", k=6))
         assert tokenised(text) == slowly_tokenised(text)

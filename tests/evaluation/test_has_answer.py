@@ -23,7 +23,10 @@ pytest_plugins = ["tiny_run"]
         ("1,234.5%", ["1", ",", "234", ".", "5", "%"]),
         ("C++\t\u00a0x_y", ["c", "+", "+", "x", "_", "y"]),
         ("\u00c9cole", ["e\u0301cole"]),  # É is E and an accent, which is a mark
-        ("東京\u200b都½", ["東京", "都½"]),
+        ("東京\u200b都½", ["東", "京", "都", "½"]),  # letters of a script without spaces
+        ("第12回 in北京Paris", ["第", "12", "回", "in", "北", "京", "paris"]),
+        ("กินได้ ๒๕", ["กิ", "น", "ไ", "ด้", "๒๕"]),  # marks stay with their letter, digits together
+        ("ガ", ["カ\u3099"]),
         (" \n", []),
     ],
 )
@@ -42,6 +45,16 @@ def test_tokens_by_hand(text, tokens):
         ("E. coli", ["E coli"], False),  # a dot is a token
         ("U.S.A", ["U.S."], True),
         ("4.2 and 1,000", ["42", "1000"], False),
+        ("北京は中国の首都です", ["北京"], True),
+        ("北京は中国の首都です", ["京北", "東京"], False),
+        ("カード", ["ガ", "カド"], False),  # neither another mark, nor a letter left out
+        ("กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย", ["ประเทศไทย"], True),
+        ("กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย", ["กรงเทพ", "ประเทศลาว"], False),
+        ("ທ່ານຢູ່ວຽງຈັນ", ["ວຽງຈັນ"], True),
+        ("首都はParisです", ["paris"], True),
+        ("首都はParisです", ["Par", "首都Paris"], False),
+        ("西暦1980年", ["1980", "1980年"], True),
+        ("西暦1980年", ["198"], False),
         ("anything", ["", "  "], False),
         ("", ["a"], False),
     ],
