@@ -10,10 +10,13 @@ _INVISIBLE = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u20
 _ASCII_SIGNS = str.maketrans("‘’ʼ“”‐‑‒–—−", "'''\"\"------")
 _OTHER_SPACE = re.compile(r"[^\S ]")
 
-# Letters of scripts that put no space between words: Chinese, Japanese, Thai, Lao, Burmese, Khmer.
+# Scripts that put no space between words, with their marks and digits.
 UNSPACED = (
-    "\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f"
-    "\U00020000-\U0003134f\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff"
+    # Chinese and Japanese, bopomofo and kana; planes 2 and 3 are kept for ideographs
+    "\u3005-\u3007\u3031-\u3035\u303b\u303c\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf"
+    "\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U0001aff0-\U0001b16f\U00020000-\U0003fffd"
+    "\u0e00-\u0eff\u1000-\u109f\ua9e0-\ua9ff\uaa60-\uaa7f\u1780-\u17ff"  # Thai, Lao, Burmese, Khmer
+    "\u1950-\u19df\u1a20-\u1aaf\uaa80-\uaadf\ua000-\ua48c"  # Tai Le, Lue, Tham and Viet; Yi
 )
 _RUN = re.compile(f"[{UNSPACED}]+")
 

@@ -1,5 +1,6 @@
 """Names are read as themselves in whatever signs, spaces and normal forms they stand."""
 
+import re
 import sys
 import unicodedata
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from ragjax.data.lexicon import Lexicon
 from ragjax.data.tokenizer import Tokenizer
 from ragjax.retrieval.bm25 import BM25
 from ragjax.tasks.base import Task
-from ragjax.text import plain, with_word_breaks
+from ragjax.text import UNSPACED, plain, with_word_breaks
 from ragjax.types import Passage, QaData, Question
 
 NAMES = ("France", "Côte d'Ivoire", "Guinea-Bissau", "São Tomé", "北京")
@@ -133,6 +134,58 @@ def test_scripts_without_spaces(read, tokenizer):
     assert read("中国の首都は北京?") == list("中国の首都は北京")
     for text in ("北京", "東京は日本の首都です", "in 北京 now", "ประเทศไทย"):
         assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+UNSPACED_SCRIPTS = (
+    *("CJK UNIFIED IDEOGRAPH", "CJK COMPATIBILITY IDEOGRAPH", "HIRAGANA LETTER", "KATAKANA LETTER"),
+    *("HALFWIDTH KATAKANA", "HENTAIGANA LETTER", "BOPOMOFO", "THAI", "LAO", "MYANMAR", "KHMER"),
+    *("TAI LE", "NEW TAI LUE", "TAI THAM", "TAI VIET", "YI SYLLABLE"),
+)
+
+
+def test_every_letter_of_a_script_without_spaces_is_known():
+    """And none of another script, by what Unicode calls them; signs that stand in such text aside."""
+    known = re.compile(f"[{UNSPACED}]")
+    letters = [c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c)[0] == "L"]
+    named = {c: unicodedata.name(c, "") for c in letters}
+    assert [
+        n for c, n in named.items() if n.startswith(UNSPACED_SCRIPTS) and not known.match(c)
+    ] == []
+    others = {n.split()[0] for c, n in named.items() if known.match(c)}
+    others -= {name.split()[0] for name in UNSPACED_SCRIPTS}
+    assert others == {
+        "IDEOGRAPHIC",
+        "MASU",
+        "VERTICAL",
+        "KATAKANA-HIRAGANA",
+    }  # signs that stand in such text
+
+
+# A text, a word in it, and another text.
+SENTENCES = {
+    "Thai": ("กรุงเทพมหานครเป็นเมืองหลวงของประเทศไทย", "ประเทศไทย", "ไทยกินข้าว"),
+    "Lao": ("ວຽງຈັນເປັນນະຄອນຫຼວງຂອງລາວ", "ວຽງຈັນ", "ຈັນທະບູລີຢູ່ໃນເມືອງ"),
+    "Burmese": ("နေပြည်တော်သည်မြန်မာနိုင်ငံ၏မြို့တော်ဖြစ်သည်", "မြန်မာ", "ကခဂ"),
+    "Khmer": ("ភ្នំពេញជារាជធានីនៃប្រទេសកម្ពុជា", "កម្ពុជា", "ជាពុម្ពក"),
+    "Yi": ("ꆈꌠꁱꂷꌋꆀ", "ꁱꂷ", "ꂷꀀꁱ"),
+    "Tai Le": ("ᥖᥭᥰᥖᥬᥳᥑᥨᥒᥰ", "ᥑᥨᥒ", "ᥒᥨᥑ"),
+    "bopomofo": ("ㄓㄨㄥㄍㄨㄛㄅㄟ", "ㄍㄨㄛ", "ㄛㄨㄍ"),
+}
+
+
+@pytest.mark.parametrize("script", SENTENCES)
+def test_a_word_within_a_text_is_found(script):
+    """By BM25, and it is made of known words."""
+    text, word, other = SENTENCES[script]
+    passages = [Passage("other", "", f"{other} {other}"), Passage("held", "", text)]
+    asked = Question("q", f"{word}?", ("",), (), "", "")
+    assert BM25().lookup(passages, [asked], 1).ids.tolist() == [[1]]
+    tokenizer = Tokenizer.train([text, other], 400)
+    lexicon = Lexicon.measure(tokenizer, [text])
+    assert "".join(tokenizer.words(word)) == word
+    assert lexicon.known_form(tokenizer, word) == (word, [])
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert set(tokenizer.encode(word)) <= set(tokenizer.encode(text))
 
 
 def test_bm25_reads_them_too():
