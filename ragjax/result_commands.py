@@ -144,6 +144,10 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
     else:
         run = open_run(options.run_dir, console)
         run = run if options.passages is None else run.over(options.passages)
+    if options.passages is not None:
+        asked: Any = run.learner  # of questions: no other is asked over passages
+        for note in asked.report.sentences():
+            console.print(note)
     if options.question is not None:
         _print_answer(run.answer(options.question, force=options.force), options.json)
         return 0

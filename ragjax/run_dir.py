@@ -11,13 +11,12 @@ import jax
 from ragjax.config import Config, config_json, read_json
 from ragjax.config_differences import differing_fields
 from ragjax.data.checks import checked, in_plain_text
-from ragjax.data.readers import read_passages
+from ragjax.data.readers import passages_with_text
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
 from ragjax.origin import changes_since, require_same_files
 from ragjax.precision import single_precision
 from ragjax.tasks.base import SPLITS
-from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
 from ragjax.training.program import starting_state, state_shapes
@@ -64,14 +63,12 @@ class Run:
         """The same parameters over other passages.
 
         Args:
-          passages: a file or a folder, see `data.readers.read_passages`.
+          passages: a file or a folder, see `data.readers.passages_with_text`.
 
         Raises:
           UserError: it can't be read, or the run has no corpus.
         """
-        read = read_passages(Path(passages), words=PASSAGE_WORDS, overlap=OVERLAP)
-        data = checked(QaData(tuple(read), {}), str(passages))
-        learner, state = self.learner.over(self.state, in_plain_text(data))
+        learner, state = self.learner.over(self.state, _corpus(passages))
         return replace(self, learner=learner, state=state)
 
     @single_precision
@@ -86,20 +83,24 @@ class Run:
         return facts | records.summary()
 
 
+def _corpus(passages: Path | str, *splits: str) -> QaData:
+    """The passages of a file or a folder that have a text, beside splits without questions."""
+    found, notes = passages_with_text(Path(passages))
+    return in_plain_text(checked(QaData(found, dict.fromkeys(splits, ()), notes), str(passages)))
+
+
 @single_precision
 def untrained_run(config: Config, passages: Path | str) -> Run:
     """What a config begins with, over passages and without any training.
 
     Args:
       config: of a model whose weights come from elsewhere.
-      passages: a file or a folder, see `data.readers.read_passages`.
+      passages: a file or a folder, see `data.readers.passages_with_text`.
 
     Raises:
       UserError: it has nothing to answer before it is trained, or the passages can't be read.
     """
-    read = read_passages(Path(passages), words=PASSAGE_WORDS, overlap=OVERLAP)
-    data = checked(QaData(tuple(read), dict.fromkeys(SPLITS, ())), str(passages))
-    learner = config.untrained(in_plain_text(data))
+    learner = config.untrained(_corpus(passages, *SPLITS))
     state = learner.finish(starting_state(learner, (config.seed,)))
     return Run(config, learner, state, step=0, damaged=[], changes=[])
 

@@ -18,7 +18,7 @@ from typing import Any
 from ragjax.data.markdown import markdown_lines
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
-from ragjax.text import half_character
+from ragjax.text import OVERLAP, PASSAGE_WORDS, half_character
 from ragjax.types import Passage, Question
 
 ROW_KINDS = (".jsonl", ".csv", ".tsv")
@@ -256,6 +256,29 @@ def read_passages(path: Path, *, words: int, overlap: int, fields: str = "") -> 
     """
     for _, _, passage in located_passages(path, words=words, overlap=overlap, fields=fields):
         yield passage
+
+
+def passages_with_text(
+    path: Path, *, words: int = PASSAGE_WORDS, overlap: int = OVERLAP, fields: str = ""
+) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
+    """Reads what `read_passages` yields, those without a text left out.
+
+    Returns:
+      The passages, and a note on how many were left out, if any were.
+
+    Raises:
+      UserError: none is left, or a file can't be read.
+    """
+    found = list(read_passages(path, words=words, overlap=overlap, fields=fields))
+    kept = tuple(passage for passage in found if passage.text.strip())
+    require(
+        bool(kept),
+        f"{path} has no passage with a text; if its column has another name, give it: --task.fields "
+        "text=NAME, or rename it to text.",
+    )
+    empty = len(found) - len(kept)
+    notes = (f"{empty} of {len(found)} passages have no text and are left out",)
+    return kept, notes if empty else ()
 
 
 def located_passages(

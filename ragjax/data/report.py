@@ -129,8 +129,9 @@ class DataReport:
     def sentences(self) -> list[str]:
         """What of the data is left out or not read, for the user to know before training."""
         told = list(self.notes)
-        counts = ", ".join(f"{report.questions} {name}" for name, report in self.splits.items())
-        told.append(f"{self.passages} passages; questions: {counts}")
+        counts = [f"{of.questions} {name}" for name, of in self.splits.items() if of.questions]
+        asked = f"; questions: {', '.join(counts)}" if counts else ""
+        told.append(f"{self.passages} passages{asked}")
         if self.cut_passages:
             told.append(
                 f"{self.cut_passages} of {self.passages} passages are longer than "

@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 from ragjax.data.readers import (
     COLUMNS,
     parse_fields,
-    read_passages,
+    passages_with_text,
     read_questions,
     text_files,
 )
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import SPLITS, Task, fraction
 from ragjax.text import OVERLAP, PASSAGE_WORDS
-from ragjax.types import Passage, QaData, Question
+from ragjax.types import QaData, Question
 
 SPLIT_NAMES = {
     **{name: name for name in SPLITS},
@@ -109,13 +109,13 @@ class OwnData(Task):
             bool(self.passages),
             "task.passages names no file; give one: --task.passages FILE --task.questions FILE.",
         )
-        notes: list[str] = []
-        passages = tuple(self._read_passages(notes))
-        require(
-            bool(passages),
-            f"task.passages is {self.passages}, which has no passage with a text; if its column has "
-            "another name, give it: --task.fields text=NAME.",
+        passages, left_out = passages_with_text(
+            Path(self.passages),
+            words=self.passage_words,
+            overlap=self.overlap,
+            fields=self.fields,
         )
+        notes = list(left_out)
         splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
         titles = {passage.id: passage.title for passage in passages}
         unanswered: Counter[str] = Counter()
@@ -130,22 +130,6 @@ class OwnData(Task):
         return QaData(
             passages, {split: tuple(rows) for split, rows in splits.items()}, tuple(notes)
         )
-
-    def _read_passages(self, notes: list[str]) -> Iterator[Passage]:
-        empty = total = 0
-        for passage in read_passages(
-            Path(self.passages),
-            words=self.passage_words,
-            overlap=self.overlap,
-            fields=self.fields,
-        ):
-            total += 1
-            if passage.text.strip():
-                yield passage
-            else:
-                empty += 1
-        if empty:
-            notes.append(f"{empty} of {total} passages have no text and are left out")
 
     def _read_questions(
         self, titles: dict[str, str], notes: list[str]

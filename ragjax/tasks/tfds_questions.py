@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ragjax.data.readers import parse_fields, read_passages, text_files
+from ragjax.data.readers import parse_fields, passages_with_text, text_files
 from ragjax.data.tfds_source import field, read_examples
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import Task, fraction
-from ragjax.text import OVERLAP, PASSAGE_WORDS
 from ragjax.types import Passage, QaData, Question
 
 _COLUMNS = ("question", "answers", "id", "context", "title")
@@ -80,10 +79,9 @@ class TfdsQuestions(Task):
             bool(self.passages) != ("context" in paths),
             "task.passages names a file or task.fields the context of each question; give one of both.",
         )
-        passages: list[Passage] = []
+        passages, left_out = (), ()
         if self.passages:
-            own = read_passages(Path(self.passages), words=PASSAGE_WORDS, overlap=OVERLAP)
-            passages = list(own)
+            passages, left_out = passages_with_text(Path(self.passages))
         contexts: dict[str, Passage] = {}  # each stands beside several questions
         splits: dict[str, list[Question]] = {"train": [], "dev": [], "test": []}
         unanswered = 0
@@ -94,7 +92,7 @@ class TfdsQuestions(Task):
                 splits[split].append(question)
             else:
                 unanswered += 1
-        notes = []
+        notes = list(left_out)
         if not self.dev_split:
             notes.append(f"a share {self.dev_share} of {self.train_split}, by a hash, is dev")
         if unanswered:

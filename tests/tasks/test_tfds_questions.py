@@ -94,7 +94,7 @@ def test_what_is_dev_comes_of_train_alone(data_dir):
 
 
 def test_passages_of_ones_own(data_dir, tmp_path):
-    (tmp_path / "p.jsonl").write_text('{"id": "a", "text": "Straße"}\n')
+    (tmp_path / "p.jsonl").write_text('{"id": "a", "text": "Straße"}\n{"id": "b", "text": ""}\n')
     task = TfdsQuestions(
         "mini_questions",
         "answers=answers/text",
@@ -105,6 +105,7 @@ def test_passages_of_ones_own(data_dir, tmp_path):
     )
     data = task.load()
     assert data.passages == (Passage("a", "", "Straße"),)
+    assert data.notes[0] == "1 of 2 passages have no text and are left out"
     assert [len(data.splits[split]) for split in ("train", "dev", "test")] == [39, 5, 5]
     assert data.splits["test"][0].id == "validation[50%:]/0"
     assert data.splits["test"][0].positives == ()

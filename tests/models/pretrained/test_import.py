@@ -73,6 +73,7 @@ def models(tmp_path_factory):
         {"id": str(n), "title": t, "text": f"{t} lives in {place}."}
         for n, (t, place) in enumerate([("Ada", "Arles"), ("Ben", "Bonn"), ("Zoe", "Zadar")])
     ]
+    rows.insert(1, {"id": "empty", "title": "Eva", "text": ""})
     (root / "passages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return root
 
@@ -94,6 +95,7 @@ def test_a_rag_model_becomes_a_run(imported, models):
     assert run.config.evaluation.k == 2
     assert run.step == 0
     assert run.config.tokenizer.title_separator == " / "
+    assert run.learner.report.notes == ("1 of 4 passages have no text and are left out",)
     read = run.learner.text.corpus.tokens[0][:20]
     assert run.learner.text.tokenizer.decode(read).startswith("Ada / Ada lives")
     params = run.state.params["retriever"]

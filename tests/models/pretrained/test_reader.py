@@ -332,7 +332,9 @@ def test_a_config_answers_from_passages(sources, tmp_path, capsys):
     passages.write_text('{"id": "1", "text": "Zzyzx is a town."}\n{"id": "2", "text": "Ada."}\n')
     words = ["answer", str(config), "Where does Ada live?", "--json"]
     assert main([*words, "--passages", str(passages)]) == 0
-    told = json.loads(capsys.readouterr().out)
+    out, err = capsys.readouterr()
+    assert err.splitlines()[0] == "2 passages"
+    told = json.loads(out)
     assert sorted(passage["id"] for passage in told["passages"]) == ["1", "2"]
     assert np.isclose(sum(passage["prior"] for passage in told["passages"]), 1.0)
     assert any("not calibrated" in note for note in told["notes"])
