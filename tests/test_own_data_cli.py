@@ -60,6 +60,33 @@ def test_one_command_trains_and_measures(run_dir, files):
     assert config["task"]["passages"] == str(files / "passages.tsv")
 
 
+@pytest.mark.parametrize(
+    ("split", "lost", "why"),
+    [
+        *((split, "all", "") for split in ("train", "dev", "test")),
+        ("dev", "answers", "; 12 of 12 dev questions have no answer and are left out"),
+    ],
+)
+def test_a_split_without_questions_is_refused_before_the_first_step(
+    files, tmp_path, capsys, split, lost, why
+):
+    """With what was left out of it, of questions that have no answer."""
+    rows = [json.loads(line) for line in (files / "questions.jsonl").read_text().splitlines()]
+    if lost == "answers":
+        rows = [row | {"answers": []} if row["split"] == split else row for row in rows]
+    else:
+        rows = [row for row in rows if row["split"] != split]
+    asked, run = tmp_path / "questions.jsonl", tmp_path / "run"
+    asked.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    words = ["train", str(CONFIG), "--run-dir", str(run), *TINY, "--task.questions", str(asked)]
+    assert main([*words, "--task.passages", str(files / "passages.tsv")]) == 2
+    assert the_sentence(capsys.readouterr().err) == (
+        f"Task own_data has no {split} questions (questions are split by their 'split'{why}); give it "
+        "at least one."
+    )
+    assert not run.exists()
+
+
 def test_an_edited_file_is_noticed(run_dir, files, capsys):
     path = files / "questions.jsonl"
     before = path.read_text()

@@ -103,12 +103,13 @@ def require_splits(data: QaData, task: str, splits: Collection[str]) -> None:
     """Checks that splits have questions.
 
     Raises:
-      UserError: names the one that has none.
+      UserError: names the one that has none, and what the task left out.
     """
+    noted = f" ({'; '.join(data.notes)})" if data.notes else ""
     for split in splits:
         require(
             len(data.splits.get(split, ())) > 0,
-            f"Task {task} has no {split} questions; give it at least one.",
+            f"Task {task} has no {split} questions{noted}; give it at least one.",
         )
 
 
