@@ -1,11 +1,11 @@
 """What every task's data must be, looked at in one place before anything is made of it."""
 
 import dataclasses
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 
 from ragjax.errors import UserError, require
 from ragjax.text import half_character, plain
-from ragjax.types import Passage, QaData
+from ragjax.types import Passage, QaData, Question
 
 
 def checked(data: QaData, task: str) -> QaData:
@@ -97,6 +97,19 @@ def in_plain_text(data: QaData) -> QaData:
         },
         data.notes,
     )
+
+
+def with_answers(
+    splits: Mapping[str, Sequence[Question]],
+) -> tuple[dict[str, tuple[Question, ...]], list[str]]:
+    """Returns the questions of splits that have an answer, and a note on each split that has others."""
+    kept = {split: tuple(each for each in asked if each.answers) for split, asked in splits.items()}
+    left_out = {split: len(asked) - len(kept[split]) for split, asked in splits.items()}
+    return kept, [
+        f"{count} of {len(splits[split])} {split} questions have no answer and are left out"
+        for split, count in left_out.items()
+        if count
+    ]
 
 
 def require_splits(data: QaData, task: str, splits: Collection[str]) -> None:

@@ -223,4 +223,7 @@ class PreparedText:
         if len(tokens) > length:
             cut = self.tokenizer.decode(tokens[length:])
             notes.append(f"only {length} tokens are read; cut: {cut}")
+        if self.own is not None and (cut := self.own.cut(text)):
+            length = self.own.reads.lengths[0]
+            notes.append(f"only {length} tokens are read by the retriever; cut there: {cut}")
         return text, notes

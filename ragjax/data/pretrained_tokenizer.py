@@ -64,6 +64,14 @@ class PretrainedTokenizer:
         """[n,Q] int32 rows of questions, and how many were cut."""
         return self._rows(texts, 0)
 
+    def cut(self, text: str) -> str:
+        """The end of a question that is not read; "" of one that is read as a whole."""
+        self._inner.enable_truncation(self.reads.lengths[0])
+        given = self.reads.prefixes[0] + plain(text)
+        encoding = self._inner.encode(given)
+        read = max(end for _, end in encoding.offsets)
+        return given[read:].strip() if encoding.overflowing else ""
+
     def passages(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """[n,P] int32 rows of passages, and how many were cut."""
         return self._rows(texts, 1)

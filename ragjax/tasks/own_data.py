@@ -1,11 +1,11 @@
 """Passages and questions of your own, from files."""
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ragjax.data.checks import with_answers
 from ragjax.data.readers import (
     COLUMNS,
     parse_fields,
@@ -118,18 +118,10 @@ class OwnData(Task):
         notes = list(left_out)
         splits: dict[str, list[Question]] = {split: [] for split in SPLITS}
         titles = {passage.id: passage.title for passage in passages}
-        unanswered: Counter[str] = Counter()
         for split, question in self._read_questions(titles, notes):
-            if question.answers:
-                splits[split].append(question)
-            else:
-                unanswered[split] += 1
-        for split, count in unanswered.items():
-            total = count + len(splits[split])
-            notes.append(f"{count} of {total} {split} questions have no answer and are left out")
-        return QaData(
-            passages, {split: tuple(rows) for split, rows in splits.items()}, tuple(notes)
-        )
+            splits[split].append(question)
+        answered, unanswered = with_answers(splits)
+        return QaData(passages, answered, (*notes, *unanswered))
 
     def _read_questions(
         self, titles: dict[str, str], notes: list[str]

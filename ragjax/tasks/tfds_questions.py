@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ragjax.data.checks import with_answers
 from ragjax.data.readers import parse_fields, passages_with_text, text_files
 from ragjax.data.tfds_source import field, read_examples
 from ragjax.errors import UserError, require
@@ -84,24 +85,15 @@ class TfdsQuestions(Task):
             passages, left_out = passages_with_text(Path(self.passages))
         contexts: dict[str, Passage] = {}  # each stands beside several questions
         splits: dict[str, list[Question]] = {"train": [], "dev": [], "test": []}
-        unanswered = 0
         for split, question, passage in self._read(paths):
             if passage is not None:
                 contexts.setdefault(passage.id, passage)
-            if question.answers:
-                splits[split].append(question)
-            else:
-                unanswered += 1
+            splits[split].append(question)
         notes = list(left_out)
         if not self.dev_split:
             notes.append(f"a share {self.dev_share} of {self.train_split}, by a hash, is dev")
-        if unanswered:
-            notes.append(f"{unanswered} questions have no answer and are left out")
-        return QaData(
-            (*passages, *contexts.values()),
-            {split: tuple(rows) for split, rows in splits.items()},
-            tuple(notes),
-        )
+        answered, unanswered = with_answers(splits)
+        return QaData((*passages, *contexts.values()), answered, (*notes, *unanswered))
 
     def _read(self, paths: dict[str, str]) -> Iterator[tuple[str, Question, Passage | None]]:
         """Yields (split, question, its passage)."""

@@ -5,10 +5,12 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from tiny_pretrained import TOKENS, write_tokenizer
 from tiny_task import TinyTask
 
 from ragjax.data.prepared import PreparedText
 from ragjax.data.tokenizer import TokenizerSpec
+from ragjax.retrieval.base import OwnTokens
 
 SPEC = TokenizerSpec(vocab_size=400, question_length=10, passage_length=11, answer_length=3)
 
@@ -40,3 +42,20 @@ def test_only_what_is_read_can_be_too_long(text):
     assert notes == ["unknown words left out: xylophonically"]
     for asked, known in (("Ada?", True), ("xylophonically", False), ("?!", False)):
         assert exact.has_known_word(asked) == known
+
+
+def test_what_the_retriever_does_not_read_is_said(tmp_path):
+    """Of one with a tokenizer of its own: here six tokens of letters, beside its ends and a prefix."""
+    write_tokenizer(tmp_path / "tokenizer.json")
+    source = (tmp_path / "tokenizer.json").read_text()
+    own = OwnTokens(source, "tokenizer.json", len(TOKENS), (9, 20), ("in ", ""))
+    spec = dataclasses.replace(SPEC, question_length=40)
+    text = PreparedText.make(spec, TinyTask().generate(), own)
+    assert text.check_question("Where does Ada?") == ("Where does Ada?", [])
+    asked = "Where does Ada live, in a quiet town?"
+    assert text.check_question(asked) == (
+        asked,
+        ["only 9 tokens are read by the retriever; cut there: , in a quiet town?"],
+    )
+    row = text.own.questions([asked])[0]
+    np.testing.assert_array_equal(row, text.own.questions(["Where does Ada live"])[0])

@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import pytest
+from tiny_pretrained import TOKENS, write_tokenizer
 from tiny_task import TinyTask
 
 from ragjax.data.prepared import PreparedText
 from ragjax.data.report import DataReport
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.errors import UserError
+from ragjax.retrieval.base import OwnTokens
 
 SPEC = TokenizerSpec(vocab_size=400, question_length=7, passage_length=11, answer_length=3)
 
@@ -31,6 +33,14 @@ def text(data):
 
 
 @pytest.fixture(scope="module")
+def own_tokens(tmp_path_factory):
+    """Of a retriever that reads 11 tokens of a question: its ends, "in", and eight of the text."""
+    path = tmp_path_factory.mktemp("own") / "tokenizer.json"
+    write_tokenizer(path)
+    return OwnTokens(path.read_text(), str(path), len(TOKENS), (11, 20), ("in ", ""))
+
+
+@pytest.fixture(scope="module")
 def report(data, text):
     return DataReport.measure(data, text)
 
@@ -45,6 +55,46 @@ def test_cut_questions_and_answers_are_counted(data, text, report):
         assert report.splits[split].cut_answers == sum(length > 2 for length in told) > 0
         assert report.splits[split].questions == len(questions)
     assert report.cut_passages == text.corpus.cut > 0
+
+
+def test_other_accepted_answers_that_are_too_long_are_counted(data, text):
+    """Of each split; all of a question's but the first, which is counted by itself."""
+    assert len(text.tokenizer.encode("lives")) == 1
+    splits = {}
+    for number, (split, (first, *others)) in enumerate(data.splits.items()):
+        answers = ("lives", *(f"lives lives lives {n}" for n in range(number)), "lives lives")
+        splits[split] = (dataclasses.replace(first, answers=answers), *others)
+    report = DataReport.measure(dataclasses.replace(data, splits=splits), text)
+    found = {split: of.cut_other_answers for split, of in report.splits.items()}
+    assert found == {"train": 0, "dev": 1, "test": 2}
+    told = "\n".join(report.sentences())
+    assert (
+        "2 other accepted answers of test questions do not fit into tokenizer.answer_length" in told
+    )
+    assert "accepted answers of train" not in told
+
+
+def test_questions_that_the_retriever_does_not_read_whole_are_counted(data, own_tokens):
+    """By its own tokenizer, which knows no letter of "zzyzx" as a word."""
+    text = PreparedText.make(dataclasses.replace(SPEC, question_length=40), data, own_tokens)
+    report = DataReport.measure(data, text)
+    for split, asked in data.splits.items():
+        cut = sum(bool(text.own.cut(question.question)) for question in asked)
+        assert report.splits[split].cut_for_retriever == cut
+        assert report.splits[split].cut_questions == 0
+    assert 0 < report.splits["dev"].cut_for_retriever < 12
+    said = "12 dev questions are longer than the question_length of the retriever's encoder"
+    assert said in "\n".join(report.sentences())
+
+
+def test_a_report_of_an_older_run_is_read(report, tmp_path):
+    """It has not counted what is counted now."""
+    report.save(tmp_path)
+    value = json.loads((tmp_path / "data.json").read_text())
+    for split in value["splits"].values():
+        del split["cut_other_answers"], split["cut_for_retriever"]
+    (tmp_path / "data.json").write_text(json.dumps(value))
+    assert DataReport.load(tmp_path) == report
 
 
 def test_unknown_words_and_missing_gold_are_counted(report):

@@ -83,7 +83,18 @@ def test_contexts_are_the_passages(data_dir):
     assert 0 < len(data.splits["dev"]) < 15
     assert data.notes == (
         "a share 0.1 of train, by a hash, is dev",
-        "1 questions have no answer and are left out",
+        f"1 of {len(data.splits['train']) + 1} train questions have no answer and are left out",
+    )
+
+
+def test_questions_without_an_answer_are_counted_for_each_split(data_dir):
+    """Its one stands in dev and test here."""
+    options = {"test_split": "train[:10]", "dev_share": 0.9, "data_dir": data_dir}
+    data = TfdsQuestions("mini_questions", FIELDS, **options).generate()
+    left_out = "questions have no answer and are left out"
+    assert data.notes[1:] == (
+        f"1 of {len(data.splits['dev']) + 1} dev {left_out}",
+        f"1 of 10 test {left_out}",
     )
 
 
