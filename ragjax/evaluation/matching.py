@@ -8,9 +8,11 @@ contains the reference is not a match.
 SQuAD's normalisation deletes all punctuation, hence "42" matches "4.2" and "C" matches "C++". Strict
 exact match keeps such answers apart by one rule. Symbols (`# $ % & * + / < = > @ \ ^ _ | ~`) stay. Any
 other mark stays between two digits, and a dot or hyphen also before a number (".5", "-5", "-$5"); only a
-comma that groups digits in threes is deleted there. Elsewhere marks are deleted. The minus sign (U+2212)
-is a hyphen. Case, articles and white space are as in SQuAD. What matches strictly matches in SQuAD's
-sense, but for that minus sign and for answers of which SQuAD's normalisation leaves nothing.
+comma that groups digits in threes is deleted there. A dot that begins a word stays (".NET"), a hyphen
+after a last word of one or two letters ("O-", "B-"), and a quotation mark after a digit that closes no
+quotation (5' and 5"). Elsewhere marks are deleted. The minus sign (U+2212) is a hyphen. Case, articles
+and white space are as in SQuAD. What matches strictly matches in SQuAD's sense, but for that minus sign
+and for answers of which SQuAD's normalisation leaves nothing.
 
 An answer of which normalisation leaves nothing, such as "the" or "!!!", equals only itself, white space
 around it aside. This is the one deviation from SQuAD's script, where all such answers are alike, and
@@ -38,11 +40,21 @@ _ARTICLE = re.compile(r"\b(?:an?|the)\b")
 _MINUS = "\u2212"
 _THOUSANDS = re.compile(r"(?<!\d)(?<!\d[.,])\d{1,3}(?:,\d{3})+(?!,?\d)")
 _MARK = r"""[!"'(),\-.:;?\[\]`{}]"""  # ASCII punctuation that is no symbol
+_LETTER = r"[^\W\d_]"
+_TELLING_MARK = (
+    rf"(?<![^\s(\[]) \. (?={_LETTER})"  # a dot that begins a word: .NET
+    rf"|(?: (?<=\b{_LETTER}) | (?<=\b{_LETTER}{{2}}) ) - (?=\W*$)"  # after one or two letters: O-, AB-
+    rf"|(?<=\d) ['\"] (?!{_LETTER})"  # of feet and inches, minutes and seconds
+)
 _IDLE_MARK = re.compile(
+    rf"(?!{_TELLING_MARK})(?:"
     rf"(?<!\d){_MARK}(?<![.\-])"  # not after a digit, and no dot or hyphen
     rf"|(?<!\d)[.\-](?![^\w\s]*\d)"  # a dot or hyphen before no number
     rf"|(?<=\d){_MARK}(?![^\w\s]*\d)"  # after a digit, but before none
+    ")",
+    re.VERBOSE,
 )
+_QUOTED = [re.compile(rf"(?<!\w){sign}(.*?){sign}(?!\w)") for sign in "\"'"]
 
 
 def normalise_answer(text: str) -> str:
@@ -59,10 +71,13 @@ def normalise_answer(text: str) -> str:
 def normalise_strictly(text: str) -> str:
     """Returns `text` as strict exact match compares it: see the rule at the head of this file.
 
-    "-1,234.50 %" becomes "-1234.50 %", "U.S." becomes "us", "C++" stays "c++".
+    "-1,234.50 %" becomes "-1234.50 %", "U.S." becomes "us", "C++" stays "c++" and "O-" "o-".
     """
     grouped = text.lower().replace(_MINUS, "-")
     plain = _THOUSANDS.sub(lambda number: number[0].replace(",", ""), grouped)
+    plain = plain.replace("''", '"')
+    for quoted in _QUOTED:
+        plain = quoted.sub(r"\1", plain)
     words = _IDLE_MARK.sub("", plain).split()
     return " ".join(word for word in words if word not in ("a", "an", "the"))
 
