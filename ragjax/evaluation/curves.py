@@ -99,7 +99,7 @@ def run_plots(directories: Sequence[Path], figures: Sequence[str] = ()) -> tuple
     for number, name in enumerate(chosen):
         curves = [curve for label in labels if (curve := _curve(label, runs[label], name))]
         if curves:
-            plots.append(Plot(f"panel_{number}", name, "step", "", curves))
+            plots.append(Plot(f"panel_{number}", _plain(name), "step", "", curves))
     require(
         bool(plots),
         f"The seeds share no step at which {', '.join(chosen)} is logged; name one run.",

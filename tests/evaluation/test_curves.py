@@ -115,6 +115,15 @@ def test_labels_tell_runs_apart(tmp_path, monkeypatch):
 # The command
 
 
+def test_a_figure_may_have_any_name(tmp_path, capsys):
+    """Such as one of an environment's kinds, whatever signs are in it."""
+    name = r"eval/$\foo$_{"
+    run = write(tmp_path / "odd", [{"step": 1, name: 1.0}, {"step": 2, name: 2.0}])
+    output = tmp_path / "odd.png"
+    assert main(["plot", str(run), "--figures", name, "--output", str(output)]) == 0
+    assert output.read_bytes().startswith(b"\x89PNG")
+
+
 def test_runs_are_drawn_into_one_picture(run, seeds, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["plot", str(run), str(seeds), "--output", "new/two.png"]) == 0
