@@ -115,7 +115,7 @@ def load(task: Source, data_dir: pathlib.Path | None = None) -> QaData:
       data_dir: the root directory; `$RAGJAX_DATA_DIR` or `~/.cache/ragjax` if None.
 
     Raises:
-      UserError: if the directory can't be written, or what was prepared is damaged.
+      UserError: if the directory can't be written, TFDS fails, or what was prepared is damaged.
     """
     root = data_dir or default_data_dir()
     with quiet():
@@ -141,10 +141,19 @@ def _prepare(task: Source, root: pathlib.Path) -> None:
                 # TFDS writes to a temporary directory that it renames in the end: an interrupted
                 # run leaves nothing behind that a later one would read.
                 TableBuilder(task, table, root, data).download_and_prepare()
-            except OSError:
+            except UserError:
+                raise
+            except Exception as error:
                 # Another process may have prepared the same table in the meantime.
-                if not TableBuilder(task, table, root).is_prepared():
+                if TableBuilder(task, table, root).is_prepared():
+                    continue
+                if isinstance(error, OSError):
                     raise
+                raise UserError(
+                    f"The data of task {task.name} can't be prepared in {str(root)!r} "
+                    f"({_reason(error)}); delete {str(_place(task, table, root))!r}, if it is there, or "
+                    "set $RAGJAX_DATA_DIR to another directory."
+                ) from error
 
 
 def _is_prepared(task: Source, table: str, root: pathlib.Path) -> bool:
@@ -164,17 +173,26 @@ def _read(task: Source, table: str, root: pathlib.Path) -> dict[str, list[dict[s
 @contextlib.contextmanager
 def _readable(task: Source, table: str, root: pathlib.Path) -> Iterator[None]:
     """Turns whatever TFDS and array_record raise of damaged files into one sentence."""
-    place = root / task.name / f"{table}-{task.fingerprint()}"
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        place = str(_place(task, table, root))
         raise UserError(
-            f"The prepared data in {str(place)!r} can't be read ({reason}); delete that directory, and "
-            "it is prepared anew."
+            f"The prepared data in {place!r} can't be read ({_reason(error)}); delete that directory, "
+            "and it is prepared anew."
         ) from error
+
+
+def _place(task: Source, table: str, root: pathlib.Path) -> pathlib.Path:
+    """Where a table is."""
+    return root / task.name / f"{table}-{task.fingerprint()}"
+
+
+def _reason(error: Exception) -> str:
+    """What an error of a library says, in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @contextlib.contextmanager

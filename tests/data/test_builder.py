@@ -108,6 +108,26 @@ def test_interrupted_preparation_leaves_nothing_to_read(tmp_path, monkeypatch):
     assert Tiny().load(tmp_path) == Tiny().generate()
 
 
+@pytest.mark.parametrize("error", [ValueError("no such\nfeature"), RuntimeError()])
+def test_what_tfds_raises_is_one_sentence(tmp_path, monkeypatch, error):
+    """Of another kind of exception than those of files, too; what comes of the project stays."""
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr(builder.TableBuilder, "download_and_prepare", fail)
+    with pytest.raises(UserError) as caught:
+        Tiny().load(tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"The data of task tiny can't be prepared in {str(tmp_path)!r} (")
+    assert f"({' '.join(str(error).split()) or 'RuntimeError'}); delete" in message
+    assert "RAGJAX_DATA_DIR" in message
+    assert "\n" not in message
+    error = UserError("A sentence.")
+    with pytest.raises(UserError, match=r"^A sentence\.$"):
+        Tiny().load(tmp_path)
+
+
 def test_data_dir_from_the_environment(tmp_path, monkeypatch):
     monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path / "there"))
     Tiny().load()
