@@ -51,6 +51,8 @@ def checked(data: QaData, task: str) -> QaData:
             require(len(question.answers) > 0, f"{name} has no answer; give it at least one.")
             for answer in question.answers:
                 _require_texts(name, {"answers": answer})
+            for gold in question.positives:
+                _require_texts(name, {"positives": gold})
             _require_gold(name, question.positives, ids)
     return data
 
@@ -63,7 +65,7 @@ def _require_texts(name: str, values: dict[str, object], *, empty: bool = False)
             not half, f"{name} has {half!r} in its {field}, which is half of a character; mend it."
         )
         require(
-            empty or bool(str(value).strip()),
+            empty or bool(plain(str(value)).strip()),
             f"{name} has an empty {field}; fill it in or leave the row out.",
         )
 

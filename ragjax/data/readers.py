@@ -18,7 +18,7 @@ from typing import Any
 from ragjax.data.markdown import markdown_lines
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
-from ragjax.text import OVERLAP, PASSAGE_WORDS, half_character
+from ragjax.text import OVERLAP, PASSAGE_WORDS, half_character, plain
 from ragjax.types import Passage, Question
 
 ROW_KINDS = (".jsonl", ".csv", ".tsv")
@@ -270,7 +270,7 @@ def passages_with_text(
       UserError: none is left, or a file can't be read.
     """
     found = list(read_passages(path, words=words, overlap=overlap, fields=fields))
-    kept = tuple(passage for passage in found if passage.text.strip())
+    kept = tuple(passage for passage in found if plain(passage.text).strip())
     require(
         bool(kept),
         f"{path} has no passage with a text; if its column has another name, give it: --task.fields "

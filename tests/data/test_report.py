@@ -1,14 +1,16 @@
 """What is said of a run's data: counts by hand, and rows that are others than they were."""
 
+import collections
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from tiny_pretrained import TOKENS, write_tokenizer
 from tiny_task import TinyTask
 
 from ragjax.data.prepared import PreparedText
-from ragjax.data.report import DataReport
+from ragjax.data.report import DataReport, digests
 from ragjax.data.tokenizer import TokenizerSpec
 from ragjax.errors import UserError
 from ragjax.retrieval.base import OwnTokens
@@ -140,3 +142,63 @@ def test_any_change_of_a_passage_is_noticed(data, report, tmp_path, field):
         report.require_passages(passages, tmp_path)
     with pytest.raises(UserError, match="Task tiny makes other passages now than"):
         report.require_same(dataclasses.replace(data, passages=passages), tmp_path, "tiny")
+
+
+def other(value, rng):
+    """Another text, or other texts, than these: as little is changed as may be."""
+    if value == ():
+        return ("",)
+    if isinstance(value, str):
+        place, letter = int(rng.integers(len(value) + 1)), chr(rng.integers(32, 0x3000))
+        drawn = (
+            value[:place] + letter + value[place:],
+            value[:place] + value[place + 1 :],
+            value[:place] + value[place : place + 1].swapcase() + value[place + 1 :],
+            value[::-1],
+        )
+    else:
+        place = int(rng.integers(len(value)))
+        texts = list(value)
+        texts[place] = other(texts[place], rng)
+        drawn = ((*value, ""), value[:-1], (value[0], *value), tuple(texts), value[::-1])
+    changed = drawn[rng.integers(len(drawn))]
+    return changed if changed != value else other(value, rng)
+
+
+def test_a_drawn_edit_of_any_row_is_noticed(data, report, tmp_path):
+    """Of a field; of two fields between which a text has moved; or of the rows and their order."""
+    rng = np.random.default_rng(0)
+    report.require_same(data, tmp_path, "tiny")
+    seen = collections.Counter()
+    for _ in range(400):
+        name = str(rng.choice(["passages", *data.splits]))
+        rows = list(data.passages if name == "passages" else data.splits[name])
+        place, values = int(rng.integers(len(rows))), vars(rows[0])
+        row, field = rows[place], str(rng.choice(list(values)))
+        kind = str(rng.choice(["field", "moved", "swapped", "lost", "twice"], p=[0.6, *[0.1] * 4]))
+        if kind == "field":
+            rows[place] = dataclasses.replace(row, **{field: other(getattr(row, field), rng)})
+        elif kind == "moved":
+            one, two = ("title", "text") if name == "passages" else ("relation", "entity")
+            first, second = getattr(row, one), getattr(row, two)
+            moved = {one: first + second[:1], two: second[1:]}
+            rows[place] = dataclasses.replace(row, **moved)
+        elif kind == "swapped":
+            rows[place - 1], rows[place] = rows[place], rows[place - 1]
+        elif kind == "lost":
+            del rows[place]
+        else:
+            rows.insert(place, row)
+        if name == "passages":
+            edited = dataclasses.replace(data, passages=tuple(rows))
+            with pytest.raises(UserError, match="are not those that it began with"):
+                report.require_passages(edited.passages, tmp_path)
+        else:
+            edited = dataclasses.replace(data, splits=data.splits | {name: tuple(rows)})
+        what = name if name == "passages" else f"{name} questions"
+        with pytest.raises(UserError, match=f"Task tiny makes other {what} now than"):
+            report.require_same(edited, tmp_path, "tiny")
+        same = {of for of, digest in digests(edited).items() if digest == report.digests[of]}
+        assert same == {*report.digests} - {name}
+        seen[name, field if kind == "field" else kind] += 1
+    assert len(seen) == 3 * (6 + 4) + 3 + 4
