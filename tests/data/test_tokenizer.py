@@ -7,6 +7,7 @@ import pytest
 
 from ragjax.data.tokenizer import SPECIAL_TOKENS, Tokenizer, TokenizerSpec, measure_vocabulary
 from ragjax.errors import UserError
+from ragjax.evaluation.matching import exact_match, normalise_answer
 from ragjax.types import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 
 TEXTS = [
@@ -78,6 +79,37 @@ def test_rows_are_padded_cut_and_counted(end, tokenizer):
         for row, text in zip(rows, TEXTS, strict=True):
             ids = tokenizer.encode(text)[: length - end] + [EOS_ID] * end
             assert row.tolist() == ids + [PAD_ID] * (length - len(ids))
+
+
+def test_an_answer_that_is_cut_counts_as_right_only_by_losing_punctuation(tokenizer):
+    """So that answers that can't be given whole may stay among those that are accepted."""
+    rng = np.random.default_rng(0)
+    atoms = (
+        "Paris",
+        " Paris",
+        " São",
+        "U.",
+        "S.",
+        "-",
+        ", ",
+        "2,512",
+        " km²",
+        ".",
+        '"',
+        "!",
+        "'s",
+        "ö",
+    )
+    right = 0
+    for _ in range(300):
+        answer = "".join(rng.choice(atoms, rng.integers(1, 7)))
+        ids = tokenizer.encode(answer)
+        for end in range(1, len(ids)):
+            given, lost = tokenizer.decode(ids[:end]), tokenizer.decode(ids[end:])
+            if normalise_answer(answer) and exact_match(given, [answer]):
+                right += 1
+                assert not normalise_answer(lost), (given, lost)
+    assert right > 50
 
 
 def test_decoding_stops_at_the_end(tokenizer):
