@@ -1,6 +1,8 @@
 """RAG models of transformers: "hf" semantics against goldens, "paper" against sums over all answers."""
 
 import itertools
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -332,6 +334,35 @@ def test_options_of_the_paper_losses(tiny):
     np.testing.assert_allclose(summed, plain.sum(), rtol=1e-6)
     np.testing.assert_allclose(smooth, 0.9 * plain - 0.1 * told.mean(-1).sum(-1), rtol=1e-5)
     np.testing.assert_array_equal(hundred, padded)
+
+
+def test_bos_is_left_out_in_hf_only_where_all_answers_begin_with_it(tiny):
+    model = tiny("sequence", "hf")
+
+    @jax.jit
+    def run(params, labels):
+        return [
+            model.loss(params, **many(2), labels=labels, exclude_bos_score=excludes)
+            for excludes in (False, True)
+        ]
+
+    # The first token is what transformers drops of labels.
+    plain, without = run(model.params, jnp.array([[2, 0, 3, 2], [2, 3, 4, 2]]))
+    np.testing.assert_array_equal(plain, without)
+    plain, without = run(model.params, jnp.array([[2, 0, 3, 2], [2, 0, 4, 2]]))
+    assert np.all(without < plain)
+
+
+def test_options_of_the_whole_model_come_before_those_of_its_generator(tmp_path):
+    """Of RAG-Token without a generation_config.json; where the whole is silent, the part speaks."""
+    path = shutil.copytree(GOLDENS / "rag", tmp_path / "rag")
+    config = json.loads((path / "config.json").read_text())
+    config |= {"num_beams": 7, "max_length": None}
+    config["generator"] |= {"num_beams": 2, "max_length": 9}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "generation_config.json").unlink()
+    generation = load_rag(path, "token", "hf").generation
+    assert (generation["num_beams"], generation["max_length"]) == (7, 9)
 
 
 def test_what_is_wrong_is_told():
