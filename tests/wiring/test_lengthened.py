@@ -65,13 +65,17 @@ def test_a_refused_lengthening_leaves_the_run_as_it_was(play, short, tmp_path):
 def test_the_time_before_is_added(play, short, tmp_path):
     """What a checkpoint says that it took, counts for the run that continues from it."""
     run_dir = Path(shutil.copytree(short, tmp_path / "run"))
-    manifest = run_dir / "checkpoints" / "4" / "manifest.json"
-    content = json.loads(manifest.read_text())
     before = result_of(short)
-    assert 0 < content["spent"]["train_seconds"] <= before["train_seconds"]
-    content["spent"] = {"train_seconds": 5000.0, "train_cpu_seconds": 7000.0}
-    manifest.write_text(json.dumps(content))
-    play(4, "--resume", run_dir=run_dir)
+    for manifest in run_dir.glob("checkpoints/*/manifest.json"):
+        content = json.loads(manifest.read_text())
+        assert 0 < content["spent"]["train_seconds"] <= before["train_seconds"]
+        content["spent"] = {"train_seconds": 5000.0, "train_cpu_seconds": 7000.0}
+        manifest.write_text(json.dumps(content))
+    play(4, "--resume", run_dir=run_dir)  # which only measures again what it has trained
+    result = result_of(run_dir)
+    assert (result["train_seconds"], result["train_cpu_seconds"]) == (5000, 7000)
+    assert 5000 < result["total_seconds"] < 5600
+    play(6, "--resume", run_dir=run_dir)
     result = result_of(run_dir)
     assert 5000 < result["train_seconds"] < result["total_seconds"] < 5600
     assert 7000 < result["train_cpu_seconds"] < 7600
