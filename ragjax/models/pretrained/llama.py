@@ -130,10 +130,10 @@ class Llama:
 
 def _rope(config: Mapping[str, Any], where: str) -> tuple[float, RopeScaling | None]:
     """Base and scaling of the rotations, as transformers 5 writes them or as earlier ones did."""
-    found = {"rope_type": "default", "rope_theta": config.get("rope_theta", 10_000.0)}
+    found = {"rope_theta": config.get("rope_theta", 10_000.0)}
     found |= config.get("rope_scaling") or {}
     found |= config.get("rope_parameters") or {}
-    kind = found["rope_type"]
+    kind = found.get("rope_type", found.get("type", "default"))  # "type" before transformers 4.43
     require(
         kind in ("default", "llama3"),
         f"{where}: config.json has rope_type {kind!r}; only default and llama3 are supported.",

@@ -353,6 +353,11 @@ def test_tensors_that_do_not_fit_are_named(copied):
         ("bart", {"tie_word_embeddings": False}, "tie_word_embeddings"),
         ("t5", {"feed_forward_proj": "gated-silu"}, "gated-silu"),
         ("llama", {"rope_parameters": {"rope_type": "yarn"}}, "yarn"),
+        (
+            "llama",
+            {"rope_parameters": ..., "rope_scaling": {"type": "linear", "factor": 2}},
+            "linear",
+        ),
         ("llama_scaled", {"rope_parameters": {"rope_type": "llama3"}}, "factor"),
         ("qwen2", {"use_sliding_window": True}, "use_sliding_window"),
     ],
@@ -361,6 +366,16 @@ def test_a_config_that_is_not_supported_is_refused(copied, name, fields, told):
     path = copied(name)
     change_config(path, **fields)
     assert told in refused(path)
+
+
+def test_scaled_rotations_as_earlier_versions_wrote_them(copied):
+    path = copied("llama_scaled")
+    wanted = load(path)
+    rope = wanted.config["rope_parameters"]
+    theta = rope.pop("rope_theta")
+    change_config(path, rope_parameters=..., rope_theta=theta, rope_scaling=rope)
+    found = load(path).module
+    assert found == wanted.module
 
 
 def test_a_text_longer_than_the_positions_is_refused():
