@@ -21,7 +21,7 @@ from ragjax.files import import_from, load_function, parse_json, write_json
 from ragjax.imports import named_modules
 from ragjax.ranges import SEED, hints_of, require_ranges
 from ragjax.records import Records
-from ragjax.shipped import find_config
+from ragjax.shipped import find_config, name_like
 from ragjax.training.learner import Learner
 from ragjax.training.optimizer import Adam, Optimizer
 from ragjax.types import QaData
@@ -372,7 +372,13 @@ def load_config(path: Path) -> Config:
     Raises:
       UserError: the file is missing, fails, or has no `get_config`.
     """
-    config = load_function(find_config(path), "get_config", "config")()
+    found = find_config(path)
+    near = "" if found.exists() else name_like(path)
+    require(
+        not near,
+        f"{path} does not exist; did you mean {near}? `ragjax configs` lists those of the package.",
+    )
+    config = load_function(found, "get_config", "config")()
     require(
         isinstance(config, Config),
         f"get_config() of {path} returned a {type(config).__name__}; it must return a Config.",

@@ -15,9 +15,9 @@ from typing import Any
 
 from ragjax.errors import UserError, require
 from ragjax.imports import own_modules
-from ragjax.shipped import name_like
 
-_RUN = "ragjax_"  # begins the names of the modules that config files and experiments are run as
+# The names of the modules that config files and experiments are run as, before the files' own.
+_RUN = {"config": "ragjax_config_", "experiment": "ragjax_experiment_"}
 _ADDED: set[str] = set()  # directories that were added to sys.path here, and not by the user
 
 
@@ -89,16 +89,13 @@ def load_function(path: Path, name: str, what: str) -> Callable[[], Any]:
     Raises:
       UserError: the file is missing, fails, or has no such function.
     """
-    others = f"{what}s/"
-    if what == "config":
-        near = f" (did you mean {name_like(path)}?)" if name_like(path) else ""
-        others += f" or one that `ragjax configs` lists{near}"
+    others = f"{what}s/{' or one that `ragjax configs` lists' * (what == 'config')}"
     require(path.exists(), f"{path} does not exist; name a file in {others}.")
     require(
         path.is_file() and path.suffix == ".py",
         f"{path} is not a Python file; name one in {others}.",
     )
-    module = load_module(path, f"{_RUN}{what}_{path.stem}")
+    module = load_module(path, f"{_RUN[what]}{path.stem}")
     function = vars(module).get(name)
     if not callable(function):
         raise UserError(f"{path} has no {name}(); define one, as in the other files of {what}s/.")
@@ -118,17 +115,17 @@ def find_modules_in(directory: Path) -> None:
 
 
 def load_module(path: Path, name: str) -> ModuleType:
-    """Runs a Python file as a module, which finds the modules beside it.
+    """Runs a Python file as a module, which finds the modules beside it that are not installed ones.
 
     Args:
       path: the file.
       name: of the module, which gets a longer one where another file has this name.
 
     Raises:
-      UserError: the file fails, or would not get the modules that are beside it.
+      UserError: the file fails, or modules of these names have been loaded from elsewhere.
     """
     path = path.absolute()
-    if name in sys.modules and sys.modules[name].__file__ != str(path):
+    if name in sys.modules and _file_of(sys.modules[name]) != str(path):
         name = f"{name}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None  # the suffix is .py
@@ -159,8 +156,7 @@ def import_from(name: str, file: str) -> ModuleType:
       UserError: the file is gone, or another module has come by its name.
     """
     path, known = Path(file), bool(file)
-    package = path.stem == "__init__"
-    if known and name.startswith(_RUN) and path.stem != name.rpartition(".")[2]:
+    if known and name.startswith(tuple(_RUN.values())):
         return _import_run(name, path)
     try:
         module = importlib.import_module(name)
@@ -168,16 +164,26 @@ def import_from(name: str, file: str) -> ModuleType:
         if error.name != name or not known:
             raise
         _require_there(name, path)
-        root = path.parents[name.count(".") + package]
-        find_modules_in(root)
-        _require_beside(path, name, root)
+        find_modules_in(_root_of(name, path))
+        _require_beside(path, name, _root_of(name, path))
         return importlib.import_module(name)
-    if module.__file__ and path.is_file() and not _is_same(module.__file__, path):
-        # What the user's own path leads to is taken, though it may have changed since.
-        found = Path(module.__file__)
-        root = found.parents[name.count(".") + (found.stem == "__init__")]
-        require(str(root) not in _ADDED, _two_of(name, found, path))
+    found = _file_of(module)
+    other = found not in (None, file) and path.is_file()
+    # What the user's own path leads to is taken, though it may have changed since.
+    if other and str(_root_of(name, Path(found))) in _ADDED:
+        require(_is_same(found, path), _two_of(name, Path(found), path))
+        _require_beside(path, name, _root_of(name, path))
     return module
+
+
+def _root_of(name: str, path: Path) -> Path:
+    """The directory that a module is found from, by its name."""
+    return path.parents[name.count(".") + (path.stem == "__init__")]
+
+
+def _file_of(module: ModuleType) -> Any:
+    """The file of a module; None where it has none."""
+    return getattr(module, "__file__", None)
 
 
 def _import_run(name: str, path: Path) -> ModuleType:
@@ -185,9 +191,8 @@ def _import_run(name: str, path: Path) -> ModuleType:
     if not path.is_file() and name in sys.modules:
         return sys.modules[name]  # it was moved, and is loaded from where it is now
     _require_there(name, path)
-    loaded = (module for key, module in sys.modules.items() if key.startswith(_RUN))
-    files = ((getattr(module, "__file__", None), module) for module in list(loaded))
-    found = next((module for file, module in files if _is_same(file, path)), None)
+    loaded = [sys.modules[key] for key in sys.modules if key.startswith(tuple(_RUN.values()))]
+    found = next((module for module in loaded if _file_of(module) == str(path)), None)
     return found or load_module(path, name)
 
 
@@ -204,17 +209,15 @@ def _require_beside(path: Path, name: str, root: Path) -> None:
     Raises:
       UserError: another one goes by the name of one.
     """
-    for other, file in own_modules(name, path).items():
+    for other, file in own_modules(name, path, below=root).items():
         beside = root.joinpath(*other.split("."))
         for place in (beside.with_suffix(".py"), beside / "__init__.py"):
             require(not place.is_file() or _is_same(str(file), place), _two_of(other, file, place))
 
 
-def _is_same(file: str | None, path: Path) -> bool:
+def _is_same(file: str, path: Path) -> bool:
     """Whether a module's file is this one, or holds the same."""
-    if file == str(path):
-        return True
-    return bool(file) and Path(file).is_file() and filecmp.cmp(file, path, shallow=False)
+    return file == str(path) or (Path(file).is_file() and filecmp.cmp(file, path, shallow=False))
 
 
 def _two_of(name: str, one: Path, other: Path) -> str:

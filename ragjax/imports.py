@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import functools
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -37,7 +38,7 @@ def named_modules(spec: Any) -> dict[str, str]:
     }
 
 
-def own_modules(name: str, file: Path) -> dict[str, Path]:
+def own_modules(name: str, file: Path, below: Path | None = None) -> dict[str, Path]:
     """The user's own modules that a module imports, directly or not, also within functions.
 
     The import statements are read, and nothing is imported. What is installed is left out, and so is
@@ -46,6 +47,7 @@ def own_modules(name: str, file: Path) -> dict[str, Path]:
     Args:
       name: of the module.
       file: of the module.
+      below: the directory of the modules whose own imports count, too; None for all of them.
 
     Returns:
       Name -> file; the module itself is the first.
@@ -60,16 +62,27 @@ def own_modules(name: str, file: Path) -> dict[str, Path]:
                 continue
             place = Path(spec.origin)
             ours = within is not None and place.is_relative_to(within)
-            if not is_installed(place) and (ours or not _of_this_package(other)):
+            if not place.is_file() or _is_installed(place):  # it may be in an archive
+                continue
+            if ours or not _of_this_package(other):
                 found[other] = place
-                waiting.append(other)
+                if below is None or place.is_relative_to(below):
+                    waiting.append(other)
     return found
 
 
-def is_installed(file: Path) -> bool:
+def _is_installed(file: Path) -> bool:
     """Whether a module's file is of Python itself or of an installed package."""
     places = {"site-packages", "dist-packages"}
-    return not places.isdisjoint(file.parts) or file.is_relative_to(_STANDARD)
+    if not places.isdisjoint(file.parts) or file.is_relative_to(_STANDARD):
+        return True
+    return any(file.is_relative_to(path) and _holds_installed(path) for path in sys.path if path)
+
+
+@functools.cache
+def _holds_installed(directory: str) -> bool:
+    """Whether pip has installed packages there (`pip install --target`)."""
+    return any(Path(directory).glob("*.dist-info"))
 
 
 def _of_this_package(name: str) -> bool:
@@ -105,5 +118,11 @@ def _spec_of(name: str) -> ModuleSpec | None:
         path = package and package.submodule_search_locations
         if path is None:
             return None
-    specs = (finder.find_spec(name, path) for finder in sys.meta_path)
-    return next((spec for spec in specs if spec is not None), None)
+    finders = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
+    try:
+        return next(filter(None, (finder.find_spec(name, path) for finder in finders)), None)
+    except KeyError:  # a folder without __init__.py, in a package that isn't imported
+        spec = ModuleSpec(name, None, is_package=True)
+        folders = (Path(place, name.rpartition(".")[2]) for place in path or ())
+        spec.submodule_search_locations = [str(folder) for folder in folders if folder.is_dir()]
+        return spec

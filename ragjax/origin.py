@@ -147,16 +147,17 @@ def found_from(run_dir: Path, named: str, seed: int) -> str:
       seed: of the run.
 
     Returns:
-      `named` itself, if that is there; else where it was from the directory in which the run began.
+      Where it is from the directory in which the run began; `named` itself, if nothing is there.
     """
-    if Path(named.replace("{seed}", str(seed))).exists():
-        return named
     began = read_origin(run_dir).get("directory", "")  # runs of older versions have none
     require(
         isinstance(began, str),
         f"{run_dir / ORIGIN} has {began!r} for 'directory'; train the run again.",
     )
-    return str(Path(began) / named) if began else named
+    there = Path(began) / named
+    if there == Path.cwd() / named:
+        return named
+    return str(there) if Path(str(there).replace("{seed}", str(seed))).exists() else named
 
 
 def require_same_files(run_dir: Path) -> None:
@@ -213,7 +214,7 @@ def changes_since(run_dir: Path, config: Any) -> list[str]:
     told += [
         f"module {name} has changed since {run_dir} began"
         for name, digest in began["modules"].items()
-        if modules.get(name) != digest
+        if digest not in modules.values()  # a config's module may have got another name now
     ]
     versions = _versions()
     others = [

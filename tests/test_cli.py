@@ -595,10 +595,10 @@ def test_bad_config_file(name, text, said, refused, tmp_path):
     ],
 )
 def test_a_misspelt_config(name, near, refused):
-    hint = f" (did you mean {near}?)" if near else ""
-    assert refused("train", name) == (
-        f"{name} does not exist; name a file in configs/ or one that `ragjax configs` lists{hint}."
-    )
+    remedy = "name a file in configs/ or one that `ragjax configs` lists."
+    if near:
+        remedy = f"did you mean {near}? `ragjax configs` lists those of the package."
+    assert refused("train", name) == f"{name} does not exist; {remedy}"
 
 
 def test_bad_options_are_named_once(refused):

@@ -6,13 +6,15 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from ragjax import files, origin
 from ragjax.cli import main
 from ragjax.config import config_json, load_config, read_json, write_config
 from ragjax.errors import UserError
-from ragjax.origin import changes_since
+from ragjax.origin import PACKAGE_DIR, changes_since, code_digest
 
 FACTS = """
 from ragjax.types import Passage, Question
@@ -178,6 +180,7 @@ def test_the_fingerprint_covers_the_module_beside_it(project, run_dir):
     assert task.fingerprint() == before
 
 
+GENERATED = "QaData(villagers.passages(), {s: villagers.questions(s) for s in SPLITS})"  # of CONFIG
 TASK = """
 from dataclasses import dataclass
 from typing import ClassVar
@@ -285,6 +288,61 @@ def test_two_modules_of_one_name_are_refused(tmp_path, ragjax, refused):
     assert ragjax("config", "diff", first, second)[0] == 0
 
 
+def test_a_module_that_a_library_of_yours_imports_may_have_a_namesake_beside_a_config(
+    tmp_path, monkeypatch
+):
+    """The config does not import it, so that nothing is mixed up."""
+    for folder in ("lib", "project"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "lib" / "g_tool.py").write_text("import g_common\n")
+    (tmp_path / "lib" / "g_common.py").write_text("AA = 1\n")
+    monkeypatch.syspath_prepend(tmp_path / "lib")
+    config = "import g_tool\n" + CONFIG.replace("import villagers\n", "")
+    config = config.replace(
+        GENERATED,
+        "g_tool.g_common.AA",
+    )
+    (tmp_path / "project" / "g_common.py").write_text("AA = 2\n")
+    (tmp_path / "project" / "g_conf.py").write_text(config)
+    assert load_config(tmp_path / "project" / "g_conf.py").task.generate() == 1
+
+
+def test_folders_without_an_init_file_are_packages_of_a_config(tmp_path):
+    """Whichever of them has one, and whether it is imported yet or not."""
+    for number, has_init in enumerate(((), ("kit",), ("kit", "kit/tasks"))):
+        root = tmp_path / str(number)
+        (root / f"kit{number}/tasks").mkdir(parents=True)
+        for folder in has_init:
+            (root / folder.replace("kit", f"kit{number}", 1) / "__init__.py").write_text("")
+        (root / f"kit{number}/tasks/v.py").write_text(f"AA = {number}\n")
+        config = f"from kit{number}.tasks.v import AA\n" + CONFIG.replace("import villagers\n", "")
+        config = config.replace(GENERATED, "AA")
+        (root / "h_conf.py").write_text(config)
+        task = load_config(root / "h_conf.py").task
+        assert task.generate() == number
+        before = task.fingerprint()
+        (root / f"kit{number}/tasks/v.py").write_text("AA = 9\n")
+        assert task.fingerprint() != before
+
+
+def test_a_package_whose_name_begins_with_ours_is_found_by_its_name(tmp_path, monkeypatch):
+    """Wherever it was when the run began."""
+    (tmp_path / "ragjax_contrib").mkdir()
+    (tmp_path / "ragjax_contrib" / "__init__.py").write_text("AA = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    found = files.import_from("ragjax_contrib", str(tmp_path / "gone/ragjax_contrib/__init__.py"))
+    assert found.AA == 1
+
+
+def test_equal_configs_beside_unequal_modules_are_not_mixed_up(tmp_path):
+    config = CONFIG.replace("import villagers", "import i_shared as villagers")
+    first, second = two_configs(tmp_path, config, i_shared=FACTS + "# of AA\n")
+    written = json.dumps(config_json(load_config(first)))
+    (tmp_path / "config.json").write_text(written.replace(str(first), str(second)))
+    with pytest.raises(UserError, match="are both the module 'i_shared'"):
+        read_json(tmp_path / "config.json")
+
+
 def test_a_module_that_came_with_another_config_is_not_taken_for_a_run_s(tmp_path):
     """A run's class stands in a module, which it names with its file."""
     config = CONFIG.split("@dataclass")[0] + "from tasks_mod import Villages\n\n\n"
@@ -301,12 +359,10 @@ def test_a_module_that_came_with_another_config_is_not_taken_for_a_run_s(tmp_pat
         read_json(run)
 
 
-def test_two_config_files_of_one_name_keep_their_classes(tmp_path):
+def test_two_config_files_of_one_name_keep_their_classes(tmp_path, monkeypatch):
     """Whichever was loaded last; a run finds its own by the file that it names."""
     text = CONFIG.replace("import villagers\n", "")
-    text = text.replace(
-        "QaData(villagers.passages(), {s: villagers.questions(s) for s in SPLITS})", "AA"
-    )
+    text = text.replace(GENERATED, "AA")
     first, second = map(load_config, two_configs(tmp_path, text))
     written = []
     for config, number in ((first, 1), (second, 2)):
@@ -319,6 +375,11 @@ def test_two_config_files_of_one_name_keep_their_classes(tmp_path):
     alone = json.dumps(written[1]).replace(other, name)
     assert json.loads(alone)["modules"] == {name: file}
     (tmp_path / "config.json").write_text(alone)
+    digests = {name: origin._short_digest(Path(file))}
     again = read_json(tmp_path / "config.json")
+    # Under whatever name, the module has not changed since.
+    began = {"modules": digests, "code": code_digest(PACKAGE_DIR), "versions": {}}
+    monkeypatch.setattr(origin, "read_origin", lambda run_dir: began)
+    assert changes_since(tmp_path, again) == []
     assert again.task.generate() == 2
     assert config_json(again) == config_json(second)

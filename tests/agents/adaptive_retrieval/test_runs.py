@@ -140,7 +140,7 @@ def test_a_reader_is_found_from_another_directory(agent, trained, tmp_path, monk
     """Where nothing is of the name that the config has: from where the run began."""
     named = read_json(agent / "config.json")
     assert not Path(named.env.reader).is_absolute()
-    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / named.env.reader).mkdir(parents=True)  # another one of this name
     monkeypatch.chdir(tmp_path / "below")
     found = named.load(agent).env.reader_dir
     assert found.is_absolute()
