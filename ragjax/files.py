@@ -168,7 +168,7 @@ def import_from(name: str, file: str) -> ModuleType:
         _require_beside(path, name, _root_of(name, path))
         return importlib.import_module(name)
     found = _file_of(module)
-    other = found not in (None, file) and path.is_file()
+    other = found and found != file and path.is_file()
     # What the user's own path leads to is taken, though it may have changed since.
     if other and str(_root_of(name, Path(found))) in _ADDED:
         require(_is_same(found, path), _two_of(name, Path(found), path))
@@ -181,9 +181,9 @@ def _root_of(name: str, path: Path) -> Path:
     return path.parents[name.count(".") + (path.stem == "__init__")]
 
 
-def _file_of(module: ModuleType) -> Any:
-    """The file of a module; None where it has none."""
-    return getattr(module, "__file__", None)
+def _file_of(module: ModuleType) -> str:
+    """The file of a module; "" where it has none."""
+    return getattr(module, "__file__", None) or ""
 
 
 def _import_run(name: str, path: Path) -> ModuleType:

@@ -193,17 +193,24 @@ class Searches:
 
     def _notes(self, questions: Sequence["Question"]) -> list[str]:
         """What of a single question can't be read; of a file, how many the run has learned from."""
-        if self.options.questions is not None:
-            return [] if self._run is None else self._learned_from(self._run, questions)
         text, asked = self._fitted.text, questions[0].question
+        if self.options.questions is not None:
+            learned = [] if self._run is None else self._learned_from(self._run, questions)
+            return [*learned, *self._cut(questions)]
         notes = text.check_question(asked)[1]
         if text.own is not None:
-            return []  # it reads every word
+            return self._cut(questions)  # it reads every word
         require(
             text.has_known_word(asked),
             f"No word of {asked.strip()!r} is in the corpus; ask about what its passages say.",
         )
         return notes
+
+    def _cut(self, questions: Sequence["Question"]) -> list[str]:
+        """How many questions an encoder with a tokenizer of its own does not read to their ends."""
+        own = self._fitted.text.own
+        cut = 0 if own is None else own.questions([asked.question for asked in questions])[1]
+        return [f"the ends of {cut} of {len(questions)} questions are not read"] if cut else []
 
     def _learned_from(self, run: "Run", questions: Sequence["Question"]) -> list[str]:
         learner: Any = run.learner  # of questions, for it embeds them
@@ -217,18 +224,13 @@ class Searches:
         )
         return [told] if count else []
 
-    def _embedded(self, questions: Sequence["Question"]) -> tuple["np.ndarray", list[bool]]:
-        """[M,D] of the questions, and whether each has a known word."""
-        embedded, known = self._fitted.questions([question.question for question in questions])
-        return embedded, known
-
     def _nearest(
         self, questions: Sequence["Question"], k: int, notes: list[str] | None = None
     ) -> "TopK":
         """The nearest embeddings."""
         import numpy as np
 
-        embedded, known = self._embedded(questions)
+        embedded, known = self._fitted.questions([asked.question for asked in questions])
         how = self.how
         if notes is not None and self._fitted.retriever.weigh is not None:
             notes.append("the run's retriever also counts words (--how hybrid); these are left out")
@@ -343,7 +345,7 @@ class Searches:
         """Both rankings, and the inner products of what words have found."""
         import numpy as np
 
-        embedded, known = self._embedded(questions)
+        embedded, known = self._fitted.questions([asked.question for asked in questions])
         topk = self._exactly(embedded, self._depth)
         dense = _masked(topk, np.array(known)[:, None] & topk.valid)
         lexical = self._by_words(questions, self._depth)

@@ -78,8 +78,8 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     from ragjax.evaluation.metrics import write_predictions
     from ragjax.evaluation.retrieval_measures import (
         FIGURES,
+        import_ir_measures,
         measure_retrieval,
-        measures_by_judgements,
     )
     from ragjax.records import ReportTable
 
@@ -87,7 +87,7 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     questions = _asked(options, None)
     qrels = None if options.qrels is None else read_qrels(options.qrels)
     if qrels or any(question.positives for question in questions):
-        measures_by_judgements()  # that it is missing is said before a search of minutes
+        import_ir_measures()  # that it is missing is said before a search of minutes
     if options.write_qrels is not None:
         gold = {q.id: dict.fromkeys(q.positives, 1) for q in questions if q.positives}
         require(

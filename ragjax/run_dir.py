@@ -163,7 +163,9 @@ def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
     """
     remedy = "add --resume to continue it or name another --run-dir"
     if (run_dir / RESULT).exists():
-        remedy = "it is finished, so name another --run-dir, or add --resume and more steps"
+        remedy = "it is finished, so name another --run-dir"
+        if not config.optimizer.depends_on_length:
+            remedy += ", or add --resume and more steps"
     require(resume or not is_run(run_dir), f"{run_dir} already holds a run; {remedy}.")
     if resume:
         require(

@@ -28,6 +28,11 @@ def plain(text: str) -> str:
     return _OTHER_SPACE.sub(" ", _INVISIBLE.sub("", unicodedata.normalize("NFC", text)))
 
 
+def is_empty(text: str) -> bool:
+    """Whether there is nothing to read in a text: white space and invisible characters at most."""
+    return not plain(text).strip()
+
+
 def half_character(text: str) -> str:
     r"""Returns the first half of a surrogate pair in a text, which no encoding can hold; "" of none.
 

@@ -26,12 +26,13 @@ from ragjax.result_commands import print_report
 from ragjax.run_dir import load_run
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.program import state_shapes
+from ragjax.types import EOS_ID
 
 pytest_plugins = ["tiny_run"]
 
 SUPPORT = Path(__file__).parent / "support"
 CONFIG = SUPPORT / "tiny_config.py"
-CUT = "the answer is cut at tokenizer.answer_length, {} tokens"
+CUT = "the answer is cut after {} tokens"
 
 
 # Training
@@ -213,14 +214,27 @@ def test_answer_as_json(ragjax, trained):
     assert sum(posterior) == pytest.approx(1, abs=1e-5)
 
 
-def test_an_answer_that_is_cut_says_so(trained):
-    """The run was trained too little to end its answers, whatever room it has for them."""
+@pytest.mark.parametrize(
+    ("tokens", "notes"),
+    [([7, 8, 9, 10], [CUT.format(4)]), ([7, 8, 9, EOS_ID], []), ([7, EOS_ID, 0, 0], [])],
+)
+def test_an_answer_that_is_cut_says_so(trained, monkeypatch, tokens, notes):
+    """Where it is given: an answer that the run is not sure of is not shown, nor that it is cut."""
     run = load_run(trained)
-    spec = dataclasses.replace(run.learner.text.spec, answer_length=2)
-    run.learner.text = dataclasses.replace(run.learner.text, spec=spec)
-    answer = run.answer(f"Where does {PEOPLE[3]} live?", force=True)
-    assert answer["answer"]
-    assert answer["notes"] == [CUT.format(2)]
+    answerer = run.learner.answerer
+    answer_one = answerer._answer_one
+
+    def says(*given):
+        topk, log_prior, decoded = answer_one(*given)
+        return topk, log_prior, decoded.replace(tokens=jnp.array([tokens]))
+
+    monkeypatch.setattr(answerer, "_answer_one", says)
+    question = f"Where does {PEOPLE[3]} live?"
+    assert run.answer(question, force=True)["notes"] == notes
+    sure = dataclasses.replace(run.learner.calibration, threshold=2.0)
+    monkeypatch.setattr(run.learner, "calibration", sure)
+    answer = run.answer(question)
+    assert (answer["answer"], answer["notes"]) == (None, [])
 
 
 def test_answers_agree_with_the_predictions(trained):

@@ -11,7 +11,7 @@ from ragjax.cli import main
 from ragjax.tasks.own_data import OwnData
 
 CONFIG = Path(__file__).parents[1] / "configs" / "own_data" / "rag_sequence.py"
-CUT = "the answer is cut at tokenizer.answer_length, 6 tokens"  # of a model that hardly learned
+CUT = "the answer is cut after 6 tokens"  # of a model that hardly learned
 TINY = (
     *("--tokenizer.vocab_size", "400", "--tokenizer.question_length", "10"),
     *("--tokenizer.passage_length", "12", "--tokenizer.answer_length", "6"),

@@ -145,7 +145,7 @@ def _prepare(task: Source, root: pathlib.Path) -> None:
                 raise
             except Exception as error:
                 # Another process may have prepared the same table in the meantime.
-                if TableBuilder(task, table, root).is_prepared():
+                if _is_prepared(task, table, root):
                     continue
                 if isinstance(error, OSError):
                     raise

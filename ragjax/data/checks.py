@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 
 from ragjax.errors import UserError, require
-from ragjax.text import half_character, plain
+from ragjax.text import half_character, is_empty, plain
 from ragjax.types import Passage, QaData, Question
 
 
@@ -53,7 +53,7 @@ def checked(data: QaData, task: str) -> QaData:
                 _require_texts(name, {"answers": answer})
             for gold in question.positives:
                 _require_texts(name, {"positives": gold})
-            _require_gold(name, question.positives, ids)
+            _require_known_gold(name, question.positives, ids)
     return data
 
 
@@ -65,12 +65,12 @@ def _require_texts(name: str, values: dict[str, object], *, empty: bool = False)
             not half, f"{name} has {half!r} in its {field}, which is half of a character; mend it."
         )
         require(
-            empty or bool(plain(str(value)).strip()),
+            empty or not is_empty(str(value)),
             f"{name} has an empty {field}; fill it in or leave the row out.",
         )
 
 
-def _require_gold(name: str, positives: Collection[str], ids: set[str]) -> None:
+def _require_known_gold(name: str, positives: Collection[str], ids: set[str]) -> None:
     missing = next((gold for gold in positives if gold not in ids), None)
     if missing is not None:
         raise UserError(

@@ -25,7 +25,7 @@ from ragjax.data.passage_files import (
 )
 from ragjax.data.report import line_of
 from ragjax.errors import UserError, require
-from ragjax.text import half_character
+from ragjax.text import half_character, is_empty
 from ragjax.types import Passage
 
 NAMED = 3  # of the passages that something is told of, so many are named
@@ -110,7 +110,7 @@ def _write(located: Iterable[tuple[Path, int, Passage]], directory: Path) -> _Wr
         offsets, *columns = columns
         offsets.add(0)
         for file, line, passage in located:
-            if not passage.text.strip():
+            if is_empty(passage.text):
                 empty += 1
                 empty_named += [f"{file}, line {line}"] * (empty <= NAMED)
                 continue

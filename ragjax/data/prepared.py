@@ -27,7 +27,7 @@ from ragjax.files import parse_json, write_atomically
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.models.pretrained.vocabulary import ReaderTokens
 from ragjax.retrieval.base import OwnTokens, RetrieverSpec
-from ragjax.text import half_character, plain, shortened
+from ragjax.text import half_character, is_empty, plain, shortened
 from ragjax.types import Passage, QaData, Question, Vocabulary
 
 FILES = TOKENIZER, LEXICON, PASSAGES, ARRAYS = (
@@ -216,7 +216,7 @@ class PreparedText:
             f"The question {shortened(text)!r} holds {half!r}, which is no character in the encoding of "
             "the input; write it in that, or set PYTHONIOENCODING to its own.",
         )
-        require(bool(text), "The question is empty; ask one in words.")
+        require(not is_empty(text), "The question is empty; ask one in words.")
         known, left_out = self.known_words(text)
         notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
         tokens, length = self.tokenizer.encode(known), self.spec.question_length

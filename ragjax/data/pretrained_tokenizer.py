@@ -69,8 +69,9 @@ class PretrainedTokenizer:
         self._inner.enable_truncation(self.reads.lengths[0])
         given = self.reads.prefixes[0] + plain(text)
         encoding = self._inner.encode(given)
-        read = max(end for _, end in encoding.offsets)
-        return given[read:].strip() if encoding.overflowing else ""
+        if not encoding.overflowing:
+            return ""
+        return given[max(end for _, end in encoding.offsets) :].strip()
 
     def passages(self, texts: Sequence[str]) -> tuple[np.ndarray, int]:
         """[n,P] int32 rows of passages, and how many were cut."""

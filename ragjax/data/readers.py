@@ -18,7 +18,7 @@ from typing import Any
 from ragjax.data.markdown import markdown_lines
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
-from ragjax.text import OVERLAP, PASSAGE_WORDS, half_character, plain
+from ragjax.text import OVERLAP, PASSAGE_WORDS, half_character, is_empty
 from ragjax.types import Passage, Question
 
 ROW_KINDS = (".jsonl", ".csv", ".tsv")
@@ -259,9 +259,21 @@ def read_passages(path: Path, *, words: int, overlap: int, fields: str = "") -> 
 
 
 def passages_with_text(
-    path: Path, *, words: int = PASSAGE_WORDS, overlap: int = OVERLAP, fields: str = ""
+    path: Path,
+    *,
+    words: int = PASSAGE_WORDS,
+    overlap: int = OVERLAP,
+    fields: str = "",
+    hint: str = "",
 ) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
     """Reads what `read_passages` yields, those without a text left out.
+
+    Args:
+      path: see `read_passages`, as `words`, `overlap` and `fields`.
+      words: see `read_passages`.
+      overlap: see `read_passages`.
+      fields: see `read_passages`.
+      hint: how else the column of texts can be named, for a message.
 
     Returns:
       The passages, and a note on how many were left out, if any were.
@@ -270,12 +282,10 @@ def passages_with_text(
       UserError: none is left, or a file can't be read.
     """
     found = list(read_passages(path, words=words, overlap=overlap, fields=fields))
-    kept = tuple(passage for passage in found if plain(passage.text).strip())
-    require(
-        bool(kept),
-        f"{path} has no passage with a text; if its column has another name, give it: --task.fields "
-        "text=NAME, or rename it to text.",
-    )
+    kept = tuple(passage for passage in found if not is_empty(passage.text))
+    rows = path.is_file() and kind_of(path) in ROW_KINDS
+    remedy = "name the column that holds it text" if rows else "write one into it"
+    require(bool(kept), f"{path} has no passage with a text; {remedy}{hint * rows}.")
     empty = len(found) - len(kept)
     notes = (f"{empty} of {len(found)} passages have no text and are left out",)
     return kept, notes if empty else ()

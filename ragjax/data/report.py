@@ -28,7 +28,7 @@ class SplitReport:
       cut_answers: how many first answers do not end within `tokenizer.answer_length`, so that they can't
         be given whole.
       unknown_words: words that are in no passage and no training question, and are left out.
-      cut_other_answers: how many other accepted answers don't end there, and are not learned from.
+      cut_other_answers: how many other accepted answers don't end there.
       cut_for_retriever: how many questions are longer than what a retriever with a tokenizer of its own
         reads.
     """
@@ -69,19 +69,19 @@ class DataReport:
             words = [text.known_words(question.question) for question in questions]
             size, end = text.spec.question_length, text.spec.answer_length
             asked = [len(text.tokenizer.encode(known)) for known, _ in words]
-            told = [
-                [len(text.tokenizer.encode(answer)) >= end for answer in question.answers]
-                for question in questions
-            ]
-            asked_again = [question.question for question in questions]
+            answers = [answer for question in questions for answer in question.answers]
+            cut = text.tokenizer.encode_batch(answers, end, end=True)[1]
+            first = [question.answers[0] for question in questions]
+            cut_first = text.tokenizer.encode_batch(first, end, end=True)[1]
+            texts = [question.question for question in questions]
             splits[split] = SplitReport(
                 questions=len(questions),
                 with_gold=sum(bool(question.positives) for question in questions),
                 cut_questions=sum(length > size for length in asked),
-                cut_answers=sum(first for first, *_ in told),
+                cut_answers=cut_first,
                 unknown_words=sum(len(left_out) for _, left_out in words),
-                cut_other_answers=sum(sum(others) for _, *others in told),
-                cut_for_retriever=text.own.questions(asked_again)[1] if text.own else 0,
+                cut_other_answers=cut - cut_first,
+                cut_for_retriever=text.own.questions(texts)[1] if text.own else 0,
             )
         corpus = text.corpus
         return cls(digests(data), len(corpus.passages), corpus.cut, splits, data.notes)
@@ -163,7 +163,7 @@ class DataReport:
             if report.cut_other_answers:
                 told.append(
                     f"{report.cut_other_answers} other accepted answers of {name} questions do not fit "
-                    "into tokenizer.answer_length and are not learned from"
+                    "into tokenizer.answer_length and can't be given whole"
                 )
             if report.cut_for_retriever:
                 told.append(

@@ -70,7 +70,7 @@ class Environment:
         return True
 
     def of_run(self, run_dir: Path, seed: int) -> "Environment":
-        """The spec as a run that was begun in `run_dir` finds what it names; itself by default."""
+        """The spec with paths that a run in `run_dir` can find from anywhere; itself by default."""
         del run_dir, seed
         return self
 

@@ -37,7 +37,8 @@ def host_errors() -> Iterator[None]:
     in the same way, between two of its steps.
 
     Raises:
-      UserError: an observation or a reward was not finite, or the environment raised what is its cause.
+      UserError: an observation or a reward was not finite, or the environment failed; its own error is
+        the cause.
       KeyboardInterrupt: of such a signal.
       RuntimeError: the environment was to go on from a state that is not its last.
     """

@@ -208,7 +208,7 @@ class Answerer:
         """Answers the one question that is encoded.
 
         Returns:
-          {"answer", "ended" (whether it comes to an end within the longest answer), "probability",
+          {"answer", "cut" (the tokens of an answer that did not end within them, else 0), "probability",
           "similarity", "passages": [{"id", "title", "text", "prior", "posterior"}]}, the passages in the
           order of their posterior; of a reader that searches by itself also "query", what it has
           searched for last, "" if nothing.
@@ -225,9 +225,10 @@ class Answerer:
             for hit in _hits(topk, 0)
         ]
         decode, asked = self._text.tokenizer.decode, decoded.query
+        ended = np.isin(decoded.tokens[0], (EOS_ID, PAD_ID)).any()
         return ({} if asked is None else {"query": decode(asked[0])}) | {
             "answer": decode(decoded.tokens[0]),
-            "ended": bool(np.isin(decoded.tokens[0], (EOS_ID, PAD_ID)).any()),
+            "cut": 0 if ended else len(decoded.tokens[0]),
             "probability": float(np.exp(decoded.log_prob[0])),
             "similarity": _similarity(topk, 0),
             "passages": sorted(passages, key=lambda passage: -passage["posterior"]),

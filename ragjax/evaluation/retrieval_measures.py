@@ -175,7 +175,7 @@ def _require_grades(qrels: Qrels) -> None:
             )
 
 
-def measures_by_judgements() -> Any:
+def import_ir_measures() -> Any:
     """The package that computes figures by judgements.
 
     Raises:
@@ -193,7 +193,7 @@ def measures_by_judgements() -> Any:
 
 def _computed(run: Run, gold: Qrels, names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Figure -> question id -> outcome, for each question of `gold`."""
-    ir_measures = measures_by_judgements()
+    ir_measures = import_ir_measures()
     measures = {}
     for name in names:
         figure, at, k = name.partition("@")

@@ -15,7 +15,7 @@ from ragjax.envs.wrappers import bind_env, env_data, normalise_observations, nor
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.play import play_policy, policy_inputs
-from ragjax.learners.episode_data import EpisodeData
+from ragjax.learners.episode_questions import EpisodeQuestions
 from ragjax.objectives.algorithm import explained_variance, retriever_figures
 from ragjax.ops.masking import known_mean
 from ragjax.ranges import BELOW
@@ -27,7 +27,7 @@ from ragjax.types import Env, Loss, Params, PolicyBatch, PolicyModel
 DEVELOPMENT = 2**32 - 3  # what is chosen by is played with fold_in(run key, this) as the run's key
 
 
-class EpisodesLearner(EpisodeData):
+class EpisodesLearner(EpisodeQuestions):
     """A policy that learns from rollouts.
 
     Attributes:

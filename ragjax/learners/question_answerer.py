@@ -277,7 +277,8 @@ class QuestionsAnswerer(Learner):
           "threshold", "reasons" (why not), "passages": [{"id", "title", "text", "prior",
           "posterior"}], "notes": what was left out}, the passages in the order of their posterior. A run
           that was never calibrated has no confidence, and answers always. A question without a known
-          word has no answer, probability or passages, and confidence 0, also with `force`.
+          word has no answer, probability or passages, and confidence 0, also with `force`. A reader that
+          searches by itself has a "query", what it has searched for last.
         """
         text, notes = self.text.check_question(text)
         require(
@@ -293,14 +294,14 @@ class QuestionsAnswerer(Learner):
         state = self.finish(state)
         params = self.evaluated(state)
         told = self.answerer.answer_text(params, state.index.embeddings, encoded)
-        if not told.pop("ended"):
-            longest = self.text.spec.answer_length
-            notes.append(f"the answer is cut at tokenizer.answer_length, {longest} tokens")
         told |= {"known": self.text.known_share(text)}
         if self.calibration is None:
             notes = [*notes, "the run is not calibrated, so it answers however unsure it is"]
         else:
             told = abstained(told, self.calibration, force)
+        cut = told.pop("cut")
+        if cut and told["answer"] is not None:
+            notes = [*notes, f"the answer is cut after {cut} tokens"]
         return {"question": text} | told | {"notes": notes}
 
     def over(self, state: State, data: QaData) -> tuple["QuestionsAnswerer", State]:

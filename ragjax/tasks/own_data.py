@@ -114,6 +114,7 @@ class OwnData(Task):
             words=self.passage_words,
             overlap=self.overlap,
             fields=self.fields,
+            hint=", or give its name: --task.fields text=NAME",
         )
         notes = list(left_out)
         splits: dict[str, list[Question]] = {split: [] for split in SPLITS}

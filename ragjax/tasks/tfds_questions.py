@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +11,7 @@ from ragjax.data.readers import parse_fields, passages_with_text, text_files
 from ragjax.data.tfds_source import field, read_examples
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import Task, fraction
+from ragjax.text import is_empty
 from ragjax.types import Passage, QaData, Question
 
 _COLUMNS = ("question", "answers", "id", "context", "title")
@@ -85,11 +86,16 @@ class TfdsQuestions(Task):
             passages, left_out = passages_with_text(Path(self.passages))
         contexts: dict[str, Passage] = {}  # each stands beside several questions
         splits: dict[str, list[Question]] = {"train": [], "dev": [], "test": []}
+        empty = 0
         for split, question, passage in self._read(paths):
-            if passage is not None:
+            if passage is not None and is_empty(passage.text):
+                question, empty = replace(question, positives=()), empty + 1
+            elif passage is not None:
                 contexts.setdefault(passage.id, passage)
             splits[split].append(question)
         notes = list(left_out)
+        if empty:
+            notes.append(f"the contexts of {empty} questions have no text and are left out")
         if not self.dev_split:
             notes.append(f"a share {self.dev_share} of {self.train_split}, by a hash, is dev")
         answered, unanswered = with_answers(splits)
@@ -135,4 +141,4 @@ def _text(value: Any, where: str) -> str:
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     items = value if isinstance(value, list) else [value]
-    return tuple(dict.fromkeys(text for item in items if (text := _text(item, where)).strip()))
+    return tuple(dict.fromkeys(text for item in items if not is_empty(text := _text(item, where))))

@@ -8,7 +8,7 @@ from ragjax.origin import read_origin
 from ragjax.training.learner import Learner
 
 
-class EpisodeData(Learner):
+class EpisodeQuestions(Learner):
     """The part of a learner of episodes that keeps digests of the questions that are asked in them.
 
     Attributes:
