@@ -1,11 +1,13 @@
 """Prepared data equals generated data, is reused, and is never stale."""
 
+import dataclasses
 import importlib.metadata
 import pathlib
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pytest
+from tiny_task import CachedTask
 
 from ragjax.data import builder
 from ragjax.errors import UserError
@@ -106,6 +108,19 @@ def test_interrupted_preparation_leaves_nothing_to_read(tmp_path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             Tiny().load(tmp_path)
     assert Tiny().load(tmp_path) == Tiny().generate()
+
+
+def test_rows_are_checked_before_they_are_prepared(tmp_path):
+    @dataclasses.dataclass(frozen=True)
+    class Blank(CachedTask):
+        def generate(self):
+            data = super().generate()
+            first = dataclasses.replace(data.passages[0], text=" ")
+            return dataclasses.replace(data, passages=(first, *data.passages[1:]))
+
+    with pytest.raises(UserError, match="passage 'p0' has an empty text"):
+        Blank().load(tmp_path)
+    assert not list(tmp_path.rglob("*.array_record*"))
 
 
 @pytest.mark.parametrize("error", [ValueError("no such\nfeature"), RuntimeError()])

@@ -15,6 +15,7 @@ import tiny_encoder
 from tiny_encoder import SMALL, tiny_text
 from tiny_task import PEOPLE, TOWNS
 
+from ragjax.data import corpus_encoding
 from ragjax.data.checks import in_plain_text
 from ragjax.data.corpus_encoding import CorpusEncoder, FittedEncoder, encode_store, length_batches
 from ragjax.data.passage_store import write_store
@@ -81,8 +82,9 @@ def oracle(encoder, store):
     ],
     ids=["bag", "two towers", "transformer"],
 )
-def test_embeddings_are_those_of_the_retriever(spec, store, tmp_path):
-    """In the order of the store, whatever batch they were in."""
+def test_embeddings_are_those_of_the_retriever(spec, store, tmp_path, monkeypatch):
+    """In the order of the store, whatever batch they were in or block they were measured in."""
+    monkeypatch.setattr(corpus_encoding, "_READ", 7)
     assert len(jax.local_devices()) == 2
     encoder = tiny_encoder.tiny_encoder(spec)
     found = encode_store(encoder, store, tmp_path / "e", **SMALL)
@@ -90,6 +92,8 @@ def test_embeddings_are_those_of_the_retriever(spec, store, tmp_path):
     np.testing.assert_allclose(found.rows, expected, rtol=1e-4, atol=1e-6)
     assert len(np.unique(expected, axis=0)) > COUNT / 2
     assert found.facts["cut"] == text.corpus.cut > 0
+    fitted = FittedEncoder.of(encoder, store, found.directory)
+    np.testing.assert_array_equal(fitted.text.corpus.vocabulary.idf, text.corpus.vocabulary.idf)
     assert sorted(path.name for path in tmp_path.rglob("*")) == [
         *("e", "embeddings.npy", "idf.npy", "manifest.json", "words.json")
     ]

@@ -11,7 +11,7 @@ import pytest
 
 from ragjax import manifests
 from ragjax.data import passage_store, passage_writer
-from ragjax.data.passage_store import PassageStore, build_store, write_store
+from ragjax.data.passage_store import PassageStore, build_store, source_of, write_store
 from ragjax.data.readers import read_passages
 from ragjax.data.report import digest_of
 from ragjax.errors import UserError
@@ -205,6 +205,18 @@ def test_a_broken_line_is_named_and_nothing_is_left(line, message, tmp_path, emp
 def test_what_is_made_without_a_file_is_checked(tmp_path):
     with pytest.raises(UserError, match=r"drawn\.jsonl, line 1 holds .* half of a character"):
         stored([Passage("a", "\ud800", "x")], tmp_path / "store")
+
+
+def test_a_file_that_moved_to_another_folder_is_another_source(tmp_path):
+    """For the ids of its passages are others."""
+    for folder in ("a", "b"):
+        (tmp_path / "texts" / folder).mkdir(parents=True)
+    (tmp_path / "texts/a/x.txt").write_text("Ada lives in Arles.")
+    before = source_of(tmp_path / "texts", **CUT)
+    (tmp_path / "texts/a/x.txt").rename(tmp_path / "texts/b/x.txt")
+    assert source_of(tmp_path / "texts", **CUT) != before
+    (tmp_path / "texts/b/x.txt").rename(tmp_path / "texts/a/x.txt")
+    assert source_of(tmp_path / "texts", **CUT) == before
 
 
 def test_another_directory_is_not_overwritten(tmp_path):

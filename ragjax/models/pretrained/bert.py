@@ -125,9 +125,12 @@ class BertModule(nn.Module):
         sizes = self.sizes
         require_positions(tokens.shape[-1], sizes.positions)
         embed = partial(nn.Embed, features=sizes.width, dtype=self.dtype)
+        kinds = jnp.asarray(segments)
+        if kinds.ndim == 0:  # the embedding of a single kind takes no scalar
+            kinds = kinds.reshape((1,) * tokens.ndim)
         x = (
             embed(sizes.vocab_size, name="embeddings.word_embeddings")(tokens)
-            + embed(sizes.types, name="embeddings.token_type_embeddings")(jnp.asarray(segments))
+            + embed(sizes.types, name="embeddings.token_type_embeddings")(kinds)
             + embed(sizes.positions, name="embeddings.position_embeddings")(
                 jnp.arange(tokens.shape[-1])
             )

@@ -1,5 +1,6 @@
 """Pretrained architectures against what transformers and torch say of the same weights."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from ragjax.models.pretrained import load
+from ragjax.models.pretrained.bert import Bert, BertModule
 from ragjax.models.pretrained.llama import Prefix
 from ragjax.models.pretrained.t5 import T5
 
@@ -194,3 +196,18 @@ def test_a_t5_with_a_head_of_its_own_is_told_by_its_config(fields, tied):
         given.pop(name, None)
     sizes = T5.from_config(given | fields, "", {"lm_head.weight"})
     assert (sizes.scaled, sizes.tied) == (tied, tied)
+
+
+def test_the_epsilon_of_bert_s_layer_norms_is_that_of_its_config():
+    """A large one keeps the states of a drawn model, which are small, from their length of 1."""
+    sizes = Bert(
+        9, 4, layers=0, heads=1, hidden=4, positions=5, types=1, activation="gelu", epsilon=1e-12
+    )
+    tokens = jnp.array([[1, 2, 3]])
+    stds = []
+    for epsilon in (1e-12, 1e4):
+        module = BertModule(dataclasses.replace(sizes, epsilon=epsilon))
+        params = module.init(jax.random.PRNGKey(0), tokens, tokens > 0)
+        stds.append(jnp.std(module.apply(params, tokens, tokens > 0), axis=-1))
+    np.testing.assert_allclose(stds[0], 1.0, rtol=1e-4)
+    assert np.all(stds[1] < 0.1)

@@ -286,6 +286,8 @@ def test_an_encoder_embeds_a_corpus_without_a_run(source, corpus, tmp_path, caps
     search = ["index", "search", str(index), "Where does Zzyzx live?", "--k", "2"]
     assert main(search) == 0
     assert "note" not in capsys.readouterr().out
+    assert main([*search[:3], "Where does Zzyzx live? " * 40, "--k", "2"]) == 0
+    assert "note: the ends of 1 of 1 questions are not read" in capsys.readouterr().out
     moved = shutil.copytree(source, tmp_path / "moved")
     assert main([*build, str(moved)]) == 0
     gone = ["index", "build", passages, str(tmp_path / "gone"), "--encoder", str(moved)]

@@ -18,6 +18,7 @@ from ragjax.models.pretrained import load, save
 from ragjax.models.pretrained.bart import BartModule
 from ragjax.models.pretrained.checkpoint import write_checkpoint
 from ragjax.models.pretrained.gguf_file import open_gguf
+from ragjax.models.pretrained.gguf_header import read_header
 from ragjax.models.pretrained.llama import Llama, LlamaModule
 from ragjax.models.pretrained.parameters import tensors_of
 from ragjax.models.pretrained.text_encoder import Pooling, TextEncoderModule
@@ -290,6 +291,17 @@ def test_tensors_of_a_gguf_file_lie_where_its_alignment_says(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again, model.params)
 
 
+def test_weights_of_a_gguf_file_begin_right_behind_its_header(tmp_path):
+    """Wherever that ends: the length of a text moves its end over all places."""
+    model, path = load(GOLDENS / "qwen3"), tmp_path / "model.gguf"
+    for length in range(32):
+        text = ("general.description", "x" * length)
+        write_gguf(path, model, gguf.GGMLQuantizationType.F32, [text])
+        wanted = {one.name: one.data_offset for one in gguf.GGUFReader(path).tensors}
+        found = {name: one.start for name, one in read_header(path).tensors.items()}
+        assert found == wanted
+
+
 def test_any_spoilt_byte_of_a_gguf_file_is_refused_or_read(tmp_path):
     path = tmp_path / "model.gguf"
     write_gguf(path, load(GOLDENS / "qwen3"), gguf.GGMLQuantizationType.F32)
@@ -395,7 +407,7 @@ def test_a_text_longer_than_the_positions_is_refused():
         ('[{"type": "a.Transformer", "path": ""}, {"type": "b.Dense", "path": "1"}]', "'Dense'"),
     ],
 )
-def test_pooling_that_is_not_supported_is_refused(copied, steps, told):
+def test_steps_that_are_not_supported_are_refused(copied, steps, told):
     path = copied("sentence_transformer")
     (path / "modules.json").write_text(steps)
     assert told in refused(path)
@@ -420,3 +432,18 @@ def test_a_hub_that_can_not_be_reached_is_told(monkeypatch):
         huggingface_hub, "snapshot_download", lambda name, allow_patterns: GOLDENS / name[6:]
     )
     assert load("owner/bert").kind == "bert"
+
+
+@pytest.mark.parametrize(
+    ("modes", "told"),
+    [
+        (("cls_token", "mean_tokens"), "by pooling_mode_cls_token, pooling_mode_mean_tokens; only"),
+        (("max_tokens",), "by pooling_mode_max_tokens; only"),
+        ((), "by nothing; only"),
+    ],
+)
+def test_pooling_that_is_not_supported_is_refused(copied, modes, told):
+    path = copied("sentence_transformer")
+    config = {f"pooling_mode_{mode}": True for mode in modes}
+    (path / "1_Pooling" / "config.json").write_text(json.dumps(config))
+    assert told in refused(path)

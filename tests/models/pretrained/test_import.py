@@ -146,9 +146,12 @@ def test_a_whole_rag_model_is_taken_out(imported, models, tmp_path, capsys):
 
 
 def test_a_rag_model_is_saved_with_other_parameters(models, tmp_path):
-    model = load_rag(models / "rag")
+    path = shutil.copytree(models / "rag", tmp_path / "rag")
+    (path / "generation_config.json").write_text('{"num_beams": 3}')
+    model = load_rag(path)
     moved = jax.tree.map(lambda leaf: leaf + 1, model.params)
     save(tmp_path / "moved", model, moved)
+    assert (tmp_path / "moved/generation_config.json").read_text() == '{"num_beams": 3}'
     jax.tree.map(np.testing.assert_array_equal, load_rag(tmp_path / "moved").params, moved)
 
 

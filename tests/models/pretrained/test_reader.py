@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import json
 import shutil
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -202,6 +204,8 @@ def test_the_vocabulary_is_put_back_as_it_was(kind, sources, readers):
 def test_roles_that_share_a_token_get_one_of_their_own():
     order = token_order(7, end=3, pad=3, unknown=3)
     assert list(order) == [NOTHING, NOTHING, 3, NOTHING, 0, 1, 2, 4, 5, 6]
+    # GPT-2's have an end that is also the unknown token, and no padding.
+    assert list(token_order(5, end=4, unknown=4)) == [NOTHING, NOTHING, 4, NOTHING, 0, 1, 2, 3]
     assert list(token_order(5, end=4, pad=0, unknown=1)) == [0, NOTHING, 4, 1, 2, 3]
 
 
@@ -407,6 +411,17 @@ def test_a_package_brings_a_model(sources, tmp_path, monkeypatch):
     (told / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.2\n")
     names = ("model.zip", "broken.zip", "config.json", "__init__.py", "gone.zip")
     (told / "RECORD").write_text("".join(f"tiny_weights/{name},,\n" for name in names))
+    with monkeypatch.context() as patch:  # a disk that is full in the middle of it
+
+        def full(self, path):
+            Path(path).mkdir(parents=True)
+            (Path(path) / "config.json").write_text("{")
+            raise OSError(28, "No space left on device")
+
+        patch.setattr(zipfile.ZipFile, "extractall", full)
+        with pytest.raises(UserError, match=r"can't be unpacked into .* No space left on device"):
+            local("package:tiny-weights/model.zip")
+        assert list((tmp_path / "data" / "pretrained").iterdir()) == []
     for _ in range(2):  # the second time it is there
         reader = PretrainedReader("package:tiny-weights/model.zip")
         weights = restored(reader.pretrained(), reader.order)
