@@ -25,25 +25,28 @@ EVERY, ROUNDS = 50, 7
 
 
 def trainer(config: Any, overrides: tuple[str, ...]) -> Callable[[], float]:
-    """A function that trains for `EVERY` more steps, in which one refresh falls, and times them."""
+    """A function that trains for `EVERY` more steps, amid which a refresh begins, and times them."""
     learner = override(config, [*overrides, "--evaluation.every", "0"]).create()
     *before, stage = learner.stages
     skipped = sum(other.steps for other in before)  # the last stage is timed, from new parameters
     step = jax.jit(make_step(learner, stage), donate_argnums=0)
     state, done = starting_state(learner, (0,)), 0
 
-    def train() -> float:
+    def train(steps: int = EVERY) -> float:
         nonlocal state, done
         began = time.perf_counter()
-        for number in range(done, done + EVERY):
+        for number in range(done, done + steps):
             feed = learner.feed(0, skipped + number)
             state, _ = step(state, feed, learner.hyper, learner.data)
             if learner.acts_between_steps:
                 state = learner.between_steps(state, number + 1)
         jax.block_until_ready(state)
-        done += EVERY
+        done += steps
         return time.perf_counter() - began
 
+    train(
+        EVERY // 2
+    )  # so that refreshes, due every `EVERY` steps, don't reach into another arm's time
     return train
 
 
