@@ -57,5 +57,7 @@ def test_what_the_retriever_does_not_read_is_said(tmp_path):
         asked,
         ["only 9 tokens are read by the retriever; cut there: , in a quiet town?"],
     )
+    # However often it has to be cut, a text counts once.
+    assert text.own.passages(["Ada lives in Arles. " * 20, "Ada"])[1] == 1
     row = text.own.questions([asked])[0]
     np.testing.assert_array_equal(row, text.own.questions(["Where does Ada live"])[0])

@@ -103,6 +103,15 @@ def test_unknown_words_and_missing_gold_are_counted(report):
     assert found == {"train": (0, 60), "dev": (0, 12), "test": (2, 11)}
 
 
+def test_a_question_of_several_gold_passages_counts_once(data, text):
+    first, second, *others = data.splits["train"]
+    both = dataclasses.replace(first, positives=("p0", "p1"))
+    none = dataclasses.replace(second, positives=())
+    splits = data.splits | {"train": (both, none, *others)}
+    report = DataReport.measure(dataclasses.replace(data, splits=splits), text)
+    assert report.splits["train"].with_gold == len(data.splits["train"]) - 1
+
+
 def test_all_of_it_is_said(report):
     told = "\n".join(report.sentences())
     assert told.startswith("a note\n30 passages; questions: 60 train, 12 dev, 12 test")

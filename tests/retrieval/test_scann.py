@@ -109,6 +109,13 @@ def test_recall_of_other_queries_is_what_was_asked_for(target):
         assert built.plan.leaves_to_search < searcher().plan.leaves_to_search
 
 
+def test_where_the_leaves_are_given_more_rows_are_scored_again_for_the_recall():
+    built = build_searcher(EMBEDDINGS, dataclasses.replace(LARGE, leaves_to_search=54, recall=1.0))
+    assert built.plan.leaves_to_search == 54
+    assert built.plan.reorder > 30  # more than the cheapest plan has
+    assert built.plan.recall == 1.0
+
+
 def test_recall_of_more_passages_is_no_lower():
     """As many more are scored exactly."""
     found = searcher().search(QUERIES, 100)

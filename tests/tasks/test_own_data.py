@@ -51,6 +51,11 @@ def test_a_hash_of_the_question_splits(passages, tmp_path):
     splits = OwnData(passages, again).load().splits
     (there,) = [split for split in SPLITS if any(q.id == "q5" for q in splits[split])]
     assert any(question.id == "x" for question in splits[there])
+    loud = [row | {"question": row["question"].upper()} for row in rows]
+    shouted = OwnData(passages, write(tmp_path / "t.jsonl", loud), dev_share=0.2).load()
+    for split in SPLITS:
+        found, wanted = shouted.splits[split], all_of_them.splits[split]
+        assert [question.id for question in found] == [question.id for question in wanted]
 
 
 def test_a_hash_of_titles_keeps_them_apart(passages, tmp_path):

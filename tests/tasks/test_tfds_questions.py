@@ -98,6 +98,14 @@ def test_questions_without_an_answer_are_counted_for_each_split(data_dir):
     )
 
 
+def test_contexts_of_questions_without_an_answer_are_passages_too(data_dir):
+    """Here of the only question of its split, which stands beside "Straße 0"."""
+    options = {"train_split": "validation", "test_split": "train[3:4]", "data_dir": data_dir}
+    data = TfdsQuestions("mini_questions", FIELDS, **options).generate()
+    assert data.splits["test"] == ()
+    assert "Straße 0" in {passage.text for passage in data.passages}
+
+
 def test_what_is_dev_comes_of_train_alone(data_dir):
     data = TfdsQuestions("mini_questions", FIELDS, dev_share=0.9, data_dir=data_dir).load()
     assert [question.id for question in data.splits["test"]] == [f"q{n}" for n in range(40, 50)]
