@@ -21,7 +21,7 @@ from ragjax.training.step import make_step
 
 TABLES = ("staleness_world_facts",)  # whose arms are timed
 ARMS = {"never": "never", "50": "in the step", "beside": "beside the training"}
-EVERY, ROUNDS = 50, 7
+EVERY, ROUNDS = 50, 3
 
 
 def trainer(config: Any, overrides: tuple[str, ...]) -> Callable[[], float]:

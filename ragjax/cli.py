@@ -271,7 +271,7 @@ _OWN_OPTIONS: dict[type, tuple[set[str], set[str]]] = {
 def _parse_with_overrides(kind: Any, arguments: list[str], prog: str) -> tuple[Any, list[str]]:
     """Splits a command's own options from the overrides of the config."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        return _parse(kind, arguments or ["--help"], prog), []
+        return _parse(kind, arguments, prog), []
     valued, bare = _OWN_OPTIONS[kind]
     named = next((n for n, word in enumerate(arguments) if word.startswith("-")), len(arguments))
     own, overrides, words = arguments[:named], [], arguments[named:]
@@ -309,7 +309,8 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
                     not given,
                     f"{name} is given, but --check trains nothing; leave one of them out.",
                 )
-            commands.check(config, PlainConsole())
+            with raised_interrupts():  # there is nothing to tear
+                commands.check(config, PlainConsole())
             return 0
         if run_dir is None:
             run_dir = Path("runs") / config.subject / options.config.stem / config.run_name

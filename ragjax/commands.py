@@ -11,6 +11,7 @@ import jax
 from rich.progress import MofNCompleteColumn, Progress
 
 from ragjax.config import Config, config_json, read_json, require_rebuilt, write_config
+from ragjax.errors import require
 from ragjax.files import write_json
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
@@ -342,6 +343,11 @@ def evaluate(
     Raises:
       UserError: the run can't be loaded, or there is no such split.
     """
+    if output is not None:  # which is said before minutes of measuring
+        require(
+            output.parent.is_dir(),
+            f"--output is {output}, but {output.parent} is not a directory; make it or name another.",
+        )
     run = open_run(run_dir, console)
     stop_if_interrupted()
     with measuring(console) as told:

@@ -74,6 +74,10 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         f"--overlap is {options.overlap}; it must be at least 0 and below --words {options.words}.",
     )
     require(
+        not (options.directory / "config.json").exists(),
+        f"{options.directory} is the directory of a run or a model; name one of its own.",
+    )
+    require(
         options.run is None or options.encoder is None,
         f"--run is {options.run} and --encoder {options.encoder}; one of them embeds the passages, so "
         "leave out the other.",

@@ -47,11 +47,13 @@ def half_character(text: str) -> str:
 
 def shortened(text: str, letters: int = 300) -> str:
     """Returns a text, or its beginning with the number of letters that are left out."""
-    left_out = len(text) - letters
     # What would be left out is as long as the note that it was.
-    if left_out <= 30:
+    if len(text) <= letters + 30:
         return text
-    return f"{text[:letters].rstrip()} ... ({left_out} letters more)"
+    kept = text[:letters]
+    whole, _, last = kept.rpartition(" ")  # no word is cut where there are words
+    kept = whole if whole and len(last) < 30 else kept
+    return f"{kept} ... ({len(text) - len(kept)} letters more)"
 
 
 def same_word(word: str) -> str:

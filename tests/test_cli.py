@@ -873,6 +873,21 @@ def test_run_directory_under_a_file(below, said, refused, tmp_path):
     assert (tmp_path / "file").read_text() == "mine"
 
 
+def test_an_output_that_can_not_be_is_said_before_measuring(
+    refused, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(commands, "load_run", lambda *_: pytest.fail("it was loaded"))
+    path = tmp_path / "nowhere" / "x.jsonl"
+    assert refused("evaluate", trained, "--output", path) == (
+        f"--output is {path}, but {path.parent} is not a directory; make it or name another."
+    )
+
+
+@pytest.mark.parametrize("command", ["train", "import"])
+def test_a_command_without_a_word(command, refused):
+    assert refused(command).endswith(f"`ragjax {command} --help` lists the options.")
+
+
 def test_output_under_a_file(refused, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(QuestionsLearner, "_records", lambda *_, **__: [])
     (tmp_path / "file").write_text("mine")

@@ -229,6 +229,14 @@ def test_texts_are_cut_as_those_of_a_run():
     assert (IndexBuild.words, IndexBuild.overlap) == cut
 
 
+def test_a_run_s_directory_takes_no_passages(refused, trained, passages):
+    before = snapshot(trained)
+    assert refused("index", "build", passages, trained) == (
+        f"{trained} is the directory of a run or a model; name one of its own."
+    )
+    assert snapshot(trained) == before
+
+
 def test_damaged_passages_are_built_again_if_asked(ragjax, refused, worded, passages, tmp_path):
     directory = shutil.copytree(worded, tmp_path / "index")
     (directory / "passages" / "text.bin").write_bytes(b"")

@@ -151,6 +151,11 @@ def test_a_long_passage_is_printed_by_its_beginning(capsys):
     out = capsys.readouterr().out
     assert out.count("w") == 300 - len("[T] ")
     assert "... (704 letters more)" in " ".join(out.split())
+    passages = [{"title": "T", "text": "word " * 100, "prior": 1.0}]
+    result_commands.print_passages(passages, ("prior",))
+    out = " ".join(capsys.readouterr().out.split())
+    assert out.count("word") == 59
+    assert out.endswith(f"word ... ({504 - len('[T]' + ' word' * 59)} letters more)")
 
 
 def test_an_answer_is_one_line(capsys):

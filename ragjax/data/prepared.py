@@ -36,6 +36,7 @@ FILES = TOKENIZER, LEXICON, PASSAGES, ARRAYS = (
 OWN_TOKENIZER = "retriever_tokenizer.json"
 NOTHING_KNOWN = "no word of the question is known, so there is nothing to guess from"
 _BROKEN_ZIP = (zipfile.BadZipFile, zlib.error)  # what np.load raises, beside ValueError
+NAMED = 20  # unknown words that are named, at most
 _VOCABULARY = [field.name for field in dataclasses.fields(Vocabulary)]
 
 
@@ -218,7 +219,9 @@ class PreparedText:
         )
         require(not is_empty(text), "The question is empty; ask one in words.")
         known, left_out = self.known_words(text)
-        notes = [f"unknown words left out: {', '.join(left_out)}"] if left_out else []
+        unknown = list(dict.fromkeys(left_out))
+        more = f" and {len(unknown) - NAMED} more" if len(unknown) > NAMED else ""
+        notes = [f"unknown words left out: {', '.join(unknown[:NAMED])}{more}"] if unknown else []
         tokens, length = self.tokenizer.encode(known), self.spec.question_length
         if len(tokens) > length:
             cut = self.tokenizer.decode(tokens[length:])

@@ -59,10 +59,13 @@ class Row:
         name, value = self._find(column)
         if value is None or value == "":
             if default is None:
+                require(
+                    name not in self._values, f"{self.where} has an empty {name!r}; fill it in."
+                )
                 present = ", ".join(map(str, self._values)) or "nothing"
                 raise UserError(
                     f"{self.where} has no {name!r} (it has {present}); add it, or name the column that "
-                    f"holds it in --task.fields."
+                    f"holds it in --task.fields (of `ragjax index`: --fields)."
                 )
             return default
         return _text(value, f"{self.where}: {name!r}")
@@ -191,7 +194,7 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
         # The error counts lines within this one.
         fault = error
         if isinstance(error, json.JSONDecodeError):
-            fault = f"{error.msg} at column {error.colno}"
+            fault = f"{error.msg.removesuffix(' at')} at column {error.colno}"
         raise UserError(
             f"{path}, line {number} is not JSON ({fault}); mend or remove it."
         ) from error
@@ -223,6 +226,11 @@ def _table_rows(
                 continue
             if not header:
                 header = [cell.strip() for cell in cells]
+                require(
+                    delimiter == "\t" or len(header) > 1 or ";" not in header[0],
+                    f"{path} names a single column, {header[0]!r}; write commas between columns, in "
+                    "place of semicolons.",
+                )
                 require(
                     len(set(header)) == len(header),
                     f"{path} names two columns alike ({', '.join(header)}); rename one.",

@@ -40,6 +40,9 @@ def test_only_what_is_read_can_be_too_long(text):
     assert exact.check_question(asked) == (asked, [])
     _, notes = exact.check_question("Where does Ada xylophonically live?")
     assert notes == ["unknown words left out: xylophonically"]
+    strange = [f"{'xyz'[n % 3]}{'abcdefghij'[n // 3]}q" for n in range(23)]
+    _, notes = text.check_question(f"Where does Ada {' '.join(strange * 3)} live?")
+    assert notes == [f"unknown words left out: {', '.join(strange[:20])} and 3 more"]
     for asked, known in (("Ada?", True), ("xylophonically", False), ("?!", False)):
         assert exact.has_known_word(asked) == known
 

@@ -148,6 +148,7 @@ def test_webquestions_by_its_own_names(tmp_path):
         ("p.jsonl", b'{"text": "x"}\n{"text": "\xff"}\n', "line 2 is not UTF-8"),
         ("p.tsv", "id\ttext\n1\tx\ty\n", "line 2 has 3 cells, but the first line names 2"),
         ("p.csv", "text,text\nx,y\n", "names two columns alike"),
+        ("p.csv", "id;text\n1;x\n", "names a single column, 'id;text'; write commas"),
         ("p.csv", 'text\n"x', "line 2 can't be read"),
         (
             "p.parquet",
