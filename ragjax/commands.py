@@ -34,6 +34,7 @@ from ragjax.run_dir import (
     is_run,
     load_run,
     parameter_counts,
+    parameter_lines,
     peak_memory_mb,
     read_rows,
 )
@@ -358,22 +359,6 @@ def evaluate(
     return facts | {"seed": run.config.seed, "step": run.step} | records.summary(), type(records)
 
 
-def _parameter_lines(params: Any) -> list[str]:
-    """A line for each component of each group: its arrays and numbers, or its only array's shape."""
-    components: dict[str, list[tuple[str, Any]]] = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        component, name = (
-            jax.tree_util.keystr(part, simple=True, separator=".") for part in (path[:2], path)
-        )
-        components.setdefault(component, []).append((name, leaf))
-    return [
-        f"{leaves[0][0]}  {leaves[0][1].dtype}{list(leaves[0][1].shape)}"
-        if len(leaves) == 1
-        else f"{component}  {sum(leaf.size for _, leaf in leaves):,} in {len(leaves)} arrays"
-        for component, leaves in components.items()
-    ]
-
-
 @single_precision
 def check(config: Config, console: PlainConsole) -> None:
     """Prints what a run would be: parameters, memory, and its first examples; trains nothing."""
@@ -384,7 +369,7 @@ def check(config: Config, console: PlainConsole) -> None:
     def size(tree: Any) -> float:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree)) / 1e6
 
-    for line in _parameter_lines(shapes.params):
+    for line in parameter_lines(shapes.params):
         console.print(line)
     counts = parameter_counts(shapes.params)
     total = ", ".join(f"{name} {count:,}" for name, count in counts.items())

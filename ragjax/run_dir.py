@@ -141,6 +141,22 @@ def parameter_counts(params: Any) -> dict[str, int]:
     }
 
 
+def parameter_lines(params: Any) -> list[str]:
+    """A line for each component of each group: its arrays and numbers, or its only array's shape."""
+    components: dict[str, list[tuple[str, Any]]] = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        component, name = (
+            jax.tree_util.keystr(part, simple=True, separator=".") for part in (path[:2], path)
+        )
+        components.setdefault(component, []).append((name, leaf))
+    return [
+        f"{leaves[0][0]}  {leaves[0][1].dtype}{list(leaves[0][1].shape)}"
+        if len(leaves) == 1
+        else f"{component}  {sum(leaf.size for _, leaf in leaves):,} in {len(leaves)} arrays"
+        for component, leaves in components.items()
+    ]
+
+
 def peak_memory_mb() -> int:
     """Largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, but bytes on macOS
