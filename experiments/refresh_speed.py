@@ -44,9 +44,8 @@ def trainer(config: Any, overrides: tuple[str, ...]) -> Callable[[], float]:
         done += steps
         return time.perf_counter() - began
 
-    train(
-        EVERY // 2
-    )  # so that refreshes, due every `EVERY` steps, don't reach into another arm's time
+    # Refreshes are due every `EVERY` steps: halfway through what is timed, not at its end.
+    train(EVERY // 2)
     return train
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from command_line import notes_of_cut
 from tiny_config import get_config
 from tiny_task import PEOPLE, TinyTask
 
@@ -201,7 +202,7 @@ def test_answer_as_json(ragjax, trained):
     known = {"question", "answer", "probability", "passages", "notes"}
     assert answer.keys() == known | {"similarity", "known", "confidence", "threshold", "reasons"}
     assert answer["question"] == question
-    assert set(answer["notes"]) <= {CUT.format(4)}
+    assert answer["notes"] == notes_of_cut(trained, answer["answer"])
     assert 0 < answer["probability"] <= 1
     assert len(answer["passages"]) == 5
     known = {passage.id: passage for passage in TinyTask().generate().passages}

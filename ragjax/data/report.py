@@ -50,14 +50,14 @@ class DataReport:
     Attributes:
       digests: of the passages and of each split, a hash of all their rows.
       passages: how many there are.
-      cut_passages: how many are longer than `tokenizer.passage_length`.
+      cut_passages: how many are longer than `tokenizer.passage_length`; None if it is not measured.
       splits: of each split its figures.
       notes: what the task left out, a sentence each.
     """
 
     digests: dict[str, str]
     passages: int
-    cut_passages: int
+    cut_passages: int | None
     splits: dict[str, SplitReport]
     notes: tuple[str, ...]
 
@@ -69,18 +69,16 @@ class DataReport:
             words = [text.known_words(question.question) for question in questions]
             size, end = text.spec.question_length, text.spec.answer_length
             asked = [len(text.tokenizer.encode(known)) for known, _ in words]
-            answers = [answer for question in questions for answer in question.answers]
-            cut = text.tokenizer.encode_batch(answers, end, end=True)[1]
             first = [question.answers[0] for question in questions]
-            cut_first = text.tokenizer.encode_batch(first, end, end=True)[1]
+            others = [answer for question in questions for answer in question.answers[1:]]
             texts = [question.question for question in questions]
             splits[split] = SplitReport(
                 questions=len(questions),
                 with_gold=sum(bool(question.positives) for question in questions),
                 cut_questions=sum(length > size for length in asked),
-                cut_answers=cut_first,
+                cut_answers=text.tokenizer.encode_batch(first, end, end=True)[1],
                 unknown_words=sum(len(left_out) for _, left_out in words),
-                cut_other_answers=cut - cut_first,
+                cut_other_answers=text.tokenizer.encode_batch(others, end, end=True)[1],
                 cut_for_retriever=text.own.questions(texts)[1] if text.own else 0,
             )
         corpus = text.corpus

@@ -26,7 +26,7 @@ class EpisodeQuestions(Learner):
         """Writes the digests; how much of the questions is read, is their reader's to say."""
         if asked := self.env.asks():
             _, data = asked
-            DataReport(digests(data), len(data.passages), 0, {}, data.notes).save(run_dir)
+            DataReport(digests(data), len(data.passages), None, {}, data.notes).save(run_dir)
 
     def require_same_questions(self, run_dir: Path) -> None:
         """Checks that the questions are still those that a run began with.

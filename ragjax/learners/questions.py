@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ragjax.config import Config
-from ragjax.data.checks import require_gold, require_splits
+from ragjax.data.checks import require_splits
 from ragjax.data.prepared import PreparedText
 from ragjax.data.report import DataReport
 from ragjax.data.stream import Phase as Phase
@@ -21,7 +21,7 @@ from ragjax.objectives.base import Objective
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.origin import found_from
 from ragjax.ranges import require_few_updates
-from ragjax.retrieval.base import RetrieverSpec
+from ragjax.retrieval.base import RetrieverSpec, require_gold
 from ragjax.tasks.base import SPLITS, Task
 from ragjax.training.optimizer import Adam, Optimizer
 from ragjax.types import QaData
@@ -192,7 +192,9 @@ class QuestionsConfig(Config):
         data = self.task.load()
         require_splits(data, self.task.name, SPLITS)
         if self.retriever.needs_gold:
-            require_gold(data, self.task.name, type(self.retriever).__name__)
+            for split, asked in data.splits.items():
+                name = f"Task {self.task.name}: {split} question"
+                require_gold(asked, type(self.retriever).__name__, name)
         self.check_depths(len(data.passages))
         own, borrowed = self.retriever.reads, self.reader.reads
         require(

@@ -229,6 +229,25 @@ def require_depth(k: int, passages: int, name: str = "k") -> None:
     )
 
 
+def require_gold(questions: Sequence[Question], retriever: str, what: str = "Question") -> None:
+    """Checks that questions have a gold passage, for a retriever that reads it.
+
+    Args:
+      questions: any.
+      retriever: its name.
+      what: the questions are, for a message.
+
+    Raises:
+      UserError: names the first that has none.
+    """
+    for question in questions:
+        require(
+            len(question.positives) > 0,
+            f"{what} {question.id!r} names no gold passage, which retriever {retriever} reads; give it "
+            "one or choose another retriever.",
+        )
+
+
 def best(scores: Float[Array, "*batch N"], k: int) -> TopK:
     """The k highest of the scores of all N passages, ties by the lower row.
 

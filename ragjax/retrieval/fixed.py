@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 
 from ragjax.errors import require
 from ragjax.ranges import SEED
-from ragjax.retrieval.base import RetrieverSpec, prior_of_scores, require_depth
+from ragjax.retrieval.base import RetrieverSpec, prior_of_scores, require_depth, require_gold
 from ragjax.types import Passage, Question, Retriever, TopK, Vocabulary
 
 
@@ -91,12 +91,7 @@ class Oracle(Fixed):
         Raises:
           UserError: a question has none.
         """
-        for question in questions:
-            require(
-                len(question.positives) > 0,
-                f"Question {question.id!r} names no gold passage, which retriever Oracle reads; give it "
-                "one or choose another retriever.",
-            )
+        require_gold(questions, "Oracle")
         rows = {passage.id: row for row, passage in enumerate(passages)}
         ids = np.array([[rows[question.positives[0]]] for question in questions], np.int32)
         return TopK(ids.reshape(-1, 1), np.zeros(ids.shape, np.float32), np.ones(ids.shape, bool))

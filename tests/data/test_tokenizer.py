@@ -109,7 +109,7 @@ def test_an_answer_that_is_cut_counts_as_right_only_by_losing_punctuation(tokeni
             if normalise_answer(answer) and exact_match(given, [answer]):
                 right += 1
                 assert not normalise_answer(lost), (given, lost)
-    assert right > 0  # the question has arisen
+    assert right > 50
 
 
 def test_decoding_stops_at_the_end(tokenizer):

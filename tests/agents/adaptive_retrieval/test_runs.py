@@ -149,6 +149,15 @@ def test_a_reader_is_found_from_another_directory(agent, trained, tmp_path, monk
     assert named.load(agent).env.reader_dir == Path(named.env.reader)
 
 
+def words_of(command, agent, run_dir):
+    """A command on the agent's run or a copy of it."""
+    return {
+        "evaluate": ["evaluate", run_dir],
+        "answer": ["answer", run_dir, TEXT],
+        "resume": ["train", agent.parent / "agent.py", "--run-dir", run_dir, "--resume"],
+    }[command]
+
+
 @pytest.mark.parametrize("command", ["evaluate", "answer", "resume"])
 def test_a_reader_that_was_trained_anew_is_noticed(agent, trained, tmp_path, refused, command):
     """Another run in the reader's place would give other figures under the agent's name."""
@@ -156,11 +165,7 @@ def test_a_reader_that_was_trained_anew_is_noticed(agent, trained, tmp_path, ref
     content = json.loads((run_dir / "origin.json").read_text())
     content["runs"]["reader"]["digest"] = "0" * 16  # of the reader that was there before
     (run_dir / "origin.json").write_text(json.dumps(content))
-    words = {
-        "evaluate": ["evaluate", run_dir],
-        "answer": ["answer", run_dir, TEXT],
-        "resume": ["train", agent.parent / "agent.py", "--run-dir", run_dir, "--resume"],
-    }[command]
+    words = words_of(command, agent, run_dir)
     assert f"{trained.parent.name}/{trained.name} holds other parameters now" in refused(*words)
 
 
@@ -176,11 +181,7 @@ def test_questions_that_are_others_now_are_noticed(agent, refused, monkeypatch, 
         return dataclasses.replace(data, splits=splits)
 
     monkeypatch.setattr(TinyTask, "generate", edited)
-    words = {
-        "evaluate": ["evaluate", agent],
-        "answer": ["answer", agent, TEXT],
-        "resume": ["train", agent.parent / "agent.py", "--run-dir", agent, "--resume"],
-    }[command]
+    words = words_of(command, agent, agent)
     assert f"Task tiny makes other test questions now than {agent} began with" in refused(*words)
 
 
