@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ragjax.cli import main
-from ragjax.data.readers import read_rows
+from ragjax.data.rows import read_rows
 from ragjax.errors import require
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ragjax.data.readers import read_rows
+from ragjax.data.rows import read_rows
 from ragjax.evaluation.tables import Column, Row, Table
 
 DATA, WORK = Path("/data/squadshifts_newwiki"), Path("runs/smollm2")

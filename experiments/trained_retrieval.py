@@ -10,7 +10,7 @@ from typing import Any
 
 from pretrained_retrieval import FIGURES, told, write
 
-from ragjax.data.readers import read_rows
+from ragjax.data.rows import read_rows
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
 from ragjax.tasks.base import fraction

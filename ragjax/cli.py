@@ -165,6 +165,10 @@ class ConfigDiff:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if sys.stdout is None or sys.stderr is None:
+        # The next file opened would get its number, and with it what other packages print.
+        print_error(f"Standard output or error is closed; send it to a file, or to {os.devnull}.")
+        return 2
     escape_unknown()
     console = PlainConsole(stderr=True)
     try:

@@ -17,7 +17,7 @@ from tyro.conf import Positional, arg
 from ragjax.errors import UserError, require
 from ragjax.printing import PlainConsole, print_line, print_text
 from ragjax.ranges import BELOW
-from ragjax.text import OVERLAP, PASSAGE_WORDS
+from ragjax.text import OVERLAP, PASSAGE_WORDS, counted
 
 if TYPE_CHECKING:
     from ragjax.data.corpus_encoding import CorpusEncoder
@@ -62,7 +62,7 @@ class IndexBuild:
 
 def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
     """Stores passages and, with a run, their embeddings."""
-    from ragjax.data.readers import PASSAGE_NAMES, parse_fields
+    from ragjax.data.rows import PASSAGE_NAMES, parse_fields
     from ragjax.lease import leased
 
     require(
@@ -97,7 +97,7 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         encoder, made = pretrained_corpus_encoder(source), {"source": str(source)}
     with leased([options.directory], console.print) as check:
         store = _store(options, check, console)
-        told = [f"{store.directory}: {len(store)} passages"]
+        told = [f"{store.directory}: {counted(len(store), 'passage')}"]
         if encoder is not None:
             try:
                 told += _embed(options, store, encoder, made, check, console)
@@ -173,7 +173,7 @@ def _embed(
         console.print(
             f"{cut} of {count} passages are longer than {most}; their ends are not embedded"
         )
-    return [f"{directory}: {count} embeddings of {width} numbers, {options.dtype}"]
+    return [f"{directory}: {counted(count, 'embedding')} of {width} numbers, {options.dtype}"]
 
 
 def open_run(run_dir: Path, console: PlainConsole) -> "Run":

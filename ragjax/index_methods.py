@@ -385,7 +385,8 @@ def _on_host(topk: "TopK") -> "TopK":
 
 def read_asked(path: Path, fields: str) -> list["Question"]:
     """The questions of a file, each with an id of its own."""
-    from ragjax.data.readers import QUESTION_NAMES, parse_fields, read_questions
+    from ragjax.data.readers import read_questions
+    from ragjax.data.rows import QUESTION_NAMES, parse_fields
 
     parse_fields(fields, tuple(QUESTION_NAMES), "--fields")
     questions: dict[str, Question] = {}

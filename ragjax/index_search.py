@@ -12,6 +12,7 @@ from ragjax.index_commands import PASSAGES
 from ragjax.index_methods import Found, Searches, Searching, depth_of, read_asked
 from ragjax.printing import PlainConsole, print_json, print_line
 from ragjax.result_commands import print_passages, print_report
+from ragjax.text import counted
 
 if TYPE_CHECKING:
     from ragjax.data.passage_store import PassageStore
@@ -86,7 +87,13 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     require(options.questions is not None, "--questions is missing; give a file of them.")
     questions = _asked(options, None)
     qrels = None if options.qrels is None else read_qrels(options.qrels)
-    if qrels or any(question.positives for question in questions):
+    judged = bool(qrels) or any(question.positives for question in questions)
+    require(
+        judged or any(question.answers for question in questions),
+        f"{options.questions} has neither answers nor gold passages, so that nothing can be measured; "
+        "add a column answers or positives, or give --qrels.",
+    )
+    if judged:
         import_ir_measures()  # that it is missing is said before a search of minutes
     if options.write_qrels is not None:
         gold = {q.id: dict.fromkeys(q.positives, 1) for q in questions if q.positives}
@@ -218,4 +225,5 @@ def _write(
         for question, hits in zip(questions, rankings, strict=True)
     }
     write_run(path, run)
-    print_line(f"{path}: {sum(map(len, rankings))} passages, {len(rankings)} questions")
+    found = counted(sum(map(len, rankings)), "passage")
+    print_line(f"{path}: {found}, {counted(len(rankings), 'question')}")

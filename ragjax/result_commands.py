@@ -151,6 +151,7 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
     if options.question is not None:
         _print_answer(run.answer(options.question, force=options.force), options.json)
         return 0
+    code = 0
     for question in typed_lines("question> "):
         if question.strip():
             try:
@@ -160,7 +161,8 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
                     print_json({"question": question, "answer": None, "error": str(error)})
                 else:
                     print_error(error)
-    return 0
+                code = 2
+    return code
 
 
 def export(options: Any, _: list[str], console: PlainConsole) -> int:

@@ -56,6 +56,11 @@ def shortened(text: str, letters: int = 300) -> str:
     return f"{kept} ... ({len(text) - len(kept)} letters more)"
 
 
+def counted(count: int, noun: str) -> str:
+    """Returns a number with its noun: "1 passage", "2 passages"."""
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
 def same_word(word: str) -> str:
     """What spellings of a word have in common: compatible characters and signs, whatever the case."""
     return unicodedata.normalize("NFKC", word).translate(_ASCII_SIGNS).strip().casefold()

@@ -92,9 +92,9 @@ def test_building_says_what_it_does(ragjax, passages, trained, embedded, tmp_pat
         f"{directory}/embeddings: 33 embeddings of 16 numbers, float32",
     ]
     told = " ".join(err.split())
-    assert f"1 passages without a text were left out: {passages}, line 33" in told
+    assert f"1 passage without a text left out: {passages}, line 33" in told
     repeat = f"{passages}, line 34 repeats {passages}, line 1"
-    assert "1 passages with title and text of an earlier one were kept" in told
+    assert "1 passage with title and text of an earlier one kept" in told
     assert repeat in told
     assert "of 33 passages are longer than tokenizer.passage_length; their ends are not" in told
     assert "passage 33/33" in told
@@ -135,7 +135,7 @@ def test_columns_are_named_and_repeats_dropped(ragjax, tmp_path):
     words = ["index", "build", path, tmp_path / "index", "--fields", "id=Nummer,text=Absatz"]
     code, _, err = ragjax(*words, "--drop-repeats")
     assert code == 0
-    assert "were left out" in err
+    assert "left out: " in err
     assert [passage.id for passage in PassageStore(tmp_path / "index" / "passages")] == ["7", "8"]
 
 
@@ -435,7 +435,7 @@ def test_embeddings_of_other_passages_are_refused(refused, embedded, ragjax, tmp
     assert ragjax("index", "build", path, directory)[0] == 0
     message = refused("index", "search", directory, ASKED, "--run", "nowhere", "--k", 1)
     assert f"{directory} has no embeddings, which --run is for" in message
-    assert "--k is 2, but there are 1 passages" in refused(
+    assert "--k is 2, but there is 1 passage to" in refused(
         "index", "search", directory, "x", "--k", 2
     )
     code, out, _ = ragjax("index", "search", directory, "zebra", "--json")  # all of less than ten
@@ -646,6 +646,10 @@ def test_a_ranking_of_another_program_is_measured(ragjax, refused, embedded, jud
 def test_what_can_t_be_measured(refused, ragjax, embedded, worded, judged, tmp_path):
     evaluate = ["index", "evaluate", embedded]
     assert refused(*evaluate).startswith("--questions is missing")
+    bare = write_jsonl(tmp_path / "bare.jsonl", [{"question": ASKED}])
+    assert f"{bare} has neither answers nor gold passages" in refused(
+        *evaluate, "--questions", bare
+    )
     bad = tmp_path / "qrels.txt"
     bad.write_text("q0 0 doc one\n")
     assert f"{bad}, line 1" in refused(*evaluate, "--questions", judged, "--qrels", bad)

@@ -60,6 +60,18 @@ def test_one_command_trains_and_measures(run_dir, files):
     assert config["task"]["passages"] == str(files / "passages.tsv")
 
 
+def test_a_batch_of_more_questions_than_there_are_is_told(files, capsys):
+    words = ["train", str(CONFIG), "--check", *TINY, "--phases.1.batch_size", "61"]
+    words += ["--task.passages", str(files / "passages.tsv")]
+    assert main([*words, "--task.questions", str(files / "questions.jsonl")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert (
+        "phases.1.batch_size is 61, but there are 60 train questions, so that a batch holds some of "
+        "them more than once"
+    ) in said
+    assert "phases.0.batch_size" not in said
+
+
 @pytest.mark.parametrize(
     ("split", "lost", "why"),
     [

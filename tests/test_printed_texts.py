@@ -247,7 +247,7 @@ def test_piped_questions_get_a_line_each(environment, trained):
         env=outer | {"PYTHONPATH": str(SUPPORT)} | environment,
         capture_output=True,
     )
-    assert process.returncode == 0, process.stderr
+    assert process.returncode == 2, process.stderr  # of one line that is no question
     answers = [json.loads(line) for line in process.stdout.decode().splitlines()]
     questions = [
         "Where does Ada live?",
@@ -260,6 +260,17 @@ def test_piped_questions_get_a_line_each(environment, trained):
     assert answers[2]["reasons"] == ["unknown words"]
     assert r"'\udcff', which is no character in the encoding" in answers[1]["error"]
     assert b"Traceback" not in process.stderr
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_closed_output_is_refused(closed):
+    """The next file would get its number, and what other packages print would end there."""
+    command = f"{sys.executable} -m ragjax configs {closed}>&-"
+    process = subprocess.run(["sh", "-c", command], capture_output=True)
+    assert process.returncode == 2
+    said = process.stderr if closed == 1 else process.stdout
+    assert b"Standard output or error is closed; send it to a file" in said
+    assert b"Traceback" not in said
 
 
 UMLAUTS = """

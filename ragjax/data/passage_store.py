@@ -23,6 +23,7 @@ from ragjax.manifests import (
     versions_of,
     write_manifest,
 )
+from ragjax.text import counted
 from ragjax.types import Passage
 
 KIND = "passages"
@@ -102,13 +103,13 @@ class PassageStore(Sequence[Passage]):
         facts, told = self.facts, []
         if facts["empty"]:
             named = listed(facts["empty_named"], facts["empty"])
-            told.append(f"{facts['empty']} passages without a text were left out: {named}")
+            empty = counted(facts["empty"], "passage")
+            told.append(f"{empty} without a text left out: {named}")
         if facts["repeats"]:
             named = listed(facts["repeats_named"], facts["repeats"])
             how = "left out" if facts["dropped"] else "kept (--drop-repeats leaves them out)"
-            told.append(
-                f"{facts['repeats']} passages with title and text of an earlier one were {how}: {named}"
-            )
+            repeats = counted(facts["repeats"], "passage")
+            told.append(f"{repeats} with title and text of an earlier one {how}: {named}")
         return told
 
 
@@ -133,7 +134,7 @@ def build_store(
       directory: where the store will be.
       words: of a passage that is cut from a text.
       overlap: words that such a passage and the next have in common.
-      fields: what the file calls its columns, see `readers.parse_fields`.
+      fields: what the file calls its columns, see `rows.parse_fields`.
       drop_repeats: whether passages that repeat title and text are left out.
       replace: whether it takes the place of a directory that is there.
       check: called before the store gets its name; may raise.

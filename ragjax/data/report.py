@@ -11,6 +11,7 @@ from typing import Any
 from ragjax.data.prepared import PreparedText
 from ragjax.errors import UserError, require
 from ragjax.files import read_json_object, write_json
+from ragjax.text import counted
 from ragjax.types import Passage, QaData, Question
 
 REPORT = "data.json"
@@ -141,7 +142,7 @@ class DataReport:
         told = list(self.notes)
         counts = [f"{of.questions} {name}" for name, of in self.splits.items() if of.questions]
         asked = f"; questions: {', '.join(counts)}" if counts else ""
-        told.append(f"{self.passages} passages{asked}")
+        told.append(f"{counted(self.passages, 'passage')}{asked}")
         if self.cut_passages:
             told.append(
                 f"{self.cut_passages} of {self.passages} passages are longer than "

@@ -1,7 +1,7 @@
 """The stream of training questions: which of them a step learns from, fed by row or as a whole."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 from ragjax.data.batching import EncodedQuestions, stream_rows
 from ragjax.data.prepared import PreparedText
 from ragjax.errors import require
+from ragjax.ranges import below
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import Question
 
@@ -32,18 +33,22 @@ class Phase:
     """
 
     steps: int
-    batch_size: int = 32
+    batch_size: int = field(default=32, metadata=below(2**20))
     k: int = 4
     candidates: RetrieverSpec | None = None
 
-    def __post_init__(self):
-        """Checks the fields."""
+    def check(self, where: str) -> None:
+        """Checks the fields; a phase does not know its place in a config, `where`.
+
+        Raises:
+          UserError: names the field.
+        """
         for name in ("steps", "batch_size", "k"):
             value = getattr(self, name)
-            require(value >= 1, f"phases.{name} is {value}; it must be at least 1.")
+            require(value >= 1, f"{where}.{name} is {value}; it must be at least 1.")
         require(
             self.candidates is None or not self.candidates.learned,
-            f"phases.candidates is {self.candidates}, which is learned; name a fixed retriever.",
+            f"{where}.candidates is {self.candidates}, which is learned; name a fixed retriever.",
         )
 
 

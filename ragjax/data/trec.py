@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from ragjax.data.readers import kind_of, read_lines
+from ragjax.data.rows import kind_of, read_lines
 from ragjax.errors import UserError, require
 from ragjax.files import write_atomically
 from ragjax.text import half_character

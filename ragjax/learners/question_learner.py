@@ -286,7 +286,13 @@ class QuestionsLearner(QuestionsAnswerer):
 
     def notes(self) -> list[str]:
         """What of the data is left out or not read, and whether a run can be repeated to the bit."""
-        notes = self.report.sentences()
+        notes, train = self.report.sentences(), self.report.splits["train"].questions
+        for number, phase in enumerate(self.config.phases):
+            if phase.batch_size > train:
+                notes.append(
+                    f"phases.{number}.batch_size is {phase.batch_size}, but there are {train} train "
+                    "questions, so that a batch holds some of them more than once"
+                )
         if self._background:
             notes.append(
                 "the index is refreshed beside the training: no two runs are equal to the bit"

@@ -23,6 +23,7 @@ from ragjax.origin import found_from
 from ragjax.ranges import require_few_updates
 from ragjax.retrieval.base import RetrieverSpec, require_gold
 from ragjax.tasks.base import SPLITS, Task
+from ragjax.text import counted
 from ragjax.training.optimizer import Adam, Optimizer
 from ragjax.types import QaData
 
@@ -93,6 +94,7 @@ class QuestionsConfig(Config):
             "one phase, a pretrained reader, or start.",
         )
         for number, phase in enumerate(self.phases):
+            phase.check(f"phases.{number}")
             require(
                 phase.batch_size % self.optimizer.accumulate == 0,
                 f"phases.{number}.batch_size is {phase.batch_size}, which optimizer.accumulate "
@@ -242,12 +244,13 @@ class QuestionsConfig(Config):
         """Checks that the corpus has as many passages as are to be retrieved.
 
         Raises:
-          UserError: names the field that asks for too many.
+          UserError: names the fields that ask for too many.
         """
         depths = {f"phases.{number}.k": phase.k for number, phase in enumerate(self.phases)}
-        for name, k in (depths | {"evaluation.k": self.evaluation.k}).items():
-            require(
-                k <= passages,
-                f"{name} is {k}, but the corpus of task {self.task.name} has {passages} passages; "
-                "choose at most that many.",
-            )
+        depths["evaluation.k"] = self.evaluation.k
+        deep = [f"{name} is {k}" for name, k in depths.items() if k > passages]
+        require(
+            not deep,
+            f"{' and '.join(deep)}, but the corpus of task {self.task.name} has "
+            f"{counted(passages, 'passage')}; choose at most that many.",
+        )

@@ -21,7 +21,7 @@ from ragjax.retrieval.corpus import gather_passages
 from ragjax.retrieval.fusion import listed_scores, scores_of_all
 from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK
 
-HUB_QUESTIONS = 16  # of fewer each is a large share itself
+HUB_QUESTIONS, HUB_PASSAGES = 16, 10  # of fewer each is a large share itself
 
 
 class Reading(NamedTuple):
@@ -153,7 +153,7 @@ class Likelihood(Objective):
             health = jax.lax.stop_gradient(
                 retrieval_figures(among, posterior, topk.ids, open_book, passages)
             )
-            if batch.weight.shape[0] < HUB_QUESTIONS:
+            if batch.weight.shape[0] < HUB_QUESTIONS or passages < HUB_PASSAGES:
                 del health["hub_share"]
             metrics |= {name: (count * value, count) for name, value in health.items()}
         return Loss(sum=-total(log_likelihood), denom=jnp.sum(batch.weight), metrics=metrics)

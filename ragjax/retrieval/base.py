@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from ragjax.errors import require
 from ragjax.ops.scoring import log_prior_retrieved
+from ragjax.text import counted
 from ragjax.types import Params, Passage, Question, Retriever, TopK, Vocabulary
 
 
@@ -224,8 +225,8 @@ def require_depth(k: int, passages: int, name: str = "k") -> None:
     """
     require(
         1 <= k <= passages,
-        f"{name} is {k}, but there are {passages} passages to retrieve from; choose at least 1 and "
-        "at most that many.",
+        f"{name} is {k}, but there {'is' if passages == 1 else 'are'} {counted(passages, 'passage')} to "
+        "retrieve from; choose at least 1 and at most that many.",
     )
 
 

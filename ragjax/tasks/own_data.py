@@ -6,13 +6,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ragjax.data.checks import with_answers
-from ragjax.data.readers import (
-    COLUMNS,
-    parse_fields,
-    passages_with_text,
-    read_questions,
-    text_files,
-)
+from ragjax.data.readers import passages_with_text, read_questions, text_files
+from ragjax.data.rows import COLUMNS, parse_fields
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import SPLITS, Task, fraction
 from ragjax.text import OVERLAP, PASSAGE_WORDS

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ragjax.data.checks import with_answers
-from ragjax.data.readers import parse_fields, passages_with_text, text_files
+from ragjax.data.readers import passages_with_text, text_files
+from ragjax.data.rows import parse_fields
 from ragjax.data.tfds_source import field, read_examples
 from ragjax.errors import UserError, require
 from ragjax.tasks.base import Task, fraction

@@ -1,5 +1,6 @@
 """The optimiser: Adam with a rate for each group of parameters, and rates that are traced."""
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, get_args
@@ -203,8 +204,8 @@ class Adam(Optimizer):
         for name in (*rates, "weight_decay", "epsilon"):
             value = getattr(self, name)
             require(
-                value is None or value >= 0,
-                f"optimizer.{name} is {value}; it must not be negative.",
+                value is None or 0 <= value < math.inf,
+                f"optimizer.{name} is {value}; it must be a finite number of at least 0.",
             )
         for name in ("b1", "b2", "average"):
             value = getattr(self, name)

@@ -15,6 +15,7 @@ from ragjax.data.passage_store import PassageStore, build_store, source_of, writ
 from ragjax.data.readers import read_passages
 from ragjax.data.report import digest_of
 from ragjax.errors import UserError
+from ragjax.text import counted
 from ragjax.types import Passage
 
 CUT = {"words": 5, "overlap": 2}
@@ -129,9 +130,9 @@ def test_repeats_are_told_and_dropped_if_asked(seed, hash_bits, tmp_path, monkey
     assert fewer.row_of([passage.id for passage in unique]).tolist() == list(range(len(unique)))
     assert fewer.facts["repeats"] == len(repeats)
     if repeats:
-        assert f"{len(repeats)} passages with title and text of an earlier one" in kept.notes()[0]
-        assert "were kept (--drop-repeats leaves them out)" in kept.notes()[0]
-        assert "were left out" in fewer.notes()[0]
+        told = f"{counted(len(repeats), 'passage')} with title and text of an earlier one"
+        assert f"{told} kept (--drop-repeats leaves them out)" in kept.notes()[0]
+        assert f"{told} left out: " in fewer.notes()[0]
 
 
 def refused(directory, **options):
@@ -178,7 +179,7 @@ def test_passages_without_a_text_are_left_out_and_named(tmp_path, empty):
     store = build_store(path, tmp_path / "store", **CUT)
     assert [passage.id for passage in store] == list("1357")
     named = "; ".join(f"{path}, line {line}" for line in (1, 3, 5))
-    assert store.notes()[0] == (f"5 passages without a text were left out: {named}; and 2 more")
+    assert store.notes()[0] == f"5 passages without a text left out: {named}; and 2 more"
     write_jsonl(path, rows[::2])
     assert failed(path, empty) == (
         f"{path} has no passage with a text (5 without one); a corpus needs at least one "

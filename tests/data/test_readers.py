@@ -7,7 +7,8 @@ import pathlib
 import numpy as np
 import pytest
 
-from ragjax.data.readers import located_passages, read_passages, read_questions, read_rows
+from ragjax.data.readers import located_passages, read_passages, read_questions
+from ragjax.data.rows import read_rows
 from ragjax.errors import UserError
 from ragjax.types import Passage, Question
 
@@ -182,6 +183,34 @@ def test_missing_columns_and_files(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"holds no \.txt"):
         passages(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("name", ["q.jsonl", "q.csv"])
+def test_a_name_that_no_row_has_is_refused(tmp_path, name):
+    """Whether it is of a column that a row must have or may have; a name of the other file's is none."""
+    text = jsonl([{"frage": "Wer?", "text": "x"}, {"frage": "Wo?", "text": "y"}])
+    path = write(tmp_path / name, text if name == "q.jsonl" else "frage,text\nWer?,x\nWo?,y\n")
+    for read, fields in (
+        (passages, "text=txt,question=frage"),
+        (passages, "title=titel"),
+        (questions, "question=frage,answers=antwort"),
+        (questions, "question=frage,positives=gold"),
+    ):
+        column, named = fields.replace("question=frage", "").strip(",").split("=")
+        with pytest.raises(UserError) as error:
+            read(path, fields=fields)
+        assert str(error.value) == (
+            f"{path} has no column {named!r}, which the fields name for {column!r} (its first row has "
+            "frage, text); name one that it has, or add it."
+        )
+    assert len(passages(path, fields="question=Frage,id=nr")) == 2
+    assert len(questions(path, fields="question=frage,title=titel,id=nr")) == 2
+
+
+def test_a_column_may_begin_in_a_later_row(tmp_path):
+    path = write(tmp_path / "p.jsonl", jsonl([{"absatz": "x"}, {"absatz": "y", "titel": "Y"}]))
+    found = passages(path, fields="text=absatz,title=titel")
+    assert [(passage.title, passage.text) for passage in found] == [("", "x"), ("Y", "y")]
 
 
 def test_rows_come_one_by_one(tmp_path):

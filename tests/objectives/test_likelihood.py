@@ -203,6 +203,24 @@ def test_retrieval_figures_of_a_learned_retriever_by_brute_force(
     assert "hub_share" not in loss.metrics  # of four questions
 
 
+@pytest.mark.parametrize(
+    ("questions", "passages", "watched"), [(16, 12, True), (12, 12, False), (16, 6, False)]
+)
+def test_a_hub_is_looked_for_among_many(towers, corpus, arm_batch, questions, passages, watched):
+    """Of few questions, or of few passages, one passage may well be right for most."""
+
+    def several(leaf, count):
+        return jnp.concatenate([jnp.asarray(leaf)] * count)[:count]
+
+    def loss(batch, corpus, index):
+        context, arrays = context_of(towers, Dense()), {"corpus": corpus, "index": index}
+        return RagSequence().loss(context, towers.params, jax.random.PRNGKey(0), batch, **arrays)
+
+    batch = jax.tree.map(lambda leaf: several(leaf, questions), arm_batch("dense_index"))
+    found = jax.eval_shape(loss, batch, several(corpus, passages), several(STALE, passages))
+    assert ("hub_share" in found.metrics) == watched
+
+
 def test_a_fixed_retriever_has_no_health(run_arm):
     assert set(run_arm("bm25")[0].metrics) == {"recall", "posterior_mass"}
 
