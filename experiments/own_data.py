@@ -8,6 +8,8 @@ FILES = (
     *("--task.passages", "/data/squadshifts_newwiki/passages.jsonl.gz"),
     *("--task.questions", "/data/squadshifts_newwiki/questions.jsonl.gz"),
     *("--task.split_by", "title"),
+    # As shipped, the configs cut 444 paragraphs and 5% of the answers, as a run says when it begins.
+    *("--tokenizer.passage_length", "320", "--tokenizer.answer_length", "32"),
 )
 
 
@@ -19,7 +21,8 @@ def get_table() -> Table:
         notes="The data is SQuADShifts new-wiki (Miller et al. 2020, CC BY 4.0), which you bring: a row "
         "of JSON for each paragraph and question. Retriever and reader start from nothing: its "
         "questions teach too little of reading prose, and words in common find a paragraph better than "
-        "what so few questions teach. Both configs are as shipped.",
+        "what so few questions teach. Both configs are as shipped, but for room for the longest "
+        "paragraphs and answers.",
         caption="Exact match, strict exact match, token F1 and recall in per cent.",
         rows=(
             Row("BM25", "configs/own_data/bm25.py", FILES),
