@@ -8,7 +8,7 @@ FILES = (
     *("--task.passages", "/data/squadshifts_newwiki/passages.jsonl.gz"),
     *("--task.questions", "/data/squadshifts_newwiki/questions.jsonl.gz"),
     *("--task.split_by", "title"),
-    # The configs as shipped would cut many paragraphs and answers of these, as a run says when it begins.
+    # As shipped, the configs would cut many of these paragraphs and answers, as a run says as it begins.
     *("--tokenizer.passage_length", "320", "--tokenizer.answer_length", "32"),
 )
 
