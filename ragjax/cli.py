@@ -22,6 +22,7 @@ from ragjax.interrupts import (
     raised_interrupts,
     stop_if_interrupted,
 )
+from ragjax.overrides import words_of_box
 from ragjax.printing import (
     PlainConsole,
     escape_unknown,
@@ -194,10 +195,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "or the number of environments or seeds."
         )
     except OSError as error:
-        where = f"{error.filename} " if error.filename else ""
+        where = error.filename or "A file, or the output,"
         print_error(
-            f"{where}can't be used ({error.strerror or error}); free space there, check its "
-            "permissions, or name another place."
+            f"{where} can't be used ({error.strerror or error}); free space there, check its directory "
+            "and permissions, or name another place."
         )
     return 2
 
@@ -256,12 +257,9 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
         with contextlib.redirect_stderr(message), contextlib.redirect_stdout(message):
             return tyro.cli(kind, args=arguments, prog=prog)
     except SystemExit as error:
-        # What tyro draws is a box, whose first line is a title.
-        lines = [line.strip("│╰╯─ ") for line in message.getvalue().splitlines()[1:]]
-        words = " ".join(line for line in lines if line.strip("-"))
-        for end in ("For full helptext", "Got errors:", "Argument helptext:"):
-            words = words.partition(end)[0].strip(" .")
-        raise UserError(f"{words}; `{prog} --help` lists the options.") from error
+        raise UserError(
+            f"{words_of_box(message.getvalue())}; `{prog} --help` lists the options."
+        ) from error
 
 
 # The commands that take overrides of a config: their own options with a value, and those without.

@@ -11,8 +11,7 @@ import jax
 from rich.progress import MofNCompleteColumn, Progress
 
 from ragjax.config import Config, config_json, read_json, require_rebuilt, write_config
-from ragjax.errors import require
-from ragjax.files import write_json
+from ragjax.files import check_output, check_place, write_json
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
 from ragjax.origin import (
@@ -71,6 +70,7 @@ def train(
       NonFiniteLossError: a seed's loss became infinite or NaN; the others are finished first.
       KeyboardInterrupt: a signal was held back, see `ragjax.interrupts`; what is written is whole.
     """
+    check_place("--run-dir", run_dir, CONFIG)
     if resume:
         check_run_dir(config, run_dir, resume)
     runs = seed_runs(config, run_dir)
@@ -345,10 +345,7 @@ def evaluate(
       UserError: the run can't be loaded, or there is no such split.
     """
     if output is not None:  # which is said before minutes of measuring
-        require(
-            output.parent.is_dir(),
-            f"--output is {output}, but {output.parent} is not a directory; make it or name another.",
-        )
+        check_output("--output", output, {})
     run = open_run(run_dir, console)
     stop_if_interrupted()
     with measuring(console) as told:

@@ -8,7 +8,7 @@ import json
 import os
 import secrets
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +43,52 @@ def write_atomically(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
+
+
+def check_output(name: str, path: Path | None, inputs: Mapping[str, Path | None]) -> None:
+    """Checks that a file that the user names for results can be written, and is none that is read.
+
+    Args:
+      name: of the option that names it.
+      path: the file; None if it isn't given.
+      inputs: option -> the file or folder that it names, None where it isn't given.
+
+    Raises:
+      UserError: it is one of the inputs, a device or a directory, or its directory is missing.
+    """
+    if path is None:
+        return
+    require(
+        path.parent.is_dir(),
+        f"{name} is {path}, but {path.parent} is not a directory; make it or name another.",
+    )
+    require(
+        path.is_file() or not path.exists(),
+        f"{name} is {path}, which is no file; name a file.",
+    )
+    for other, given in inputs.items():
+        same = given is not None and path.exists() and given.exists() and path.samefile(given)
+        require(not same, f"{name} is {path}, which {other} names, too; name another file.")
+
+
+def check_place(name: str, directory: Path, mark: str) -> None:
+    """Checks that a directory for files isn't the one where the user stands, among other files.
+
+    An empty text, such as a variable of the shell that isn't set, names the current directory.
+
+    Args:
+      name: of the option that names it.
+      directory: the directory.
+      mark: the file or folder in it that shows that it is the command's own.
+
+    Raises:
+      UserError: it is the current directory, and holds something else.
+    """
+    here = directory.resolve() == Path.cwd() and any(directory.iterdir())
+    require(
+        not here or (directory / mark).exists(),
+        f"{name} is the current directory, which holds other files; name a directory of its own.",
+    )
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, arg
 
 from ragjax.errors import UserError, require
+from ragjax.files import check_place
 from ragjax.printing import PlainConsole, print_line, print_text
 from ragjax.ranges import BELOW
 from ragjax.text import OVERLAP, PASSAGE_WORDS, counted
@@ -77,6 +78,7 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         not (options.directory / "config.json").exists(),
         f"{options.directory} is the directory of a run or a model; name one of its own.",
     )
+    check_place("DIR", options.directory, PASSAGES)
     require(
         options.run is None or options.encoder is None,
         f"--run is {options.run} and --encoder {options.encoder}; one of them embeds the passages, so "

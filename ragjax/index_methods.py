@@ -28,6 +28,7 @@ How = Literal["", "auto", "exact", "scann", "bm25", "hybrid", "rrf", "random", "
 K = 10  # passages that are found, if nobody says otherwise
 DEPTH = 100  # passages that each ranking proposes to a fused one, at least
 WEIGHTS = (0.0, *(0.001 * 2.0**power for power in range(12)))  # λ, of which --tune chooses
+HEAVIEST = 1e6  # λ of --weight at most, so that sums of scores are finite
 SAMPLE = 256  # questions that `auto` measures with
 
 
@@ -106,6 +107,10 @@ class Searches:
             self.directory.exists() or not (wants or options.run),
             f"{options.directory} has no embeddings, which {'--how ' + self.how if wants else '--run'} "
             "is for; make them with `ragjax index build ... --run`, or leave it out to search by BM25.",
+        )
+        require(
+            options.weight is None or 0 <= options.weight <= HEAVIEST,
+            f"--weight is {options.weight}; it must be at least 0, and at most {HEAVIEST:g}.",
         )
         for name in ("weight", "tune"):
             require(
@@ -313,7 +318,6 @@ class Searches:
                 )
             unit = TopK(*(jnp.ones((1, 1), kind) for kind in (jnp.int32, jnp.float32, bool)))
             weight = float(retriever.weigh(self._fitted.encoder.params, unit).scores[0, 0])
-        require(weight >= 0, f"--weight is {weight}; it must not be negative.")
         both = self._both(questions)
         topk = weighted(*both.topks, weight, self.k, dense_of_lexical=both.dense_of_lexical)
         return Found(_on_host(topk), [*notes, f"BM25 counts {weight:.4g} times"])
@@ -322,6 +326,7 @@ class Searches:
         """λ by hits on development questions."""
         import numpy as np
 
+        from ragjax.data.readers import read_asked
         from ragjax.retrieval.fusion import choose_weight
 
         options = self.options
@@ -381,20 +386,3 @@ def _on_host(topk: "TopK") -> "TopK":
     import jax
 
     return jax.device_get(topk)
-
-
-def read_asked(path: Path, fields: str) -> list["Question"]:
-    """The questions of a file, each with an id of its own."""
-    from ragjax.data.readers import read_questions
-    from ragjax.data.rows import QUESTION_NAMES, parse_fields
-
-    parse_fields(fields, tuple(QUESTION_NAMES), "--fields")
-    questions: dict[str, Question] = {}
-    for question, _ in read_questions(path, fields=fields):
-        require(
-            question.id not in questions,
-            f"{path} has two questions with the id {question.id!r}; give each its own.",
-        )
-        questions[question.id] = question
-    require(bool(questions), f"{path} has no questions; give it at least one.")
-    return list(questions.values())

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from tyro.conf import Positional
 
 from ragjax.errors import require
+from ragjax.files import check_output
 from ragjax.index_commands import PASSAGES
-from ragjax.index_methods import Found, Searches, Searching, depth_of, read_asked
+from ragjax.index_methods import Found, Searches, Searching, depth_of
 from ragjax.printing import PlainConsole, print_json, print_line
 from ragjax.result_commands import print_passages, print_report
 from ragjax.text import counted
@@ -53,6 +54,7 @@ def search(options: IndexSearch, _: list[str], console: PlainConsole) -> int:
         options.output is None or options.questions is not None,
         f"--output is {options.output}, but holds what is found for --questions FILE; give that too.",
     )
+    _check_outputs(options, ("output",))
     questions = _asked(options, options.question)
     store, found = _search(options, questions, console)
     rankings = [_hits(store, *row) for row in zip(found.topk.ids, found.topk.scores, strict=True)]
@@ -85,6 +87,7 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     from ragjax.records import ReportTable
 
     require(options.questions is not None, "--questions is missing; give a file of them.")
+    _check_outputs(options, ("output", "per_question", "write_qrels"))
     questions = _asked(options, None)
     qrels = None if options.qrels is None else read_qrels(options.qrels)
     judged = bool(qrels) or any(question.positives for question in questions)
@@ -125,6 +128,16 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     rows = [(name, _shown(value)) for name, value in figures.items()]
     print_report([ReportTable("", ("", "measured"), rows)])
     return 0
+
+
+def _check_outputs(options: Searching, names: Sequence[str]) -> None:
+    """Checks the files for results that options name; none is a file that another option names."""
+    inputs = ("questions", "tune", "qrels", "ranking")
+    given = {f"--{name}": getattr(options, name, None) for name in inputs}
+    for name in names:
+        option, path = f"--{name.replace('_', '-')}", getattr(options, name)
+        check_output(option, path, given)
+        given[option] = path
 
 
 def _shown(value: float | int | None) -> str:
@@ -199,6 +212,7 @@ def _store(directory: Path) -> "PassageStore":
 
 def _asked(options: Searching, text: str | None) -> list["Question"]:
     """The questions; of a file, each with an id of its own."""
+    from ragjax.data.readers import read_asked
     from ragjax.types import Question
 
     if options.questions is not None:

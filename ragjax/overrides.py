@@ -134,6 +134,16 @@ def _parse_quietly(config: Any, arguments: Sequence[str]) -> Any:
         return _parse(config, arguments, "")
 
 
+def words_of_box(text: str) -> str:
+    """What tyro says of a mistake, out of the box that it draws, and what it guesses was meant."""
+    lines = [line.strip("│╰╯─ ") for line in text.splitlines()[1:]]  # the first is a title
+    words = " ".join(line for line in lines if line.strip("-"))
+    for end in ("For full helptext", "Got errors:", "Argument helptext:"):
+        words = words.partition(end)[0].strip(" .")
+    words, _, meant = words.replace("'None', ", "").partition(" Perhaps you meant:")
+    return words + (f" (did you mean {meant.split()[0]}?)" if meant else "")
+
+
 def _fits(config: Any, name: str, value: str) -> bool:
     """Whether a value by itself has its field's type; it need not suit the rest of the config."""
     words = value.split() if get_origin(leaf_fields(config)[name]) is tuple else [value]

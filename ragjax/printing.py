@@ -6,6 +6,7 @@ the output stands there as Python would write it: `\x1b`.
 """
 
 import codecs
+import contextlib
 import io
 import json
 import re
@@ -80,7 +81,8 @@ def print_line(text: str) -> None:
 def print_error(error: Exception | str) -> None:
     """Prints an error as one line, whatever the messages of other packages that it quotes look like."""
     words = " ".join(line.strip() for line in str(error).splitlines())
-    print_text(f"ragjax: {words}", sys.stderr)
+    with contextlib.suppress(OSError):  # where it can't be printed, the exit code tells it
+        print_text(f"ragjax: {words}", sys.stderr)
 
 
 def print_json(value: Any, indent: int | None = None) -> None:

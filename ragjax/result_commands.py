@@ -214,7 +214,8 @@ def print_passages(passages: Sequence[dict[str, Any]], figures: Sequence[str]) -
     table = RichTable(*figures, box=None, pad_edge=False)
     table.add_column("passage", overflow="fold")
     for passage in passages:
-        shown = shortened(f"[{passage['title']}] {passage['text']}")
+        title = f"[{passage['title']}] " if passage["title"] else ""
+        shown = shortened(f"{title}{passage['text']}")
         table.add_row(*(f"{passage[name]:.3f}" for name in figures), shown)
     PlainConsole().print(table)
 

@@ -559,7 +559,7 @@ def test_unknown_command(refused):
         (["--optimizer.rate", "1"], "--optimizer.rate is not a field of the config"),
         (["--optimizer.reader_rat", "1"], "did you mean --optimizer.reader_rate?"),
         (["--seed", "one"], "--seed is 'one'; give a whole number."),
-        (["--phases.0.k", "0"], "phases.0.k is 0; it must be at least 1."),
+        (["--phases.0.k", "0"], "phases.k is 0; it must be at least 1."),
         (["--evaluation.k", "0"], "evaluation.k is 0; it must be at least 1."),
         (["--phases.1.k", "31"], "phases.1.k is 31, but the corpus of task tiny has 30 passages"),
         (["--evaluation.k=99"], "evaluation.k is 99, but the corpus of task tiny has 30 passages"),
@@ -624,11 +624,21 @@ def test_a_misspelt_config(name, near, refused):
     assert refused("train", name) == f"{name} does not exist; {remedy}"
 
 
+def test_a_run_has_a_directory_of_its_own(refused, tmp_path, monkeypatch):
+    """An empty text names the current one."""
+    (tmp_path / "mine.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for place in ("", ".", tmp_path):
+        assert refused("train", CONFIG, "--run-dir", place) == (
+            "--run-dir is the current directory, which holds other files; name a directory of its own."
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
 def test_bad_options_are_named_once(refused):
     assert refused("evaluate", "a", "--splt") == (
-        "Unrecognized options: --splt Perhaps you meant: --split {None,train,dev,test} The questions to "
-        "answer, or those of an agent's episodes; test if not given. (default: None); `ragjax evaluate "
-        "--help` lists the options."
+        "Unrecognized options: --splt (did you mean --split?); `ragjax evaluate --help` lists the "
+        "options."
     )
     assert refused("evaluate", "a", "--episodes", "many") == (
         "Error parsing --episodes: no type matching {None}|INT could be instantiated from ['many']; "

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 from pkgutil import resolve_name
 
@@ -448,6 +449,13 @@ def test_embeddings_of_other_passages_are_refused(refused, embedded, ragjax, tmp
     assert "embeddings is not complete yet; give the `ragjax index build` command again" in message
 
 
+def test_a_misspelt_option_has_a_hint(refused, embedded):
+    assert refused("index", "search", embedded, ASKED, "--hwo", "bm25") == (
+        "Unrecognized options: --hwo, bm25 (did you mean --how?); `ragjax index search --help` lists "
+        "the options."
+    )
+
+
 def test_bad_questions_are_refused(refused, embedded, questions, tmp_path):
     search = ["index", "search", embedded]
     for words in ([], [ASKED, "--questions", questions]):
@@ -641,6 +649,56 @@ def test_a_ranking_of_another_program_is_measured(ragjax, refused, embedded, jud
     words = ["index", "evaluate", embedded, "--questions", bare, "--write-qrels", tmp_path / "none"]
     assert "names a gold passage" in refused(*words)
     assert not (tmp_path / "none").exists()
+
+
+def test_a_file_that_is_read_or_is_none_takes_no_results(refused, embedded, judged, tmp_path):
+    evaluate = ["index", "evaluate", embedded, "--questions", judged]
+    before = judged.read_bytes()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(judged)
+    for command, option, path in (
+        (["index", "search", embedded, "--questions", judged], "--output", judged),
+        (evaluate, "--output", link),
+        (evaluate, "--per-question", judged),
+        (evaluate, "--write-qrels", judged),
+    ):
+        assert refused(*command, option, path) == (
+            f"{option} is {path}, which --questions names, too; name another file."
+        )
+    assert judged.read_bytes() == before
+    twice = tmp_path / "x"
+    twice.touch()
+    assert refused(*evaluate, "--output", twice, "--per-question", twice) == (
+        f"--per-question is {twice}, which --output names, too; name another file."
+    )
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for place in (pipe, tmp_path):
+        assert refused(*evaluate, "--output", place) == (
+            f"--output is {place}, which is no file; name a file."
+        )
+    assert f"{tmp_path / 'no'} is not a directory" in refused(
+        *evaluate, "--output", tmp_path / "no" / "x"
+    )
+
+
+@pytest.mark.parametrize("weight", ["nan", "-1", "1e300", "inf"])
+def test_a_weight_has_its_range(refused, embedded, weight):
+    """Which is said before any question is read."""
+    words = ["index", "search", embedded, "xylophone", "--how", "hybrid", f"--weight={weight}"]
+    assert refused(*words) == (
+        f"--weight is {float(weight)}; it must be at least 0, and at most 1e+06."
+    )
+
+
+def test_passages_go_into_a_directory_of_their_own(refused, passages, tmp_path, monkeypatch):
+    (tmp_path / "mine.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    for words in (["index", "build", passages, ""], ["index", "build", passages, "."]):
+        assert refused(*words) == (
+            "DIR is the current directory, which holds other files; name a directory of its own."
+        )
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_what_can_t_be_measured(refused, ragjax, embedded, worded, judged, tmp_path):

@@ -99,7 +99,7 @@ def test_component_of_a_union(config):
         (["--seed", "3", "4"], "'4' is not expected here; "),
         (["-s", "3"], "'-s' is not expected here; "),
         (["--seed", "-1"], "seed is -1; it must not be negative."),
-        (["--phases.0.k", "0"], "phases.0.k is 0; it must be at least 1."),
+        (["--phases.0.k", "0"], "phases.k is 0; it must be at least 1."),
         (["--evaluation.k", "0"], "evaluation.k is 0; it must be at least 1."),
         (["--optimizer.reader_rate", "-1"], "optimizer.reader_rate is -1.0; "),
         (

@@ -117,7 +117,8 @@ def test_other_passages_are_retrieved_and_read(ask, run_dir, tmp_path):
         (tmp_path / f"{name}.txt").write_text(text)
     (tmp_path / "empty.txt").write_text(" \n")
     left_out = "1 of 5 passages have no text and are left out"
-    assert OwnData(str(tmp_path)).load().notes == (left_out,)  # as in training
+    no_questions = "task.questions names no file"
+    assert OwnData(str(tmp_path)).load().notes == (left_out, no_questions)  # as in training
     asked = ("Where does Pia live?", "--force", "--json")
     code, out, err = ask(*asked, "--passages", tmp_path)
     assert code == 0, err

@@ -276,6 +276,19 @@ def test_a_closed_output_is_refused(closed):
     assert b"Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("full", "said"), [(1, b"ragjax: A file, or the output, can't be used"), (2, b"")]
+)
+def test_an_output_without_room_is_bad_input(full, said):
+    """Also where what is wrong can't be printed."""
+    command = (
+        f"{sys.executable} -m ragjax {'configs' if full == 1 else 'nothing'} {full}> /dev/full"
+    )
+    process = subprocess.run(["sh", "-c", command], capture_output=True)
+    assert process.returncode == 2
+    assert process.stderr.startswith(said)
+
+
 UMLAUTS = """
 import dataclasses
 import tiny_config, tiny_task

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragjax.cli import main
+from ragjax.cli import Train, _parse_with_overrides, main
 from ragjax.config import load_config
 from ragjax.evaluation.plots import read_figures
 from ragjax.evaluation.readme import replace_block, table_blocks
@@ -132,7 +132,8 @@ def test_commands_of_the_front_page_are_parsed(line, tmp_path, monkeypatch, caps
     ]
     monkeypatch.chdir(tmp_path)
     if words[0] == "train":
-        override(load_config(Path(words[1])), words[2:])
+        options, overrides = _parse_with_overrides(Train, words[1:], "ragjax train")
+        override(load_config(options.config), overrides)
     else:
         main(words)
         assert not re.search("not a command|lists the options|not a field", capsys.readouterr().err)

@@ -102,7 +102,7 @@ def passages_with_text(
     found = list(read_passages(path, words=words, overlap=overlap, fields=fields))
     kept = tuple(passage for passage in found if not is_empty(passage.text))
     rows = path.is_file() and kind_of(path) in ROW_KINDS
-    remedy = "name the column that holds it text" if rows else "write one into it"
+    remedy = "call the column of texts 'text'" if rows else "write one into it"
     require(bool(kept), f"{path} has no passage with a text; {remedy}{hint * rows}.")
     empty = len(found) - len(kept)
     notes = (f"{empty} of {len(found)} passages have no text and are left out",)
@@ -196,3 +196,21 @@ def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, 
             entity=row.text("entity", ""),
         )
         yield question, values
+
+
+def read_asked(path: Path, fields: str) -> list[Question]:
+    """The questions of a file that `--questions` names, each with an id of its own.
+
+    Raises:
+      UserError: see `read_questions`; or two have one id, or there is none.
+    """
+    parse_fields(fields, tuple(QUESTION_NAMES), "--fields")
+    questions: dict[str, Question] = {}
+    for question, _ in read_questions(path, fields=fields):
+        require(
+            question.id not in questions,
+            f"{path} has two questions with the id {question.id!r}; give each its own.",
+        )
+        questions[question.id] = question
+    require(bool(questions), f"{path} has no questions; give it at least one.")
+    return list(questions.values())

@@ -168,6 +168,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
             f"{path}, line {number} is not UTF-8 ({error.reason}); convert the file to UTF-8."
         ) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        require(
+            number > 0 or not isinstance(error, gzip.BadGzipFile),
+            f"{path} ends in .gz, but isn't compressed by gzip; rename it.",
+        )
         raise UserError(
             f"{path} is cut or damaged after line {number} ({error}); copy or download it again."
         ) from error

@@ -37,18 +37,14 @@ class Phase:
     k: int = 4
     candidates: RetrieverSpec | None = None
 
-    def check(self, where: str) -> None:
-        """Checks the fields; a phase does not know its place in a config, `where`.
-
-        Raises:
-          UserError: names the field.
-        """
+    def __post_init__(self):
+        """Checks the fields."""
         for name in ("steps", "batch_size", "k"):
             value = getattr(self, name)
-            require(value >= 1, f"{where}.{name} is {value}; it must be at least 1.")
+            require(value >= 1, f"phases.{name} is {value}; it must be at least 1.")
         require(
             self.candidates is None or not self.candidates.learned,
-            f"{where}.candidates is {self.candidates}, which is learned; name a fixed retriever.",
+            f"phases.candidates is {self.candidates}, which is learned; name a fixed retriever.",
         )
 
 

@@ -186,7 +186,7 @@ def import_ir_measures() -> Any:
     except ImportError as error:
         raise UserError(
             "retrieval can't be measured by judgements, for ir_measures isn't installed; run "
-            "`pip install 'ragjax[measures]'`."
+            "`pip install 'ragjax[measures]'` in ragjax's environment."
         ) from error
     return ir_measures
 

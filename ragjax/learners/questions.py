@@ -94,7 +94,6 @@ class QuestionsConfig(Config):
             "one phase, a pretrained reader, or start.",
         )
         for number, phase in enumerate(self.phases):
-            phase.check(f"phases.{number}")
             require(
                 phase.batch_size % self.optimizer.accumulate == 0,
                 f"phases.{number}.batch_size is {phase.batch_size}, which optimizer.accumulate "

@@ -116,6 +116,12 @@ class OwnData(Task):
         titles = {passage.id: passage.title for passage in passages}
         for split, question in self._read_questions(titles, notes):
             splits[split].append(question)
+        asked = [question for each in splits.values() for question in each]
+        require(
+            not asked or any(question.answers for question in asked),
+            f"{self.questions} has no question with an answer; add a column 'answers', or give the name "
+            "of it: --task.fields answers=NAME.",
+        )
         answered, unanswered = with_answers(splits)
         return QaData(passages, answered, (*notes, *unanswered))
 
@@ -124,6 +130,7 @@ class OwnData(Task):
     ) -> Iterator[tuple[str, Question]]:
         """Yields (split, question), and notes how they were split."""
         if not self.questions:
+            notes.append("task.questions names no file")
             return
         by_file = {"train": self.questions, "dev": self.dev, "test": self.test}
         if self.dev:

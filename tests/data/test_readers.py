@@ -157,6 +157,7 @@ def test_webquestions_by_its_own_names(tmp_path):
             r"is no \.jsonl, \.csv, \.tsv, \.txt, \.md, \.markdown file .*, or name a folder of texts",
         ),
         ("p.jsonl.gz", None, "is cut or damaged after line"),
+        ("q.jsonl.gz", '{"text": "x"}', r"ends in \.gz, but isn't compressed by gzip; rename it"),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path, name, content, message):

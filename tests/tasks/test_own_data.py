@@ -187,3 +187,21 @@ def test_fields_are_checked(options, message):
         OwnData(**options)
     with pytest.raises(UserError, match=r"task\.passages names no file"):
         OwnData().load()
+
+
+def test_questions_without_any_answer_are_refused(passages, tmp_path):
+    """Of a column by another name, or of none; of single questions it is told."""
+    rows = [{"question": row["question"], "answer_text": row["answers"]} for row in asked(20)]
+    path = write(tmp_path / "q.jsonl", rows)
+    with pytest.raises(UserError) as error:
+        OwnData(passages, path).load()
+    assert str(error.value) == (
+        f"{path} has no question with an answer; add a column 'answers', or give the name of it: "
+        "--task.fields answers=NAME."
+    )
+    found = OwnData(passages, path, fields="answers=answer_text").load()
+    assert sum(map(len, found.splits.values())) == 20
+
+
+def test_no_file_of_questions_is_told(passages):
+    assert OwnData(passages).load().notes == ("task.questions names no file",)
