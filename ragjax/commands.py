@@ -344,8 +344,7 @@ def evaluate(
     Raises:
       UserError: the run can't be loaded, or there is no such split.
     """
-    if output is not None:  # which is said before minutes of measuring
-        check_output("--output", output, {})
+    check_output("--output", output, {})  # which is said before minutes of measuring
     run = open_run(run_dir, console)
     stop_if_interrupted()
     with measuring(console) as told:

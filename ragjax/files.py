@@ -67,7 +67,7 @@ def check_output(name: str, path: Path | None, inputs: Mapping[str, Path | None]
         f"{name} is {path}, which is no file; name a file.",
     )
     for other, given in inputs.items():
-        same = given is not None and path.exists() and given.exists() and path.samefile(given)
+        same = given is not None and path.resolve() == given.resolve()
         require(not same, f"{name} is {path}, which {other} names, too; name another file.")
 
 

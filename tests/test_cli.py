@@ -571,6 +571,7 @@ def test_unknown_command(refused):
             ["--phases.0.batch_size", "100000000"],
             "phases.0.batch_size is 100000000, which is out of",
         ),
+        (["--evaluation.batch_size=1048576"], "evaluation.batch_size is 1048576, which is out of"),
         (["--optimizer.retriever_rate", "-0.1"], "optimizer.retriever_rate is -0.1; "),
         (["--run_dir"], "--run"),
     ],

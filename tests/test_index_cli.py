@@ -667,7 +667,6 @@ def test_a_file_that_is_read_or_is_none_takes_no_results(refused, embedded, judg
         )
     assert judged.read_bytes() == before
     twice = tmp_path / "x"
-    twice.touch()
     assert refused(*evaluate, "--output", twice, "--per-question", twice) == (
         f"--per-question is {twice}, which --output names, too; name another file."
     )

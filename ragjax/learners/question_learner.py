@@ -286,8 +286,9 @@ class QuestionsLearner(QuestionsAnswerer):
 
     def notes(self) -> list[str]:
         """What of the data is left out or not read, and whether a run can be repeated to the bit."""
-        notes, train = self.report.sentences(), self.report.splits["train"].questions
+        notes = self.report.sentences()
         for number, phase in enumerate(self.config.phases):
+            train = self.report.splits["train"].questions
             if phase.batch_size > train:
                 notes.append(
                     f"phases.{number}.batch_size is {phase.batch_size}, but there are {train} train "
