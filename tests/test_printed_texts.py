@@ -223,6 +223,13 @@ def test_no_input(monkeypatch):
         list(typed_lines(""))
 
 
+def test_a_passage_without_a_title_has_no_brackets(capsys):
+    passages = [{"title": title, "text": "by a river", "score": 1.0} for title in ("", "Arles")]
+    result_commands.print_passages(passages, ("score",))
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert shown == ["score passage", "1.000 by a river", "1.000 [Arles] by a river"]
+
+
 # Processes, whose encodings are their own
 
 ASKED = (
