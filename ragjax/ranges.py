@@ -18,6 +18,7 @@ def below(limit: int) -> Mapping[str, int]:
 
 
 SEED = below(2**32)  # seeds n and n + 2^32 would give one random key
+BATCH = below(2**20)  # rows at once, far beyond what a device holds
 HOST = below(2**63)  # counts that never reach the device
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ragjax.data.batching import EncodedQuestions, stream_rows
 from ragjax.data.prepared import PreparedText
 from ragjax.errors import require
-from ragjax.ranges import below
+from ragjax.ranges import BATCH
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import Question
 
@@ -33,7 +33,7 @@ class Phase:
     """
 
     steps: int
-    batch_size: int = field(default=32, metadata=below(2**20))
+    batch_size: int = field(default=32, metadata=BATCH)
     k: int = 4
     candidates: RetrieverSpec | None = None
 

@@ -20,7 +20,7 @@ from ragjax.models.retriever import Dense
 from ragjax.objectives.base import Objective
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.origin import found_from
-from ragjax.ranges import below, require_few_updates
+from ragjax.ranges import BATCH, require_few_updates
 from ragjax.retrieval.base import RetrieverSpec, require_gold
 from ragjax.tasks.base import SPLITS, Task
 from ragjax.text import counted
@@ -41,7 +41,7 @@ class Evaluation:
     """
 
     k: int = 8
-    batch_size: int = field(default=64, metadata=below(2**20))
+    batch_size: int = field(default=64, metadata=BATCH)
     every: int = 100
     questions: int = 128
 
