@@ -5,7 +5,6 @@ import io
 import os
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,13 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional, arg
 
-from ragjax import import_command, index_commands, index_search, result_commands
+from ragjax import (
+    import_command,
+    index_commands,
+    index_search,
+    result_commands,
+    sweep_command,
+)
 from ragjax.errors import UserError, require
 from ragjax.interrupts import (
     held_interrupts,
@@ -207,6 +212,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
     commands: dict[str, tuple[type, Callable[[Any, list[str], PlainConsole], int]]] = {
         "train": (Train, _train),
         "evaluate": (Evaluate, _evaluate),
+        "sweep": (sweep_command.Sweep, sweep_command.sweep),
         "answer": (Answer, _answer),
         "import": (import_command.Import, import_command.import_run),
         "export": (Export, result_commands.export),
@@ -240,7 +246,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
     prog = f"ragjax {name}"
     # What trains or plays episodes looks for a signal itself: raised within a callback of JAX, it may be
     # lost. The others write whole files, or go on where they were stopped, whenever that is.
-    held = kind in (Train, Evaluate)
+    held = kind in (Train, Evaluate, sweep_command.Sweep)
     with contextlib.nullcontext() if held else raised_interrupts():
         if kind in _OWN_OPTIONS:
             options, rest = _parse_with_overrides(kind, rest, prog)
@@ -267,6 +273,7 @@ _OWN_OPTIONS: dict[type, tuple[set[str], set[str]]] = {
     Train: ({"--run-dir"}, {"--resume", "--no-resume", "--check", "--no-check"}),
     ConfigShow: (set(), {"--json", "--no-json"}),
     import_command.Import: ({"--passages", "--encoder"}, set()),
+    sweep_command.Sweep: (sweep_command.VALUED, sweep_command.BARE),
 }
 
 
@@ -296,14 +303,14 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
     before = False if run_dir is None else _holds_run(run_dir)
     try:
         stop_if_interrupted()
-        from ragjax import commands
+        from ragjax import commands, compiled
         from ragjax.config import load_config
         from ragjax.overrides import override
 
         stop_if_interrupted()
         config = override(load_config(options.config), overrides, " ".join(words[:3]))
         stop_if_interrupted()
-        _keep_compiled()
+        compiled.keep_compiled()
         stop_if_interrupted()
         if options.check:
             for name, given in (("--resume", options.resume), ("--run-dir", run_dir)):
@@ -341,40 +348,11 @@ def _holds_run(run_dir: Path) -> bool:
     return (run_dir / "config.json").exists()
 
 
-def _keep_compiled() -> None:
-    """Lets JAX keep what it compiles beside the prepared data, so that a like run starts sooner.
-
-    `RAGJAX_COMPILATION_CACHE=off` switches it off; a directory that JAX was given by its own variable is
-    left as it is.
-    """
-    import jax
-
-    from ragjax.files import data_dir
-
-    if (
-        os.environ.get("RAGJAX_COMPILATION_CACHE") == "off"
-        or "JAX_COMPILATION_CACHE_DIR" in os.environ
-    ):
-        return
-    directory = data_dir() / "compiled"
-    shown = warnings.showwarning
-
-    def show(message: Any, *facts: Any, **options: Any) -> None:
-        # JAX compiles anew what it can't read, but leaves the file there.
-        if "reading persistent compilation cache entry" not in str(message):
-            return shown(message, *facts, **options)
-        return print_text(f"{message}; delete {directory}, and it is made anew", sys.stderr)
-
-    warnings.showwarning = show
-    jax.config.update("jax_compilation_cache_dir", str(directory))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
 def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:
-    from ragjax import commands
+    from ragjax import commands, compiled
 
     stop_if_interrupted()
-    _keep_compiled()
+    compiled.keep_compiled()
     figures, records = commands.evaluate(
         options.run_dir,
         split=options.split,
@@ -390,7 +368,9 @@ def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:
 
 
 def _answer(options: Answer, overrides: list[str], console: PlainConsole) -> int:
-    _keep_compiled()
+    from ragjax import compiled
+
+    compiled.keep_compiled()
     return result_commands.answer(options, overrides, console)
 
 

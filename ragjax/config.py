@@ -114,6 +114,15 @@ class Config:
         )
 
     @property
+    def tracing(self) -> Mapping[str, Any]:
+        """Field -> the component in it whose `hyper()` are traced scalars."""
+        return {"optimizer": self.optimizer}
+
+    def hyper(self) -> dict[str, float]:
+        """The traced scalars of all of `tracing`, as `Learner.hyper` has them."""
+        return {name: of for part in self.tracing.values() for name, of in part.hyper().items()}
+
+    @property
     def seeds(self) -> range:
         """The seeds that run."""
         return range(self.seed, self.seed + self.num_seeds)
@@ -159,7 +168,7 @@ def to_json(value: Any, where: str = "") -> Any:
     return value
 
 
-def config_json(config: Config) -> dict[str, Any]:
+def config_json(config: Any) -> dict[str, Any]:
     """What a run's config.json holds: `to_json`, and the modules beside ours that it imports.
 
     These are the modules of its classes and those that its fields name. Each has its file, from which it
@@ -367,7 +376,10 @@ def _rebuilt(value: Any, path: Path | str) -> Config:
 
 
 def load_config(path: Path) -> Config:
-    """Runs a config file's `get_config` and returns its `Config`; see `shipped.find_config`.
+    """The `Config` of a file: what its `get_config` returns, or what a run's config.json holds.
+
+    Args:
+      path: see `shipped.find_config`; in .json it is read.
 
     Raises:
       UserError: the file is missing, fails, or has no `get_config`.
@@ -378,6 +390,8 @@ def load_config(path: Path) -> Config:
         not near,
         f"{path} does not exist; did you mean {near}? `ragjax configs` lists those of the package.",
     )
+    if found.suffix == ".json" and found.is_file():
+        return read_json(found)
     config = load_function(found, "get_config", "config")()
     require(
         isinstance(config, Config),

@@ -118,6 +118,10 @@ def _is_there(pid: int) -> bool:
     return True
 
 
+class InUseError(UserError):
+    """Another process holds the directory."""
+
+
 @dataclass(frozen=True)
 class _Lock:
     """A lock as it is found.
@@ -141,8 +145,8 @@ class _Lock:
             return "an unknown process"
         return f"process {self.owner.pid} on host {self.owner.host}"
 
-    def refusal(self) -> UserError:
-        return UserError(
+    def refusal(self) -> "InUseError":
+        return InUseError(
             f"{self.path.parent} is in use by {self.holder()} (its lease was renewed {self.age:.0f} s "
             "ago); wait until it ends, stop it, or name another directory."
         )
@@ -196,6 +200,39 @@ def _read(path: Path) -> _Lock | None:
         return None
 
 
+def holder(directory: Path) -> str | None:
+    """Who holds a directory now, in words; None if nobody does."""
+    locks = _found(directory) if directory.is_dir() else []
+    return next((lock.holder() for lock in locks if not lock.is_stale()), None)
+
+
+def _create(path: Path) -> int:
+    """Creates the lock of this process, whole from the beginning, and returns its descriptor.
+
+    Raises:
+      FileExistsError: there is one of this name.
+      FileNotFoundError: its directory has gone.
+    """
+    content = json.dumps(asdict(Owner.this())).encode()
+    own = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    file = os.open(own, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        os.write(file, content)
+        os.link(own, path)
+        return file
+    except FileExistsError:
+        os.close(file)
+        raise
+    except OSError:  # a file system without links
+        os.close(file)
+    finally:
+        with contextlib.suppress(OSError):
+            own.unlink()
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+    os.write(file, content)
+    return file
+
+
 class Lease:
     """A directory that this process holds until `release`; made by `acquire`."""
 
@@ -212,7 +249,7 @@ class Lease:
         self._heart = threading.Thread(target=self._beat, name=f"lease {path}", daemon=True)
         self._heart.start()
 
-    def _is_held(self) -> bool:
+    def is_held(self) -> bool:
         """Whether the lock is still the file that this process made."""
         try:
             return os.path.samestat(os.stat(self._path), os.fstat(self._file))
@@ -222,7 +259,7 @@ class Lease:
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             with contextlib.suppress(OSError):  # a file server that is away for a while
-                if self._is_held():
+                if self.is_held():
                     os.utime(self._file)
 
     def check(self) -> None:
@@ -233,7 +270,7 @@ class Lease:
         """
         directory = self._path.parent
         require(
-            self._is_held(),
+            self.is_held(),
             f"{directory} was taken over by another process while this one gave no sign of life for "
             f"{LEASE:.0f} s; leave it to that one, or name another directory.",
         )
@@ -243,7 +280,7 @@ class Lease:
         self._ended.set()
         self._heart.join()
         with contextlib.suppress(OSError):
-            if self._is_held():
+            if self.is_held():
                 self._path.unlink()
         os.close(self._file)
         for directory in self._made:
@@ -259,7 +296,8 @@ def acquire(directory: Path, say: Callable[[str], None] = print) -> Lease:
       say: told if it was taken over from a process that is dead.
 
     Raises:
-      UserError: another process holds it, or it is a file.
+      InUseError: another process holds it.
+      UserError: it is a file.
       OSError: it can't be written to.
     """
     require(
@@ -269,31 +307,37 @@ def acquire(directory: Path, say: Callable[[str], None] = print) -> Lease:
     directory = directory.absolute()
     made: list[Path] = []
     while True:
-        missing = [path for path in (directory, *directory.parents) if not path.exists()]
-        directory.mkdir(parents=True, exist_ok=True)
-        made += [path for path in missing if path not in made]
         try:
+            missing = [path for path in (directory, *directory.parents) if not path.exists()]
+            directory.mkdir(parents=True, exist_ok=True)
+            made += [path for path in missing if path not in made]
             before = _found(directory)
             for lock in before:
                 if not lock.is_stale():
                     raise lock.refusal()
             number = max((_number(lock.path) for lock in before), default=0) + 1
             path = directory / f"{_PREFIX}{number}"
-            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+            file = _create(path)
         except (FileExistsError, FileNotFoundError):
+            if directory.exists() and not directory.is_dir():
+                raise
             continue  # another process was faster: to take it, or to leave it and tidy up
-        break
-    lease = Lease(path, file, made)
-    try:
-        os.write(file, json.dumps(asdict(Owner.this())).encode())
-        # Processes that looked at different times may have created different files: since each looks
-        # again after it has created its own, at least one of any two sees the other, and gives way.
-        for lock in _found(directory):
-            if lock.path != path and not lock.is_stale():
-                raise lock.refusal()
-    except BaseException:
+        lease = Lease(path, file, made)
+        try:
+            # Processes that looked at different times may have created different files: since each
+            # looks again after it has created its own, at least one of any two sees the other, and
+            # gives way.
+            for lock in _found(directory):
+                if lock.path != path and not lock.is_stale():
+                    raise lock.refusal()
+        except BaseException:
+            lease.release()
+            raise
+        # One that took a dead one's place, and left again before we looked, has removed the dead one's
+        # lock: by its name, which ours may have got meanwhile.
+        if lease.is_held():
+            break
         lease.release()
-        raise
     for lock in before:
         lock.path.unlink(missing_ok=True)
         say(lock.takeover())

@@ -1,6 +1,7 @@
 """The ranges of a config's integers: one check for every seed, count and step that it holds."""
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping
 from numbers import Integral
 from typing import Any, get_args, get_type_hints
@@ -71,6 +72,7 @@ def require_few_updates(name: str, updates: int) -> None:
     )
 
 
+@functools.cache
 def hints_of(kind: type) -> dict[str, Any]:
     """The type hints of a class; none where they name what can't be found."""
     try:

@@ -18,9 +18,11 @@ class Records:
 
     Attributes:
       FILE: name of their file in a run's directory.
+      FIGURES: names of some figures that every summary has.
     """
 
     FILE: ClassVar[str]
+    FIGURES: ClassVar[tuple[str, ...]] = ()
 
     def summary(self) -> dict[str, Any]:
         """The figures, for result.json."""

@@ -19,7 +19,8 @@ from tiny_config import get_config
 from tiny_task import PEOPLE, TinyTask
 
 from ragjax import __version__, commands
-from ragjax.cli import INTERRUPTED, _keep_compiled, main
+from ragjax.cli import INTERRUPTED, main
+from ragjax.compiled import keep_compiled
 from ragjax.evaluation.metrics import read_predictions, summarise
 from ragjax.learners.questions import QuestionsLearner
 from ragjax.records import ReportTable
@@ -729,7 +730,7 @@ def test_what_is_compiled_is_kept_unless_the_user_says_otherwise(name, value, ke
     monkeypatch.setattr(jax.config, "update", told.__setitem__)
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv(name, value)
-    _keep_compiled()
+    keep_compiled()
     place = str(Path(os.environ["RAGJAX_DATA_DIR"]) / "compiled")
     assert told.get("jax_compilation_cache_dir") == (place if kept else None)
 

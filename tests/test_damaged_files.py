@@ -12,8 +12,8 @@ import pytest
 import tiny_config
 from tiny_task import TinyTask
 
-from ragjax import cli
 from ragjax.commands import train
+from ragjax.compiled import keep_compiled
 from ragjax.data import builder
 from ragjax.data.checks import checked
 from ragjax.data.readers import read_passages, read_questions
@@ -185,7 +185,7 @@ def test_a_damaged_program_is_told_in_a_sentence(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(warnings, "showwarning", lambda message, *_: print(f"other: {message}"))
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     monkeypatch.setenv("RAGJAX_DATA_DIR", str(tmp_path))
-    cli._keep_compiled()
+    keep_compiled()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.warn("Error reading persistent compilation cache entry for 'f': -5", stacklevel=1)

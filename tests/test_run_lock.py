@@ -223,15 +223,15 @@ def test_of_two_that_saw_the_same_one_wins(stale, dead, tmp_path, monkeypatch):
     """Each has looked before the other creates its lock."""
     if stale:
         write_lock(tmp_path, dead, 3)
-    create, inner = os.open, []
+    create, inner = lease._create, []
 
-    def meanwhile(path, *args, **options):
-        if Path(path).name.startswith("lock.") and not inner:
+    def meanwhile(path):
+        if not inner:
             inner.append(None)
             inner[0] = acquire(tmp_path, [].append)
-        return create(path, *args, **options)
+        return create(path)
 
-    monkeypatch.setattr(os, "open", meanwhile)
+    monkeypatch.setattr(lease, "_create", meanwhile)
     with pytest.raises(UserError, match="is in use by process"):
         acquire(tmp_path, [].append)
     inner[0].check()
@@ -243,21 +243,88 @@ def test_of_two_that_saw_the_same_one_wins(stale, dead, tmp_path, monkeypatch):
 def test_one_that_looked_long_ago_gives_way(dead, tmp_path, monkeypatch):
     """It saw a stale lock that has been taken over and released since; a third process works here."""
     write_lock(tmp_path, dead, 3)
-    create, third = os.open, []
+    create, third = lease._create, []
 
-    def meanwhile(path, *args, **options):
-        if Path(path).name == "lock.4" and not third:
+    def meanwhile(path):
+        if path.name == "lock.4" and not third:
             third.append(None)
             acquire(tmp_path, [].append).release()
             third[0] = acquire(tmp_path)
-        return create(path, *args, **options)
+        return create(path)
 
-    monkeypatch.setattr(os, "open", meanwhile)
+    monkeypatch.setattr(lease, "_create", meanwhile)
     with pytest.raises(UserError, match="is in use by process"):
         acquire(tmp_path)
     assert listing(tmp_path) == ["lock.1"]
     third[0].check()
     third[0].release()
+
+
+def test_one_whose_lock_was_taken_for_a_dead_one_s_takes_another(tmp_path, monkeypatch):
+    """Who removed it has left again by the time that this one looks for others."""
+    create, paths = lease._create, []
+
+    def removed(path):
+        file = create(path)
+        paths.append(path)
+        if len(paths) == 1:
+            path.unlink()
+        return file
+
+    monkeypatch.setattr(lease, "_create", removed)
+    held = acquire(tmp_path)
+    held.check()
+    assert len(paths) == 2
+    assert listing(tmp_path) == ["lock.1"]
+    held.release()
+
+
+def test_a_directory_that_goes_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    """By another process, which tidies up; `mkdir` finds it there, and then not."""
+    make, calls = Path.mkdir, []
+
+    def mkdir(path, *args, **options):
+        calls.append(path)
+        if len(calls) == 1:
+            raise FileExistsError(path)
+        return make(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with leased([tmp_path / "a"]) as check:
+        check()
+    assert len(calls) == 2
+
+
+def test_what_is_no_directory_is_told(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(FileExistsError):
+        acquire(tmp_path / "pipe")
+
+
+def test_a_lock_is_whole_from_the_beginning(tmp_path, monkeypatch):
+    """Of a process that is killed before it has its lock, there is nothing to wait for."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            acquire(tmp_path)
+    acquire(tmp_path).release()
+    assert listing(tmp_path) == []
+
+
+def test_where_files_have_no_links(tmp_path, monkeypatch):
+    def refused(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "link", refused)
+    held = acquire(tmp_path)
+    assert listing(tmp_path) == ["lock.1"]
+    with pytest.raises(UserError, match=f"in use by process {os.getpid()} "):
+        acquire(tmp_path)
+    held.release()
 
 
 def _compete(directory, ready, go, outcome):

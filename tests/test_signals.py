@@ -14,7 +14,7 @@ from plain_run import PlainConfig, PlainLearner, PlainRecords
 from processes import PATIENCE, wait_for
 from tiny_task import CachedTask
 
-from ragjax import cli, commands, result_commands
+from ragjax import cli, commands, compiled, result_commands, run_training
 from ragjax.cli import INTERRUPTED
 from ragjax.data import builder
 from ragjax.envs import from_gymnasium
@@ -161,12 +161,12 @@ def signalled(monkeypatch):
 MOMENTS = {
     "before the imports": (cli, "_holds_run", 1, None),
     "the config": (PlainConfig, "__post_init__", 1, None),
-    "before the run": (cli, "_keep_compiled", 1, None),
+    "before the run": (compiled, "keep_compiled", 1, None),
     "looking at the directory": (commands, "check_run_dir", 1, None),
     "preparing": (PlainConfig, "create", 1, None),
-    "the first state": (commands, "starting_state", 1, None),
+    "the first state": (run_training, "starting_state", 1, None),
     "saving what was prepared": (PlainLearner, "save", 1, []),
-    "the config's file": (commands, "write_config", 1, []),
+    "the config's file": (run_training, "write_config", 1, []),
     "the log": (MetricLog, "__init__", 1, []),
     "the first step": (PlainLearner, "feed", 1, [1]),
     "the second step": (PlainLearner, "feed", 2, [2]),
@@ -181,8 +181,8 @@ MOMENTS = {
     "finishing": (PlainLearner, "finish", 1, [8, 11]),
     "measuring": (PlainLearner, "evaluate", 1, [8, 11]),
     "the records": (PlainRecords, "write", 1, [8, 11]),
-    "the facts": (commands, "provenance", 1, [8, 11]),
-    "the result": (commands, "write_json", 1, [8, 11]),
+    "the facts": (run_training, "provenance", 1, [8, 11]),
+    "the result": (run_training, "write_json", 1, [8, 11]),
     "the report": (result_commands, "print_report", 1, [8, 11]),
 }
 
@@ -288,7 +288,7 @@ def test_a_signal_while_the_files_of_a_resumed_run_are_read(signalled, ragjax, w
 def test_only_a_run_of_ones_own_is_continued(signalled, ragjax, whole):
     """A run that lay there before, and was not to be resumed, is not advised to be."""
     before = require_whole(whole)
-    signalled(signal.SIGINT, cli, "_keep_compiled")
+    signalled(signal.SIGINT, compiled, "keep_compiled")
     require_stopped(ragjax("train", CONFIG, "--run-dir", whole), whole, False)
     assert require_whole(whole) == before
 
@@ -359,7 +359,7 @@ def test_errors_stay_errors(ragjax, monkeypatch, signalled, tmp_path):
 
 def test_looking_at_a_run_only(signalled, ragjax):
     """There is nothing to continue."""
-    signalled(signal.SIGINT, cli, "_keep_compiled")
+    signalled(signal.SIGINT, compiled, "keep_compiled")
     signalled(signal.SIGINT, commands, "check")
     code, _, err = ragjax("train", CONFIG, "--check")
     assert (code, err) == (INTERRUPTED, "")
@@ -377,7 +377,7 @@ def test_other_commands_end_at_once(ragjax, whole, monkeypatch):
 @pytest.mark.parametrize(
     ("owner", "name"),
     [
-        (cli, "_keep_compiled"),
+        (compiled, "keep_compiled"),
         (commands, "open_run"),
         (PlainLearner, "evaluate"),
     ],
@@ -414,7 +414,7 @@ def test_a_table_waits_for_the_run_that_it_makes(monkeypatch):
 
 
 def test_measuring_ends_between_two_batches():
-    with held_interrupts(), commands.measuring(PlainConsole(quiet=True)) as told:
+    with held_interrupts(), run_training.measuring(PlainConsole(quiet=True)) as told:
         told(1, 3)
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):

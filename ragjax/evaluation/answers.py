@@ -29,6 +29,7 @@ class Answers(Records):
     """The answers to the questions of a split, one record each as described in `evaluation.metrics`."""
 
     FILE: ClassVar[str] = "predictions.jsonl"
+    FIGURES: ClassVar[tuple[str, ...]] = ("em", "f1")
 
     records: list[dict[str, Any]]
 

@@ -31,6 +31,7 @@ class Episodes(Records):
     """
 
     FILE: ClassVar[str] = "episodes.jsonl"
+    FIGURES: ClassVar[tuple[str, ...]] = ("greedy_return", "sampled_return")
 
     returns: Mapping[str, Sequence[float]]
     lengths: Mapping[str, Sequence[int]]

@@ -270,7 +270,7 @@ def draw(plot: Plot, path: Path) -> None:
     Raises:
       UserError: matplotlib isn't installed, or the file can't be written.
     """
-    _save(path, _INCHES, lambda figure: _fill_figure(figure, plot))
+    save_picture(path, _INCHES, lambda figure: _fill_figure(figure, plot))
 
 
 def draw_panels(plots: Sequence[Plot], path: Path) -> None:
@@ -287,11 +287,15 @@ def draw_panels(plots: Sequence[Plot], path: Path) -> None:
     rows = math.ceil(len(plots) / columns)
     width, height = _INCHES_OF_A_PANEL
     inches = width * columns, height * rows
-    _save(path, inches, lambda figure: _fill_panels(figure, plots, rows, columns))
+    save_picture(path, inches, lambda figure: _fill_panels(figure, plots, rows, columns))
 
 
-def _save(path: Path, inches: tuple[float, float], fill: Callable[[Any], None]) -> None:
-    """Writes the picture that `fill` makes of an empty figure."""
+def save_picture(path: Path, inches: tuple[float, float], fill: Callable[[Any], None]) -> None:
+    """Writes the picture that `fill` makes of an empty figure of this size, whole or not at all.
+
+    Raises:
+      UserError: matplotlib isn't installed, or the file can't be written.
+    """
     try:
         from matplotlib import style
         from matplotlib.backends.backend_agg import FigureCanvasAgg

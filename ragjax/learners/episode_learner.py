@@ -68,7 +68,7 @@ class EpisodesLearner(EpisodeQuestions):
     @cached_property
     def hyper(self) -> dict[str, Array]:
         """The algorithm's and the optimiser's traced scalars."""
-        return traced_scalars(self.config.optimizer.hyper() | self.config.algorithm.hyper())
+        return traced_scalars(self.config.hyper())
 
     @cached_property
     def raw_env(self) -> Env:

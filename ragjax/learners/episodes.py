@@ -1,8 +1,9 @@
 """Learning from episodes: the config of a policy, its algorithm and its environment."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ragjax.config import Config
 from ragjax.envs.base import Environment
@@ -116,6 +117,11 @@ class EpisodesConfig(Config):
     def evaluate_every(self) -> int:
         """Steps between measurements."""
         return self.evaluation.every
+
+    @property
+    def tracing(self) -> Mapping[str, Any]:
+        """See `Config.tracing`: the algorithm's scalars, too."""
+        return {"optimizer": self.optimizer, "algorithm": self.algorithm}
 
     @property
     def subject(self) -> str:

@@ -60,7 +60,7 @@ class QuestionsLearner(QuestionsAnswerer):
     @cached_property
     def hyper(self) -> dict[str, Array]:
         """The optimiser's peak rates."""
-        return traced_scalars(self.config.optimizer.hyper())
+        return traced_scalars(self.config.hyper())
 
     @cached_property
     def optimizer(self):

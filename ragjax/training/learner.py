@@ -10,6 +10,7 @@ state of a run is one `State`, and one step of it is `training.step.make_step`:
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -103,6 +104,11 @@ class Learner:
     no corpus is compiled into a program. `hyper` are the scalars that may differ between runs of one
     compiled program. Both are trees of arrays.
     """
+
+    @cached_property
+    def compiled(self) -> dict[Any, Callable[..., Any]]:
+        """The programs of its steps (`training.program`), which its later runs use again."""
+        return {}
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -363,35 +369,3 @@ def traced_scalars(values: Mapping[str, float]) -> dict[str, Array]:
     # They outlive a trace in which they are first asked for.
     with jax.ensure_compile_time_eval():
         return {name: jnp.asarray(value, jnp.float32) for name, value in values.items()}
-
-
-def seed_axes(state: State) -> State:
-    """The `vmap` axes of a state of several seeds: all but what is a function of the step alone.
-
-    The step has no axis, so that a condition on it stays one branch of the program instead of both.
-    """
-    axes = jax.tree.map(lambda _: 0, state).replace(step=None)
-    if state.index is not None:
-        axes = axes.replace(index=axes.index.replace(built_at_step=None))
-    return axes
-
-
-def state_of_seed(state: State, number: int) -> State:
-    """One seed's state out of that of several, as `seed_axes` has them."""
-    axes = seed_axes(state)
-    return jax.tree.map(
-        lambda axis, leaf: leaf if axis is None else leaf[number],
-        axes,
-        state,
-        is_leaf=lambda axis: axis is None,
-    )
-
-
-def stack_states(states: list[State]) -> State:
-    """The state of several seeds out of single ones; the inverse of `state_of_seed`."""
-    return jax.tree.map(
-        lambda axis, *leaves: leaves[0] if axis is None else jnp.stack(leaves),
-        seed_axes(states[0]),
-        *states,
-        is_leaf=lambda axis: axis is None,
-    )

@@ -138,8 +138,10 @@ def fit(
     checkpoints: Checkpoints,
     log: MetricLog | SeedLogs,
     progress: RunProgress,
+    *,
+    end: int | None = None,
 ) -> tuple[Any, dict[int, str]]:
-    """Runs `program` from step `start` to its end.
+    """Runs `program` from step `start` to its end, or to step `end` of it.
 
     The loss of each step is looked at while the next one runs, so that the device never waits for the
     host; before a checkpoint is written the loss of its own step is looked at too, hence no checkpoint
@@ -153,6 +155,7 @@ def fit(
       checkpoints: where the state is saved.
       log: where metrics go.
       progress: the bar.
+      end: where to stop, with a checkpoint, as if the run went on; None for the end of the run.
 
     Returns:
       The last state; and of several seeds the places of those whose loss became non-finite, with why.
@@ -164,7 +167,7 @@ def fit(
       KeyboardInterrupt: after Ctrl-C or SIGTERM; the current step was finished and saved, unless none
         was begun.
     """
-    step, pending = start, None
+    step, pending, last = start, None, program.total if end is None else end
     seeds = Seeds(program.seeds, checkpoints.directory)
     monitors = [RetrieverMonitor() for _ in program.seeds]
 
@@ -202,7 +205,7 @@ def fit(
     with held_interrupts(polled=False) as interrupted:
         if program.total == 0:  # nothing to learn, but a run to be loaded
             checkpoints.save(0, state)
-        while step < program.total:
+        while step < last:
             state, metrics = program.advance(state, step)
             step += 1
             settle(pending)
@@ -213,7 +216,7 @@ def fit(
                 pending = None
                 show(step, program.evaluate(state, step))
             stopping = interrupted()
-            if stopping or step % program.checkpoint_every == 0 or step == program.total:
+            if stopping or step % program.checkpoint_every == 0 or step == last:
                 settle(pending)
                 pending = None
                 if seeds.failed:

@@ -1,7 +1,6 @@
 """A run as programs: the states of its seeds, and the steps that move them."""
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import Any
 
 import jax
@@ -10,17 +9,11 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import require
-from ragjax.training.learner import (
-    Learner,
-    Stage,
-    State,
-    seed_axes,
-    stack_states,
-    stage_at,
-    state_of_seed,
-)
+from ragjax.training.learner import Learner, Stage, State, stage_at
 from ragjax.training.loop import Program
 from ragjax.training.step import make_step
+
+Hyper = dict[str, Array]  # name -> [n] traced scalars
 
 
 def stack_keys(seeds: Sequence[int]) -> Array:
@@ -28,20 +21,59 @@ def stack_keys(seeds: Sequence[int]) -> Array:
     return jnp.stack([jax.random.PRNGKey(seed) for seed in seeds])
 
 
-def first_state(learner: Learner, seeds: Sequence[int]) -> State:
+def seed_axes(state: State) -> State:
+    """The `vmap` axes of a state of several seeds: all but what is a function of the step alone.
+
+    The step has no axis, so that a condition on it stays one branch of the program instead of both.
+    """
+    axes = jax.tree.map(lambda _: 0, state).replace(step=None)
+    if state.index is not None:
+        axes = axes.replace(index=axes.index.replace(built_at_step=None))
+    return axes
+
+
+def state_of_seed(state: State, number: int) -> State:
+    """One seed's state out of that of several, as `seed_axes` has them."""
+    axes = seed_axes(state)
+    return jax.tree.map(
+        lambda axis, leaf: leaf if axis is None else leaf[number],
+        axes,
+        state,
+        is_leaf=lambda axis: axis is None,
+    )
+
+
+def stack_states(states: list[State]) -> State:
+    """The state of several seeds out of single ones; the inverse of `state_of_seed`."""
+    return jax.tree.map(
+        lambda axis, *leaves: leaves[0] if axis is None else jnp.stack(leaves),
+        seed_axes(states[0]),
+        *states,
+        is_leaf=lambda axis: axis is None,
+    )
+
+
+def first_state(learner: Learner, seeds: Sequence[int], hyper: Hyper | None = None) -> State:
     """The state of new parameters before the first step, of one seed or of several side by side.
 
     Args:
       learner: what is trained.
       seeds: one seed, or several, which then lead every array that `learner.seed_axes` says.
+      hyper: see `training_program`.
     """
-    hyper, data = learner.hyper, learner.init_data
+    data = learner.init_data
     if len(seeds) == 1:
-        return jax.jit(learner.init)(jax.random.PRNGKey(seeds[0]), hyper, data)
+        given = learner.hyper if hyper is None else {name: of[0] for name, of in hyper.items()}
+        return jax.jit(learner.init)(jax.random.PRNGKey(seeds[0]), given, data)
     keys = stack_keys(seeds)
     axes = seed_axes(learner.state_shapes())
-    init = jax.vmap(learner.init, in_axes=(0, None, None), out_axes=axes)
-    return jax.jit(init)(keys, hyper, data)
+    init = jax.vmap(learner.init, in_axes=(0, _axis(hyper), None), out_axes=axes)
+    return jax.jit(init)(keys, learner.hyper if hyper is None else hyper, data)
+
+
+def _axis(hyper: Hyper | None) -> int | None:
+    """The `vmap` axis of traced scalars: none where all seeds share them."""
+    return None if hyper is None else 0
 
 
 def state_shapes(learner: Learner, seeds: Sequence[int]) -> State:
@@ -59,9 +91,9 @@ def state_shapes(learner: Learner, seeds: Sequence[int]) -> State:
     )
 
 
-def starting_state(learner: Learner, seeds: Sequence[int]) -> State:
+def starting_state(learner: Learner, seeds: Sequence[int], hyper: Hyper | None = None) -> State:
     """The state that a run begins with: new parameters, or those of the runs that its config names."""
-    state = first_state(learner, seeds)
+    state = first_state(learner, seeds, hyper)
     if len(seeds) == 1:
         return learner.warm_start(state, seeds[0])
     own = [state_of_seed(state, number) for number in range(len(seeds))]
@@ -69,7 +101,9 @@ def starting_state(learner: Learner, seeds: Sequence[int]) -> State:
     return state if all(a is b for a, b in zip(own, warm, strict=True)) else stack_states(warm)
 
 
-def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Program:
+def training_program(
+    learner: Learner, seeds: Sequence[int], config: Any, hyper: Hyper | None = None
+) -> Program:
     """The run of a learner, for `training.loop.fit`.
 
     Each stage's step is one program, compiled once, its state donated. Of several seeds it moves all,
@@ -79,27 +113,33 @@ def training_program(learner: Learner, seeds: Sequence[int], config: Any) -> Pro
       learner: what is trained.
       seeds: one, or several that run side by side.
       config: a `Config`, for how often what happens.
+      hyper: name -> [n] traced scalars, one for each seed; None where all have those of the learner.
 
     Raises:
       UserError: there are several seeds, but the learner acts between steps.
     """
-    hyper, data, several = learner.hyper, learner.data, len(seeds) > 1
+    data, several, axis = learner.data, len(seeds) > 1, _axis(hyper)
+    given = learner.hyper if hyper is None else hyper
+    if hyper is not None and not several:
+        given = {name: of[0] for name, of in hyper.items()}
     if several:
         _require_steps_alone(learner, "several seeds side by side")
 
-    @cache
     def compiled(stage: Stage) -> Callable[..., Any]:
-        step = make_step(learner, stage)
-        if several:
-            axes = seed_axes(state_shapes(learner, seeds))
-            step = jax.vmap(step, in_axes=(axes, 0, None, None), out_axes=(axes, 0))
-        return jax.jit(step, donate_argnums=0)
+        kind = (stage, several, axis)
+        if kind not in learner.compiled:
+            step = make_step(learner, stage)
+            if several:
+                axes = seed_axes(state_shapes(learner, seeds))
+                step = jax.vmap(step, in_axes=(axes, 0, axis, None), out_axes=(axes, 0))
+            learner.compiled[kind] = jax.jit(step, donate_argnums=0)
+        return learner.compiled[kind]
 
     def advance(state: State, step: int):
         state = state if several else learner.between_steps(state, step)
         fed = [learner.feed(seed, step) for seed in seeds]
-        given = jax.tree.map(lambda *leaves: np.stack(leaves), *fed) if several else fed[0]
-        state, metrics = compiled(stage_at(learner, step))(state, given, hyper, data)
+        batch = jax.tree.map(lambda *leaves: np.stack(leaves), *fed) if several else fed[0]
+        state, metrics = compiled(stage_at(learner, step))(state, batch, given, data)
         return state, metrics | learner.counts(step + 1)
 
     def measure(state: State, step: int) -> dict[str, Any]:

@@ -21,12 +21,13 @@ from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.fixed import Oracle
-from ragjax.training.learner import Stage, state_of_seed
+from ragjax.training.learner import Stage
 from ragjax.training.optimizer import Adam, evaluation_params
 from ragjax.training.program import (
     first_state,
     stack_keys,
     stage_feeds,
+    state_of_seed,
     train,
     training_program,
 )

@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-from ragjax import cli, commands
+from ragjax import cli, run_training
 from ragjax.training import checkpoint, logging
 
 
@@ -46,8 +46,8 @@ def is_partial(path, target=None):
 
 def of_program(wrap):
     """Makes the program of a run the one that `wrap` makes of it."""
-    build = commands.training_program
-    commands.training_program = lambda *args, **options: wrap(build(*args, **options))
+    build = run_training.training_program
+    run_training.training_program = lambda *args, **options: wrap(build(*args, **options))
 
 
 def pausing_evaluate(program):
@@ -89,7 +89,7 @@ if __name__ == "__main__":
     elif where == "step":
         of_program(pausing_advance)
     elif where == "result":
-        before(commands, "write_json", lambda path, value: path.name == commands.RESULT)
+        before(run_training, "write_json", lambda path, value: path.name == run_training.RESULT)
     else:
         raise SystemExit(f"unknown moment {where!r}")
     sys.exit(cli.main(sys.argv[4:]))

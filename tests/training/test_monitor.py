@@ -18,12 +18,18 @@ from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.retrieval_policy import RetrievalPolicy, two_matrices
 from ragjax.objectives.a2c import A2C
 from ragjax.training.checkpoint import Checkpoints
-from ragjax.training.learner import seed_axes, state_of_seed
 from ragjax.training.logging import METRICS, MetricLog, RunProgress
 from ragjax.training.loop import fit
 from ragjax.training.monitor import MEASURED_BY, RetrieverMonitor, symptoms
 from ragjax.training.optimizer import Adam
-from ragjax.training.program import first_state, stack_keys, train, training_program
+from ragjax.training.program import (
+    first_state,
+    seed_axes,
+    stack_keys,
+    state_of_seed,
+    train,
+    training_program,
+)
 from ragjax.training.step import make_step
 
 HUB = {"hub_share": 0.9}

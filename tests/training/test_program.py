@@ -11,19 +11,15 @@ import pytest
 from loss_learner import LossLearner
 
 from ragjax.retrieval.corpus import IndexState
-from ragjax.training.learner import (
-    Stage,
-    seed_axes,
-    stack_states,
-    stage_at,
-    state_of_seed,
-    traced_scalars,
-)
+from ragjax.training.learner import Stage, stage_at, traced_scalars
 from ragjax.training.program import (
     first_state,
+    seed_axes,
     stack_keys,
+    stack_states,
     stage_feeds,
     starting_state,
+    state_of_seed,
     state_shapes,
     train,
     training_program,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from wiring import left, result_of
 
-from ragjax import commands
+from ragjax import run_training
 from ragjax.cli import main
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -96,10 +96,10 @@ def test_the_result_of_the_shorter_run_is_gone_while_it_is_lengthened(
 ):
     run_dir = Path(shutil.copytree(short, tmp_path / "run"))
 
-    def stopped(*given):
+    def stopped(*given, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "fit", stopped)
+    monkeypatch.setattr(run_training, "fit", stopped)
     with pytest.raises(AssertionError):
         play(8, "--resume", run_dir=run_dir)
     assert not (run_dir / "result.json").exists()

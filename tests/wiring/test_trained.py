@@ -23,9 +23,9 @@ from ragjax.objectives.joint import Joint
 from ragjax.objectives.likelihood import RagSequence, RagToken
 from ragjax.objectives.rewards import Reward
 from ragjax.run_dir import load_run
-from ragjax.training.learner import State, state_of_seed, step_keys
+from ragjax.training.learner import State, step_keys
 from ragjax.training.optimizer import Adam, AverageState
-from ragjax.training.program import first_state, starting_state, training_program
+from ragjax.training.program import first_state, starting_state, state_of_seed, training_program
 
 ENCODER = TransformerEncoder(width=8, layers=1, heads=2)
 READER = TransformerReader(width=8, heads=2, encoder_layers=1, decoder_layers=1)

@@ -1,0 +1,116 @@
+"""What a sweep has found, in words and tables."""
+
+import dataclasses
+import math
+import warnings
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from ragjax.evaluation.statistics import bootstrap_interval
+from ragjax.records import ReportTable
+from ragjax.sweep.plan import Plan
+from ragjax.sweep.store import Store
+from ragjax.sweep.trials import Trial
+from ragjax.sweep.winner import finished
+
+BEST = 10  # trials that are listed
+FEWEST = 8  # trials of which the importance of fields is told
+
+
+def in_words(value: Any) -> str:
+    """A value of a varied field as text: a component by the name of its class and what it sets."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        default = {item.name: item.default for item in dataclasses.fields(value)}
+        own = vars(value)
+        given = [f"{name}={own[name]!r}" for name in default if own[name] != default[name]]
+        return f"{type(value).__name__}({', '.join(given)})"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def progress_lines(store: Store, plan: Plan) -> list[str]:
+    """How many trials there are and how they stand, and why some have failed."""
+    sweep = store.sweep
+    outcomes = [store.outcome(trial) for trial in plan.trials]
+    counts = Counter(outcome.status for outcome in outcomes)
+    told = ", ".join(f"{counts[name]} {name}" for name in ("finished", "stopped", "failed", "open"))
+    each = f" of {sweep.seeds} runs each" if sweep.seeds > 1 else ""
+    lines = [f"{len(plan.trials)} trials{each}: {told}"]
+    alike = sum(plan.drawn) - len(plan.trials)
+    if alike:
+        lines.append(f"{alike} more were drawn that are like an earlier one, and not made again")
+    reasons = Counter(outcome.why for outcome in outcomes if outcome.status == "failed")
+    for why, number in reasons.most_common(5):
+        lines.append(f"{number} failed: {why}")
+    if len(reasons) > 5:
+        lines.append(f"{len(reasons) - 5} more reasons stand in the runs' outcome.json")
+    return lines
+
+
+def _interval(store: Store, trial: Trial) -> str:
+    """The mean of a trial over its seeds, with its interval where there are several."""
+    values = [store.run_outcome(run).value for run in trial.runs]
+    known = np.array([value for value in values if value is not None], float)
+    if len(known) == 1 or not np.isfinite(known).all():
+        return f"{known.mean():.4f}"
+    found = bootstrap_interval([np.array([value]) for value in known])
+    return f"{found.mean:.4f} ± {found.half_width:.4f}"
+
+
+def best_table(store: Store, plan: Plan) -> ReportTable:
+    """The best trials with their values, on development data."""
+    space, found = store.sweep.space, finished(store, plan)[:BEST]
+    rows = [
+        (
+            str(trial.number),
+            _interval(store, trial),
+            *(in_words(trial.values[v.field]) if v.field in trial.values else "–" for v in space),
+        )
+        for trial, _ in found
+    ]
+    columns = ("trial", store.sweep.metric, *(vary.field for vary in space))
+    seeds = f", mean over {store.sweep.seeds} seeds ± 95 %" if store.sweep.seeds > 1 else ""
+    return ReportTable(f"the best on development data{seeds}", columns, rows)
+
+
+def importance_table(store: Store, plan: Plan) -> tuple[ReportTable | None, str]:
+    """How much of the metric each field decides, and why that isn't told if it can't be.
+
+    By PED-ANOVA (Watanabe et al. 2023, "PED-ANOVA: efficiently quantifying hyperparameter importance in
+    arbitrary subspaces") as Optuna has it, of the trials in which every field is varied.
+    """
+    varied = store.sweep.space
+    known = [
+        (trial, value)
+        for trial, value in finished(store, plan)
+        if len(trial.values) == len(varied)
+        and math.isfinite(value)
+        and all(vary.values.holds(trial.values[vary.field]) for vary in varied)
+    ]
+    if len(known) < FEWEST:
+        return None, f"the importance of fields is told from {FEWEST} finished trials on"
+    if len(varied) < 2:
+        return None, ""
+    try:
+        import optuna
+    except ImportError:
+        return None, "the importance of fields needs Optuna: pip install 'ragjax[sweep]'"
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that its evaluator is experimental
+        study = optuna.create_study(direction=store.sweep.direction)
+        for trial, value in known:
+            params = {v.field: v.values.parameter(trial.values[v.field]) for v in varied}
+            drawn = optuna.trial.FixedTrial(params)
+            for vary in varied:
+                vary.values.suggested(drawn, vary.field)
+            study.add_trial(
+                optuna.trial.create_trial(
+                    params=drawn.params, distributions=drawn.distributions, value=value
+                )
+            )
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+        shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    rows = [(name, f"{share:.2f}") for name, share in shares.items()]
+    return ReportTable("importance of each field", ("field", "share"), rows), ""
