@@ -73,7 +73,7 @@ BARE = {f"--{no}{name}" for name in ("retry", "show") for no in ("", "no-")}
 def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:
     """Runs or shows a sweep; returns the exit code."""
     from ragjax.interrupts import stop_if_interrupted
-    from ragjax.sweep.store import Store
+    from ragjax.sweep.store import SWEEP, Store
     from ragjax.sweep.working import work_on
 
     require(options.workers >= 1, f"--workers is {options.workers}; give at least 1.")
@@ -89,6 +89,8 @@ def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:
             )
             store.open()
         else:
+            if not (directory / SWEEP).is_file():
+                _check(asked, console)
             for note in store.begin(asked, _drawn(store)):
                 console.print(note)
         if options.retry:
@@ -165,6 +167,18 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
         return tuple(float(word) for word in text.split(","))
     except ValueError as error:
         raise UserError(f"{name} is {text!r}; give numbers with commas, as in 0.1,0.3.") from error
+
+
+def _check(asked: Any, console: PlainConsole) -> None:
+    """Checks what a new sweep needs, before anything is written."""
+    from ragjax.sweep.plan import Generation, Plan
+    from ragjax.sweep.study import require_optuna
+    from ragjax.sweep.training import Trainer
+
+    if asked.sampler.learns:
+        require_optuna()
+    Plan([Generation(asked, 0)])
+    Trainer(console).check_metric(asked)
 
 
 def _plan(store: Any) -> Any:

@@ -3,6 +3,7 @@
 A new launcher is a subclass of `Launcher` here, and a name in `LAUNCHERS`.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -111,6 +112,8 @@ class Slurm(Launcher):
         self, store: Store, workers: int, options: Mapping[str, str], console: PlainConsole
     ) -> None:
         """See `Launcher.launch`; options are those of submitit, and `cluster=local` tries it without."""
+        # Else its import closes all handlers of Python's logging, whoever made them.
+        os.environ.setdefault("SUBMITIT_LOG_LEVEL", "NOCONFIG")
         try:
             import submitit
         except ImportError as error:

@@ -31,8 +31,8 @@ class Values:
           UserError: there are too many.
         """
         raise UserError(
-            f"a grid can't list every value of {self}; give the values by commas (in a file Choice), or "
-            "another sampler"
+            f"A grid can't list every value of {self}; give the values by commas (in a file Choice), or "
+            "choose another sampler."
         )
 
     def suggested(self, trial: Any, name: str) -> Any:

@@ -160,9 +160,8 @@ class Store:
             f"seeds is {sweep.seeds}, but {where.lower()} has {had} already; give at least as many.",
         )
         total = self.generations[-1].begun + drawn
-        grows = sweep.seeds > had or sweep.sampler.default_trials > total or sweep.count > total
         require(
-            grows,
+            sweep.seeds > had or sweep.count > total,
             f"{where} differs in {named}, but all of its {total} trials are drawn; give more --trials "
             "than that.",
         )

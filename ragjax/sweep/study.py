@@ -35,15 +35,7 @@ class Study:
         """
         self._store, self._studies = store, dict[int, Any]()
         self._values: dict[tuple[int, int], Mapping[str, Any]] = {}
-        try:
-            import optuna
-        except ImportError as error:
-            raise UserError(
-                f"{type(store.sweep.sampler).__name__} needs Optuna; install it with "
-                "`pip install 'ragjax[sweep]'`, or choose grid, random or sobol."
-            ) from error
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._optuna = optuna
+        self._optuna = require_optuna()
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
@@ -183,6 +175,23 @@ class Study:
                     continue
                 stopped = outcome.status == "stopped"
                 study.tell(trial.number, state=states.PRUNED if stopped else states.FAIL)
+
+
+def require_optuna() -> Any:
+    """The package, quiet.
+
+    Raises:
+      UserError: it isn't installed.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise UserError(
+            f"A sampler that learns needs Optuna ({error}); install it with "
+            "`pip install 'ragjax[sweep]'`, or choose grid, random or sobol."
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
 
 def _key(values: Mapping[str, Any]) -> str:

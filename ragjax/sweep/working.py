@@ -20,10 +20,8 @@ def work_on(directory: Path, console: PlainConsole) -> None:
     store.open()
     lease = store.join()
     try:
-        trainer = Trainer(console)
-        trainer.check_metric(store.sweep)
         worker = Worker(store, console)
-        worker.work(trainer)
+        worker.work(Trainer(console))
         measure_winner(store, worker.plan, console)
     finally:
         lease.release()

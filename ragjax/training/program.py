@@ -13,7 +13,7 @@ from ragjax.training.learner import Learner, Stage, State, stage_at
 from ragjax.training.loop import Program
 from ragjax.training.step import make_step
 
-Hyper = dict[str, Array]  # name -> [n] traced scalars
+Hyper = dict[str, Array]  # name -> traced scalars, [n] of n seeds with their own
 
 
 def stack_keys(seeds: Sequence[int]) -> Array:
@@ -61,14 +61,23 @@ def first_state(learner: Learner, seeds: Sequence[int], hyper: Hyper | None = No
       seeds: one seed, or several, which then lead every array that `learner.seed_axes` says.
       hyper: see `training_program`.
     """
-    data = learner.init_data
-    if len(seeds) == 1:
-        given = learner.hyper if hyper is None else {name: of[0] for name, of in hyper.items()}
-        return jax.jit(learner.init)(jax.random.PRNGKey(seeds[0]), given, data)
-    keys = stack_keys(seeds)
-    axes = seed_axes(learner.state_shapes())
-    init = jax.vmap(learner.init, in_axes=(0, _axis(hyper), None), out_axes=axes)
-    return jax.jit(init)(keys, learner.hyper if hyper is None else hyper, data)
+    several = len(seeds) > 1
+    kind = ("init", several, _axis(hyper))
+    if kind not in learner.compiled:
+        init = learner.init
+        if several:
+            axes = seed_axes(learner.state_shapes())
+            init = jax.vmap(init, in_axes=(0, _axis(hyper), None), out_axes=axes)
+        learner.compiled[kind] = jax.jit(init)
+    key = stack_keys(seeds) if several else jax.random.PRNGKey(seeds[0])
+    return learner.compiled[kind](key, _given(learner, seeds, hyper), learner.init_data)
+
+
+def _given(learner: Learner, seeds: Sequence[int], hyper: Hyper | None) -> Hyper:
+    """The traced scalars as a program of so many seeds takes them."""
+    if hyper is None:
+        return learner.hyper
+    return hyper if len(seeds) > 1 else {name: of[0] for name, of in hyper.items()}
 
 
 def _axis(hyper: Hyper | None) -> int | None:
@@ -119,9 +128,7 @@ def training_program(
       UserError: there are several seeds, but the learner acts between steps.
     """
     data, several, axis = learner.data, len(seeds) > 1, _axis(hyper)
-    given = learner.hyper if hyper is None else hyper
-    if hyper is not None and not several:
-        given = {name: of[0] for name, of in hyper.items()}
+    given = _given(learner, seeds, hyper)
     if several:
         _require_steps_alone(learner, "several seeds side by side")
 
