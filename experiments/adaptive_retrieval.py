@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ragjax.evaluation.plots import Plot, learning_curves
 from ragjax.evaluation.runs import load_runs
-from ragjax.evaluation.tables import Column, Row, Table
+from ragjax.evaluation.tables import Claim, Column, Row, Table
 
 FIXED = "configs/adaptive_retrieval/fixed.py"
 KINDS = ("known", "unseen", "two_hop")
@@ -88,6 +88,13 @@ def get_table() -> Table:
         ),
         seeds=(0, 1, 2, 3, 4),
         results=Path(__file__).parent / "results",
+        claims=tuple(
+            Claim("ppo", "reward", above=key)
+            for key in (
+                *("never", "once", "twice", "random"),
+                *("threshold_1", "threshold_2", "until_sure"),
+            )
+        ),
     )
 
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ragjax.evaluation.tables import Column, Row, Table
+from ragjax.evaluation.tables import Claim, Column, Row, Table
 
 NOTES = """\
 The passages are prose: every field of the World Factbook, cut to size. Training starts from the
@@ -30,4 +30,5 @@ def get_table() -> Table:
         ),
         seeds=(0,),
         results=Path(__file__).parent / "results",
+        claims=(Claim("rag_sequence", "R@5", above="bm25"),),
     )

@@ -6,7 +6,7 @@ import numpy as np
 
 from ragjax.evaluation.plots import Curve, Plot
 from ragjax.evaluation.runs import load_runs
-from ragjax.evaluation.tables import Column, Row, Table
+from ragjax.evaluation.tables import Claim, Column, Row, Table
 
 JOINT = "configs/world_facts/joint.py"
 REWARD_ALONE = ("--objective.likelihood_weight", "0")
@@ -65,6 +65,7 @@ def get_table() -> Table:
         ),
         seeds=(0, 1, 2),
         results=Path(__file__).parent / "results",
+        claims=tuple(Claim(key, "drawn EM", above="likelihood") for key in REWARDED),
     )
 
 

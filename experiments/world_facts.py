@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ragjax.evaluation.tables import Column, Row, Table
+from ragjax.evaluation.tables import Claim, Column, Row, Table
 
 NOTES = """\
 Retriever and reader learn from question-answer pairs alone, without a label of which passage is
@@ -40,4 +40,10 @@ def get_table() -> Table:
         ),
         seeds=(0, 1, 2),
         results=Path(__file__).parent / "results",
+        claims=(
+            Claim("rag_sequence", "EM", above="bm25"),
+            Claim("rag_token", "EM", above="bm25"),
+            Claim("rag_sequence", "R@1", above="bm25"),
+            Claim("rag_sequence", "EM", above="oracle", below=True),
+        ),
     )

@@ -115,6 +115,10 @@ class Table:
     """Make and record the runs that are missing first."""
     runs: Annotated[Path | None, arg(metavar="DIR")] = None
     """Where --run trains; runs if not given."""
+    partial: bool = False
+    """Print it though runs are missing."""
+    check: bool = False
+    """Say instead whether the runs support what the table claims; exit code 2 if not."""
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,14 @@ from ragjax.printing import (
     print_text,
     typed_lines,
 )
-from ragjax.text import shortened
+from ragjax.text import counted, shortened
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
 
 def table(options: Any, _: list[str], console: PlainConsole) -> int:
     """Prints the table of an experiment, after making its missing runs if asked to."""
+    from ragjax.evaluation.claims import checked_claims, require_complete
     from ragjax.evaluation.making import make_missing
     from ragjax.evaluation.rendering import render
     from ragjax.evaluation.tables import load_table
@@ -37,6 +38,17 @@ def table(options: Any, _: list[str], console: PlainConsole) -> int:
     declared = load_table(options.experiment)
     if options.run:
         make_missing(declared, options.runs or Path("runs"), console)
+    if not options.partial:
+        require_complete(declared)
+    if options.check:
+        checked = checked_claims(declared)
+        for claim in checked:
+            print_line(claim.sentence)
+        wrong = sum(not claim.supported for claim in checked)
+        require(
+            wrong == 0, f"{counted(wrong, 'claim')} of {len(checked)} not supported by the runs."
+        )
+        return 0
     print_text(render(declared, options.format).removesuffix("\n"))
     return 0
 

@@ -91,7 +91,7 @@ def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:
         else:
             if not (directory / SWEEP).is_file():
                 _check(asked, console)
-            for note in store.begin(asked, _drawn(store)):
+            for note in store.begin(asked, lambda store: _plan(store).drawn[-1]):
                 console.print(note)
         if options.retry:
             _forget_failed(store)
@@ -105,7 +105,8 @@ def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:
         else:
             _launch(store, options, console)
     except KeyboardInterrupt:
-        print_text(f"stopped; go on by: ragjax sweep {shlex.quote(str(directory))}", sys.stderr)
+        if (directory / SWEEP).is_file():
+            print_text(f"stopped; go on by: ragjax sweep {shlex.quote(str(directory))}", sys.stderr)
         raise
     return _show(store, console)
 
@@ -189,16 +190,6 @@ def _plan(store: Any) -> Any:
     if any(sweep.sampler.learns for sweep, _ in store.generations):
         return Plan(store.generations, Study(store).groups)
     return Plan(store.generations)
-
-
-def _drawn(store: Any) -> int:
-    """How many trials the last generation of a sweep has drawn; 0 of a sweep that is new."""
-    from ragjax.sweep.store import SWEEP
-
-    if not (store.directory / SWEEP).is_file():
-        return 0
-    store.open()
-    return _plan(store).drawn[-1]
 
 
 def _forget_failed(store: Any) -> None:

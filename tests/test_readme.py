@@ -10,6 +10,7 @@ import pytest
 
 from ragjax.cli import Train, _parse_with_overrides, main
 from ragjax.config import load_config
+from ragjax.evaluation.claims import checked_claims
 from ragjax.evaluation.plots import read_figures
 from ragjax.evaluation.readme import replace_block, table_blocks
 from ragjax.evaluation.rendering import render
@@ -62,6 +63,15 @@ def test_tables_of_the_front_page_are_those_of_the_recorded_runs(name):
 @pytest.mark.parametrize("path", experiment_files(ROOT), ids=lambda path: path.stem)
 def test_no_declared_run_is_missing(path):
     assert "def get_table(" not in path.read_text() or not missing_runs(load_table(path))
+
+
+CLAIMING = [path for path in experiment_files(ROOT) if "Claim(" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", CLAIMING, ids=lambda path: path.stem)
+def test_what_a_table_claims_is_supported_by_its_runs(path):
+    checked = checked_claims(load_table(path))
+    assert [claim.sentence for claim in checked if not claim.supported] == []
 
 
 OWN = ("own_data", "pretrained")  # for a user's passages, of which nothing can be recorded

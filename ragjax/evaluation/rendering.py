@@ -69,19 +69,29 @@ def measured_lines(table: Table) -> list[Line]:
     Raises:
       UserError: the runs aren't comparable, see `load_runs`, or lack a figure.
     """
-    loaded = {row.directory: load_runs(table.directory(row), table.seeds) for row in table.rows}
-    require_same_questions([run for runs in loaded.values() for run in runs])
+    loaded = recorded_runs(table)
     return [
         Line(
             row,
             tuple(loaded[row.directory]),
-            tuple(_cell(column, row, loaded) for column in table.columns),
+            tuple(measured_cell(column, row, loaded) for column in table.columns),
         )
         for row in table.rows
     ]
 
 
-def _cell(column: Column, row: Row, loaded: Mapping[str, Sequence[Run]]) -> Interval | None:
+def recorded_runs(table: Table) -> dict[str, list[Run]]:
+    """Key of a row -> its recorded runs.
+
+    Raises:
+      UserError: the runs aren't comparable, see `load_runs`.
+    """
+    loaded = {row.directory: load_runs(table.directory(row), table.seeds) for row in table.rows}
+    require_same_questions([run for runs in loaded.values() for run in runs])
+    return loaded
+
+
+def measured_cell(column: Column, row: Row, loaded: Mapping[str, Sequence[Run]]) -> Interval | None:
     """Returns the interval of a column over the runs of a row, None where there is nothing to show."""
     runs = loaded[row.directory]
     scaled = _outcomes(column, runs)
@@ -89,7 +99,7 @@ def _cell(column: Column, row: Row, loaded: Mapping[str, Sequence[Run]]) -> Inte
         others = loaded[column.against]
         subtracted = _outcomes(column, others)
         same = [run.seed for run in runs] == [run.seed for run in others]
-        if column.against == row.directory or not same:
+        if column.against == row.directory or not same or not (scaled and subtracted):
             return None
         scaled = [own - other for own, other in zip(scaled, subtracted, strict=True)]
     if not scaled:

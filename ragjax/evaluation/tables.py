@@ -94,6 +94,25 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What a table is to show: a row is above another, or above a figure, beyond chance.
+
+    Attributes:
+      row: key of the row.
+      column: label of the column.
+      above: key of another row, whose paired difference is looked at; or a figure in the column's unit.
+      source: where a figure is published, or what it follows from.
+      below: whether the row is below instead.
+    """
+
+    row: str
+    column: str
+    above: str | float
+    source: str = ""
+    below: bool = False
+
+
+@dataclass(frozen=True)
 class Table:
     """A table, as its experiment file declares it.
 
@@ -108,6 +127,7 @@ class Table:
       notes: Markdown for the page of all tables: what the table shows, and how to read it.
       references: rows of published figures.
       side_by_side: whether the seeds of a row are run in one program, as policies can be.
+      claims: what the table is to show; `ragjax table FILE --check` says whether it does.
     """
 
     name: str
@@ -120,6 +140,7 @@ class Table:
     notes: str = ""
     references: tuple[Reference, ...] = ()
     side_by_side: bool = False
+    claims: tuple[Claim, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"table {self.name!r}"
@@ -149,6 +170,18 @@ class Table:
                 f"one of {sorted(keys)}.",
             )
         labels = {column.label for column in self.columns}
+        for claim in self.claims:
+            named = {claim.row, claim.above} if isinstance(claim.above, str) else {claim.row}
+            require(
+                named <= keys and claim.column in labels,
+                f"{where} claims something of rows {sorted(named)} in column {claim.column!r}; use rows "
+                f"of {sorted(keys)} and a column of {sorted(labels)}.",
+            )
+            require(
+                isinstance(claim.above, str) or bool(claim.source),
+                f"{where} compares row {claim.row!r} to {claim.above} without a source; say where that "
+                "figure is from.",
+            )
         for row in self.rows:
             unknown = sorted(set(row.published) - labels)
             require(

@@ -3,6 +3,7 @@
 A new launcher is a subclass of `Launcher` here, and a name in `LAUNCHERS`.
 """
 
+import logging
 import os
 import subprocess
 import sys
@@ -152,7 +153,7 @@ class Ray(Launcher):
         address = given.pop("address", None)
         try:
             here = {} if address else {"include_dashboard": False, "num_cpus": workers}
-            ray.init(address=address, log_to_driver=False, logging_level="error", **here)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **here)
             task = ray.remote(run_worker).options(**{"num_cpus": 1, "max_retries": -1} | given)
             jobs = [task.remote(str(store.directory.absolute())) for _ in range(workers)]
         except Exception as error:  # of Ray

@@ -106,12 +106,12 @@ class Store:
             f"{path} does not hold a sweep; {remedy}",
         )
 
-    def begin(self, sweep: Sweep, drawn: int = 0) -> list[str]:
+    def begin(self, sweep: Sweep, drawn: Callable[["Store"], int]) -> list[str]:
         """Begins a sweep, or goes on with one that may have been extended.
 
         Args:
           sweep: as it is asked for.
-          drawn: trials that were drawn in the last generation, if there is one.
+          drawn: of this store, once it is open: how many trials its last generation has drawn.
 
         Returns:
           A sentence on what is extended, if anything.
@@ -127,20 +127,22 @@ class Store:
             f"{(differs or '').strip('.') or 'A part'} of the sweep is not the same once it was written "
             "as JSON and read again; hold it in plain values, tuples and dataclasses.",
         )
-        if not (self.directory / SWEEP).is_file():
-            self.name, self.generations = secrets.token_hex(6), [Generation(sweep, 0)]
+        with self.exclusive("begin"):
+            if not (self.directory / SWEEP).is_file():
+                self.name, self.generations = secrets.token_hex(6), [Generation(sweep, 0)]
+                self._write()
+                return []
+            self.open()
+            fields = differing_fields(to_json(self.sweep), to_json(sweep))
+            if not fields:
+                return []
+            total = self.generations[-1].begun + drawn(self)
+            self._require_extends(sweep, fields, total)
+            self.generations.append(Generation(sweep, total))
             self._write()
-            return []
-        self.open()
-        fields = differing_fields(to_json(self.sweep), to_json(sweep))
-        if not fields:
-            return []
-        self._require_extends(sweep, fields, drawn)
-        self.generations.append(Generation(sweep, self.generations[-1].begun + drawn))
-        self._write()
-        return [f"the sweep is extended; it differs in {', '.join(fields)}"]
+            return [f"the sweep is extended; it differs in {', '.join(fields)}"]
 
-    def _require_extends(self, sweep: Sweep, fields: Sequence[str], drawn: int) -> None:
+    def _require_extends(self, sweep: Sweep, fields: Sequence[str], total: int) -> None:
         where = f"The sweep in {self.directory}"
         fixed = [name for name in fields if name.partition(".")[0] not in EXTENDS]
         require(
@@ -159,7 +161,6 @@ class Store:
             sweep.seeds >= had,
             f"seeds is {sweep.seeds}, but {where.lower()} has {had} already; give at least as many.",
         )
-        total = self.generations[-1].begun + drawn
         require(
             sweep.seeds > had or sweep.count > total,
             f"{where} differs in {named}, but all of its {total} trials are drawn; give more --trials "
@@ -167,7 +168,6 @@ class Store:
         )
 
     def _write(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
         modules: dict[str, str] = {}
         for sweep, _ in self.generations:
             modules |= config_json(sweep)[MODULES]

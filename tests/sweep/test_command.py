@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,8 +13,11 @@ from pathlib import Path
 import pytest
 from processes import PATIENCE, wait_for
 
+from ragjax import sweep_command
+from ragjax.cli import _parse_with_overrides
 from ragjax.config import load_config
 from ragjax.sweep import launchers
+from ragjax.sweep.spec import load_sweep
 from ragjax.sweep.store import Store
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -308,3 +313,27 @@ def test_two_commands_share_a_sweep(start, tmp_path):
         assert process.returncode == 0, err
         assert "6 finished" in out
     assert len(results(directory)) == 2
+
+
+README = (Path(__file__).parents[2] / "ragjax" / "sweep" / "README.md").read_text()
+
+
+def test_the_sweep_file_of_the_guide_is_one(tmp_path):
+    file = tmp_path / "guide.py"
+    file.write_text(README.split("```python\n")[1].split("```")[0])
+    sweep = load_sweep(file)
+    store = Store(tmp_path / "sweep")
+    store.begin(sweep, lambda _: 0)
+    again = Store(tmp_path / "sweep")
+    again.open()
+    assert again.sweep == sweep
+
+
+@pytest.mark.parametrize("line", re.findall(r"^ragjax sweep (.+ --vary .+)$", README, re.MULTILINE))
+def test_commands_of_the_guide_are_parsed(line):
+    options, overrides = _parse_with_overrides(
+        sweep_command.Sweep, shlex.split(line), "ragjax sweep"
+    )
+    _, asked = sweep_command._asked(options, overrides)
+    assert len(asked.space) == line.count("--vary")
+    assert asked.seeds == 3

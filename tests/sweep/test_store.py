@@ -25,9 +25,14 @@ from ragjax.sweep.worker import Worker
 CONSOLE = PlainConsole(quiet=True)
 
 
+def no_more(store):
+    """For a sweep that is not extended."""
+    raise AssertionError
+
+
 def begun(directory: Path, sweep) -> Store:
     store = Store(directory)
-    store.begin(sweep)
+    store.begin(sweep, no_more)
     return store
 
 
@@ -59,7 +64,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
     store = begun(tmp_path, toy_sweep(5))
     work(store)
     again = Store(tmp_path)
-    assert again.begin(toy_sweep(5)) == []
+    assert again.begin(toy_sweep(5), no_more) == []
     work(again)
     assert len((tmp_path / MADE).read_text().split()) == 5
 
@@ -132,14 +137,14 @@ def test_an_outcome_that_was_edited(content, tmp_path):
 def test_a_sweep_that_is_another(changes, message, tmp_path):
     begun(tmp_path, toy_sweep(5))
     with pytest.raises(UserError, match=message):
-        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), **changes), drawn=5)
+        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), **changes), lambda _: 5)
 
 
 def test_a_base_that_is_another(tmp_path):
     begun(tmp_path, toy_sweep(5))
     other = dataclasses.replace(toy_sweep(5).base, log_every=3)
     with pytest.raises(UserError, match=r"begun with another base\.log_every"):
-        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), base=other), drawn=5)
+        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), base=other), lambda _: 5)
 
 
 def test_a_sweep_that_goes_on_is_not_changed(tmp_path):
@@ -148,9 +153,9 @@ def test_a_sweep_that_goes_on_is_not_changed(tmp_path):
     with pytest.raises(
         UserError, match=f"at work with the former values .process {os.getpid()} on"
     ):
-        Store(tmp_path).begin(toy_sweep(8), drawn=5)
+        Store(tmp_path).begin(toy_sweep(8), lambda _: 5)
     lease.release()
-    assert Store(tmp_path).begin(toy_sweep(8), drawn=5) == [
+    assert Store(tmp_path).begin(toy_sweep(8), lambda _: 5) == [
         "the sweep is extended; it differs in trials"
     ]
 
@@ -158,7 +163,7 @@ def test_a_sweep_that_goes_on_is_not_changed(tmp_path):
 def test_more_trials_and_seeds(tmp_path):
     work(begun(tmp_path, toy_sweep(5)))
     store = Store(tmp_path)
-    store.begin(toy_sweep(8, seeds=2), drawn=5)
+    store.begin(toy_sweep(8, seeds=2), lambda _: 5)
     plan = work(store).plan
     made = (tmp_path / MADE).read_text().split()
     assert len(made) == len(set(made)) == 16
@@ -167,7 +172,7 @@ def test_more_trials_and_seeds(tmp_path):
     again.open()
     assert again.generations == store.generations
     with pytest.raises(UserError, match=r"seeds is 1, but the sweep .* has 2 already"):
-        again.begin(toy_sweep(9), drawn=3)
+        again.begin(toy_sweep(9), lambda _: 3)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +210,7 @@ def test_a_journal_that_a_kill_has_torn(tmp_path):
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code":4,"tri')
     wider = Store(tmp_path)
-    wider.begin(toy_sweep(16, SAMPLERS["tpe"], side_by_side=1), drawn=12)
+    wider.begin(toy_sweep(16, SAMPLERS["tpe"], side_by_side=1), lambda _: 12)
     assert len(work(wider).plan.trials) == 16
     for line in journal.read_bytes().splitlines():
         json.loads(line)
@@ -227,7 +232,7 @@ def test_an_extension_learns_from_what_was_known(tmp_path):
     """Of the earlier trials, those that lie in the new space."""
     work(begun(tmp_path, toy_sweep(10)))
     store = Store(tmp_path)
-    store.begin(toy_sweep(14, SAMPLERS["tpe"]), drawn=10)
+    store.begin(toy_sweep(14, SAMPLERS["tpe"]), lambda _: 10)
     plan = work(store).plan
     assert len(plan.trials) == 14
     trials = Study(store)._study(1).trials
@@ -238,7 +243,7 @@ def test_an_extension_learns_from_what_was_known(tmp_path):
 
 
 def test_a_storage_that_is_not_there(tmp_path):
-    sweep = toy_sweep(2, SAMPLERS["tpe"], storage="postgresql://nobody@127.0.0.1:1/x")
+    sweep = toy_sweep(2, SAMPLERS["tpe"], storage="postgresql://nobody@localhost:1/x")
     with pytest.raises(UserError, match=r"The storage postgresql://.* can't be used"):
         work(begun(tmp_path, sweep))
 

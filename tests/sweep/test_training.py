@@ -50,7 +50,7 @@ def trainer():
 
 def made(directory: Path, sweep: Sweep, trainer: Trainer):
     store = Store(directory)
-    store.begin(sweep)
+    store.begin(sweep, lambda _: 0)
     worker = Worker(store, CONSOLE)
     worker.work(trainer)
     return store, worker.plan
