@@ -19,6 +19,7 @@ from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
 from ragjax.overrides import override
 from ragjax.printing import PlainConsole
+from ragjax.sweep.plan import Plan
 from ragjax.sweep.samplers import Grid, Random
 from ragjax.sweep.space import Choice, LogUniform, Vary
 from ragjax.sweep.spec import Sweep
@@ -61,6 +62,11 @@ def toy_sweep() -> Sweep:
     )
 
 
+def planned(store: Store) -> Plan:
+    """The plan of a sweep that does not learn."""
+    return Plan(store.generations)
+
+
 def toy(batch: Any, store: Store, plan: Any, check_lease: Any) -> None:
     """Makes a run of a millisecond."""
     for run in batch.runs:
@@ -81,7 +87,7 @@ def work(what: str, directory: Path) -> None:
     keep_compiled()
     one = what != "all"
     sweep = text_sweep((RATES[int(what)],) if one else RATES, 1 if one else SEEDS)
-    store.begin(sweep, lambda _: 0)
+    store.begin(sweep, planned)
     Worker(store, console).work(Trainer(console))
 
 
@@ -105,7 +111,7 @@ def measure() -> dict[str, Any]:
         cold = [seconds(str(n), base / f"cold_{n}", "off") for n in range(SAMPLE)]
         warm = [seconds(str(n), base / f"warm_{n}", "on") for n in range(SAMPLE + 1)][1:]
         together = seconds("all", base / "all", "off")
-        Store(base / "toy").begin(toy_sweep(), lambda _: 0)
+        Store(base / "toy").begin(toy_sweep(), planned)
         workers = [
             subprocess.Popen(
                 [sys.executable, __file__, "toy", str(base / "toy")],

@@ -201,7 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         print_error(
             f"The device's memory is too small ({asked}); lower the batch size, k or the model's width, "
-            "or the number of environments or seeds."
+            "or the number of environments or seeds, or of a sweep --side-by-side."
         )
     except OSError as error:
         where = error.filename or "A file, or the output,"

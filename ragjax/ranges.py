@@ -40,7 +40,7 @@ def require_ranges(spec: Any, where: str = "") -> None:
     for item in dataclasses.fields(spec):
         if not item.init:
             continue
-        kinds = list(_leaves_of(hints.get(item.name)))
+        kinds = list(leaves_of(hints.get(item.name)))
         others = tuple(kind for kind in kinds if kind is not int and isinstance(kind, type))
         limit = item.metadata.get(_KEY, BELOW)
         for name, value in _parts(getattr(spec, item.name), f"{where}{item.name}"):
@@ -90,10 +90,10 @@ def _parts(value: Any, name: str) -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def _leaves_of(hint: Any) -> Iterator[Any]:
+def leaves_of(hint: Any) -> Iterator[Any]:
     """The classes that a type hint is made of."""
     parts = get_args(hint)
     for part in parts:
-        yield from _leaves_of(part)
+        yield from leaves_of(part)
     if not parts:
         yield hint

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from ragjax.errors import UserError, require
+from ragjax.files import check_place
 from ragjax.printing import PlainConsole, print_line, print_text
 from ragjax.result_commands import print_report
 
@@ -31,6 +32,8 @@ class Sweep:
     algorithm.discount=uniform:0.9..1, algorithm.epochs=int:1..8; may be given several times."""
     sampler: Literal["grid", "random", "sobol", "tpe", "cmaes"] | None = None
     """How trials are drawn; grid if all values are listed, else random. tpe and cmaes learn."""
+    sampler_seed: int | None = None
+    """Of what is drawn; 0 if not given."""
     trials: int | None = None
     """How many; all of a grid, else 20, if not given."""
     seeds: int | None = None
@@ -64,7 +67,8 @@ VALUED = {
     f"--{name.replace('_', '-')}"
     for name in (
         *("vary", "sampler", "trials", "seeds", "metric", "direction", "rungs", "side_by_side"),
-        *("storage", "sweep_dir", "workers", "launcher", "launcher_options"),
+        *("sampler_seed", "storage", "sweep_dir"),
+        *("workers", "launcher", "launcher_options"),
     )
 }
 BARE = {f"--{no}{name}" for name in ("retry", "show") for no in ("", "no-")}
@@ -72,26 +76,40 @@ BARE = {f"--{no}{name}" for name in ("retry", "show") for no in ("", "no-")}
 
 def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:
     """Runs or shows a sweep; returns the exit code."""
+    from ragjax.config import to_json
+    from ragjax.config_differences import differing_fields
     from ragjax.interrupts import stop_if_interrupted
     from ragjax.sweep.store import SWEEP, Store
     from ragjax.sweep.working import work_on
 
     require(options.workers >= 1, f"--workers is {options.workers}; give at least 1.")
     directory, asked = _asked(options, overrides)
+    require(
+        not directory.is_file(), f"--sweep-dir is {directory}, which is a file; name a directory."
+    )
+    check_place("--sweep-dir", directory, SWEEP)
     store = Store(directory)
     try:
         stop_if_interrupted()
-        if asked is None or options.show:
+        if asked is None:
             require(
-                options.show or not (options.what.is_dir() and _given(options)),
+                not _given(options),
                 f"{options.what} is a sweep's directory, which says all of it; leave out "
                 f"{', '.join(_given(options))}, or name its file.",
             )
             store.open()
+        elif options.show:
+            store.open()
+            fields = differing_fields(to_json(store.sweep), to_json(asked))
+            require(
+                not fields,
+                f"The sweep in {directory} differs in {', '.join(fields)}; show it by: ragjax sweep "
+                f"{directory} --show.",
+            )
         else:
             if not (directory / SWEEP).is_file():
                 _check(asked, console)
-            for note in store.begin(asked, lambda store: _plan(store).drawn[-1]):
+            for note in store.begin(asked, _plan):
                 console.print(note)
         if options.retry:
             _forget_failed(store)
@@ -124,6 +142,7 @@ def _asked(options: Sweep, overrides: Sequence[str]) -> tuple[Path, Any]:
     """The directory, and the sweep that is asked for; None if the directory alone is named."""
     from ragjax.config import load_config
     from ragjax.overrides import override
+    from ragjax.shipped import find_config
     from ragjax.sweep.samplers import SAMPLERS
     from ragjax.sweep.space import Choice, parse_vary
     from ragjax.sweep.spec import Rungs, Sweep, load_sweep
@@ -134,11 +153,20 @@ def _asked(options: Sweep, overrides: Sequence[str]) -> tuple[Path, Any]:
             not overrides, f"{what} is a sweep's directory; leave out {overrides and overrides[0]}."
         )
         return what, None
-    directory = options.sweep_dir or Path("runs") / "sweeps" / what.stem
+    require(
+        find_config(what).exists(),
+        f"{what} does not exist; name a sweep file, a config (`ragjax configs` lists those of the "
+        "package), or the directory of a sweep.",
+    )
+    directory = Path("runs") / "sweeps" / what.stem
+    directory = directory if options.sweep_dir is None else options.sweep_dir
     words = f"ragjax sweep {what}"
     changes: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("trials", "seeds", "metric", "direction", "side_by_side", "storage")
+        for name in (
+            *("trials", "seeds", "metric", "direction"),
+            *("side_by_side", "sampler_seed", "storage"),
+        )
         if getattr(options, name) is not None
     }
     if options.sampler is not None:
@@ -220,6 +248,7 @@ def _launch(store: Any, options: Sweep, console: PlainConsole) -> None:
 def _show(store: Any, console: PlainConsole) -> int:
     """Prints what a sweep has found, and writes its best config and pictures."""
     from ragjax.config import write_config
+    from ragjax.run_dir import RESULT
     from ragjax.sweep import show
     from ragjax.sweep.pictures import draw_parallel, draw_slices
     from ragjax.sweep.winner import finished, winners
@@ -248,5 +277,5 @@ def _show(store: Any, console: PlainConsole) -> int:
         runs = [store.directory / "runs" / name for name in winner["runs"]]
         print_line(f"trial {winner['trial']} was measured on test data; its runs:")
         for run in runs:
-            print_line(f"  {run}")
+            print_line(f"  {run}{'' if (run / RESULT).exists() else ' (its result is gone)'}")
     return 0

@@ -103,6 +103,7 @@ class Local(Launcher):
             for _, process in started:
                 process.wait()
             raise
+        store.workers()  # removes what killed ones left
         _report([(str(path), process.returncode) for path, process in started], console)
 
 
@@ -203,7 +204,11 @@ def _report(codes: list[tuple[str, int]], console: PlainConsole) -> None:
     """
     bad = [(name, code) for name, code in codes if code != 0]
     for name, code in bad:
-        console.print(f"a worker ended with exit code {code}: {name}")
+        console.print(
+            f"a worker ended with exit code {code}: {name}; what it had in hand, others took over, or "
+            "the next call does",
+            soft_wrap=True,
+        )
     require(
         len(bad) < len(codes),
         f"Every worker ended badly (see {codes[0][0]}); mend that and give the same command again.",

@@ -34,7 +34,8 @@ def draw_slices(store: Store, plan: Plan, path: Path) -> None:
             pairs = [
                 (trial.values[vary.field], v) for trial, v in found if vary.field in trial.values
             ]
-            places, labels = _places([value for value, _ in pairs], vary)
+            seen = [value for value, _ in pairs]
+            places, labels = _places(seen, vary, seen)
             panel.scatter(places, [value for _, value in pairs], s=18, alpha=0.7)
             panel.set_xlabel(vary.field)
             panel.set_ylabel(f"{store.sweep.metric} (development)")
@@ -93,17 +94,24 @@ def draw_parallel(store: Store, plan: Plan, path: Path) -> None:
     save_picture(path, (2.0 + 1.8 * (len(space) + 1), 4.0), fill)
 
 
-def _places(values: Sequence[Any], vary: Vary) -> tuple[list[float], list[str]]:
-    """Where values stand on an axis, and its labels if it is of listed ones."""
+def _places(
+    values: Sequence[Any], vary: Vary, seen: Sequence[Any]
+) -> tuple[list[float], list[str]]:
+    """Where values stand on an axis, and its labels if it is of listed ones or `seen` ones."""
     if not isinstance(vary.values, Choice):
         return [float(value) for value in values], []
-    options = list(dict.fromkeys(map(in_words, vary.values.all())))
+    # Those that the space had once come last.
+    options = list(dict.fromkeys(map(in_words, [*vary.values.all(), *seen])))
     return [float(options.index(in_words(value))) for value in values], options
 
 
+def _seen(vary: Vary, found: Sequence[tuple[Any, float]]) -> list[Any]:
+    return [trial.values[vary.field] for trial, _ in found if vary.field in trial.values]
+
+
 def _all_places(vary: Vary, found: Sequence[tuple[Any, float]]) -> np.ndarray:
-    known = [trial.values[vary.field] for trial, _ in found if vary.field in trial.values]
-    places = np.array(_places(known, vary)[0])
+    known = _seen(vary, found)
+    places = np.array(_places(known, vary, known)[0])
     return np.log(places) if isinstance(vary.values, LogUniform) else places
 
 
@@ -112,7 +120,7 @@ def _height(value: Any, vary: Vary, found: Sequence[tuple[Any, float]]) -> float
     if value is None:
         return math.nan
     places = _all_places(vary, found)
-    place = _places([value], vary)[0][0]
+    place = _places([value], vary, _seen(vary, found))[0][0]
     place = math.log(place) if isinstance(vary.values, LogUniform) else place
     span = float(places.max() - places.min())
     return 0.5 if span == 0 else (place - float(places.min())) / span
@@ -120,7 +128,7 @@ def _height(value: Any, vary: Vary, found: Sequence[tuple[Any, float]]) -> float
 
 def _ends(vary: Vary, found: Sequence[tuple[Any, float]]) -> tuple[str, str]:
     """The values at the two ends of a field's axis."""
-    known = [trial.values[vary.field] for trial, _ in found if vary.field in trial.values]
+    known = _seen(vary, found)
     if not known:
         return "", ""
     places = _all_places(vary, found)

@@ -17,6 +17,7 @@ from ragjax.sweep.winner import finished
 
 BEST = 10  # trials that are listed
 FEWEST = 8  # trials of which the importance of fields is told
+SEEDS = 3  # of which an interval is told: that of two is half their difference, whatever they vary
 
 
 def in_words(value: Any) -> str:
@@ -52,7 +53,7 @@ def _interval(store: Store, trial: Trial) -> str:
     """The mean of a trial over its seeds, with its interval where there are several."""
     values = [store.run_outcome(run).value for run in trial.runs]
     known = np.array([value for value in values if value is not None], float)
-    if len(known) == 1 or not np.isfinite(known).all():
+    if len(known) < SEEDS or not np.isfinite(known).all():
         return f"{known.mean():.4f}"
     found = bootstrap_interval([np.array([value]) for value in known])
     return f"{found.mean:.4f} ± {found.half_width:.4f}"
@@ -70,7 +71,9 @@ def best_table(store: Store, plan: Plan) -> ReportTable:
         for trial, _ in found
     ]
     columns = ("trial", store.sweep.metric, *(vary.field for vary in space))
-    seeds = f", mean over {store.sweep.seeds} seeds ± 95 %" if store.sweep.seeds > 1 else ""
+    number = store.sweep.seeds
+    interval = " ± half the 95 % interval" * (number >= SEEDS)
+    seeds = f", mean over {number} seeds{interval}" if number > 1 else ""
     return ReportTable(f"the best on development data{seeds}", columns, rows)
 
 
@@ -88,10 +91,10 @@ def importance_table(store: Store, plan: Plan) -> tuple[ReportTable | None, str]
         and math.isfinite(value)
         and all(vary.values.holds(trial.values[vary.field]) for vary in varied)
     ]
-    if len(known) < FEWEST:
-        return None, f"the importance of fields is told from {FEWEST} finished trials on"
     if len(varied) < 2:
         return None, ""
+    if len(known) < FEWEST:
+        return None, f"how much each field matters is told once {FEWEST} trials have finished"
     try:
         import optuna
     except ImportError:

@@ -12,6 +12,7 @@ from typing import Any
 from ragjax.config import Config, to_json
 from ragjax.errors import UserError, require
 from ragjax.overrides import leaf_fields, override, require_field
+from ragjax.ranges import leaves_of
 
 GRID = 10_000  # values of one field, or points of a space, that a grid may have
 
@@ -234,12 +235,16 @@ def require_space(base: Config, space: Space) -> None:
             "it; put that first.",
         )
         known.add(vary.field)
-        hint = fields[vary.field]
-        text = hint is not None and hint is not float and isinstance(vary.values, Uniform)
+        kinds = set(leaves_of(fields[vary.field]))
+        fraction, whole = isinstance(vary.values, Uniform), isinstance(vary.values, Integer)
         require(
-            not (text and hint in (int, bool, str)),
+            not (fraction and kinds.isdisjoint({float, Any, object})),
             f"{vary.field} is varied over {vary.values}, but it is no number with a fraction; give int: "
             "or values by commas.",
+        )
+        require(
+            not (whole and kinds.isdisjoint({int, float, Any, object})),
+            f"{vary.field} is varied over {vary.values}, but it is no number; give values by commas.",
         )
 
 
@@ -310,18 +315,23 @@ def parse_vary(base: Config, text: str) -> Vary:
         f"--vary is {text!r}; write FIELD=log:1e-4..1e-2, FIELD=uniform:0..1, FIELD=int:1..8 or "
         "FIELD=a,b,c.",
     )
+    require(
+        not any(known.startswith(f"{name}.") for known in leaf_fields(base)),
+        f"--vary is {text!r}, but {name} is a component; vary it in a sweep file, by Choice.",
+    )
     require_field(name, leaf_fields(base))
     kind, colon, ends = given.partition(":")
-    if colon and kind in _KINDS and ".." in ends:
+    if colon and kind in _KINDS:
         number = int if kind == "int" else float
         try:
-            low, high = (number(end) for end in ends.split(".."))
+            low, high = (number(end) for end in ends.split("..") if "..." not in ends)
         except ValueError as error:
             what = "two whole numbers" if number is int else "two numbers"
             raise UserError(f"--vary is {text!r}; give {what} as in {kind}:1..8.") from error
         return Vary(name, _KINDS[kind](low, high))
     options = []
     for word in given.split(","):
+        require(bool(word.strip()), f"--vary is {text!r}, which has an empty value; leave it out.")
         options.append(_value_of(override(base, [f"--{name}", *word.split()]), name))
     return Vary(name, Choice(tuple(options)))
 

@@ -22,14 +22,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ragjax.config import MODULES, config_json, from_json, to_json
 from ragjax.config_differences import differing_fields, first_difference
 from ragjax.errors import UserError, require
 from ragjax.files import read_json_object, write_json
 from ragjax.lease import InUseError, Lease, Owner, acquire, holder
-from ragjax.sweep.plan import Generation
+from ragjax.sweep.plan import Generation, Plan
 from ragjax.sweep.spec import Sweep
 from ragjax.sweep.trials import Batch, SweepRun, Trial
 
@@ -96,9 +96,9 @@ class Store:
         try:
             self.name, modules = content["name"], content[MODULES]
             found = [
-                (from_json(of["sweep"], modules), of["begun"]) for of in content["generations"]
+                (from_json(of["sweep"], modules), int(of["begun"])) for of in content["generations"]
             ]
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path} is not a sweep's ({error!r}); {remedy}") from error
         self.generations = [Generation(sweep, begun) for sweep, begun in found]
         require(
@@ -106,12 +106,12 @@ class Store:
             f"{path} does not hold a sweep; {remedy}",
         )
 
-    def begin(self, sweep: Sweep, drawn: Callable[["Store"], int]) -> list[str]:
+    def begin(self, sweep: Sweep, planned: Callable[["Store"], Plan]) -> list[str]:
         """Begins a sweep, or goes on with one that may have been extended.
 
         Args:
           sweep: as it is asked for.
-          drawn: of this store, once it is open: how many trials its last generation has drawn.
+          planned: gives the plan of this store, once it is open.
 
         Returns:
           A sentence on what is extended, if anything.
@@ -136,13 +136,15 @@ class Store:
             fields = differing_fields(to_json(self.sweep), to_json(sweep))
             if not fields:
                 return []
-            total = self.generations[-1].begun + drawn(self)
-            self._require_extends(sweep, fields, total)
-            self.generations.append(Generation(sweep, total))
+            plan = planned(self)
+            extended = Generation(sweep, self.generations[-1].begun + plan.drawn[-1])
+            self._require_extends(extended, fields, plan)
+            self.generations.append(extended)
             self._write()
             return [f"the sweep is extended; it differs in {', '.join(fields)}"]
 
-    def _require_extends(self, sweep: Sweep, fields: Sequence[str], total: int) -> None:
+    def _require_extends(self, extended: Generation, fields: Sequence[str], plan: Plan) -> None:
+        sweep = extended.sweep
         where = f"The sweep in {self.directory}"
         fixed = [name for name in fields if name.partition(".")[0] not in EXTENDS]
         require(
@@ -161,10 +163,17 @@ class Store:
             sweep.seeds >= had,
             f"seeds is {sweep.seeds}, but {where.lower()} has {had} already; give at least as many.",
         )
+        if sweep.seeds > had:
+            return
+        new = sweep.count > extended.begun
+        if not sweep.sampler.learns:
+            known = {trial.runs[0].name for trial in plan.trials if trial.runs}
+            drawn = Plan([extended]).trials
+            new = any(trial.runs and trial.runs[0].name not in known for trial in drawn)
         require(
-            sweep.seeds > had or sweep.count > total,
-            f"{where} differs in {named}, but all of its {total} trials are drawn; give more --trials "
-            "than that.",
+            new,
+            f"{where} differs in {named}, but {extended.begun} trials are drawn and it would get no new "
+            "one; give more --trials, or a wider space.",
         )
 
     def _write(self) -> None:
@@ -253,9 +262,16 @@ class Store:
             if not path.exists():
                 return Outcome()
             try:
-                self._outcomes[run.name] = Outcome(**read_json_object(path, "delete it."))
+                outcome = Outcome(**read_json_object(path, "delete it."))
             except TypeError as error:
                 raise UserError(f"{path} is not an outcome ({error}); delete it.") from error
+            value, number = outcome.value, isinstance(outcome.value, int | float)
+            require(
+                outcome.status in get_args(Status)
+                and (number or (value is None and outcome.status != "finished")),
+                f"{path} is not an outcome (status {outcome.status!r}, value {value!r}); delete it.",
+            )
+            self._outcomes[run.name] = outcome
         return self._outcomes[run.name]
 
     def record(self, run: SweepRun, outcome: Outcome) -> None:

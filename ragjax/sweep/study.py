@@ -15,7 +15,7 @@ from ragjax.errors import UserError
 from ragjax.sweep.plan import Generation
 from ragjax.sweep.spec import Sweep
 from ragjax.sweep.store import Outcome, Store
-from ragjax.sweep.trials import Trial
+from ragjax.sweep.trials import Trial, traced_fields
 
 JOURNAL = "study.log"
 _GROUP = "group"  # the attribute of a trial that says which others it was asked for with
@@ -118,7 +118,9 @@ class Study:
             if not asked:
                 self._teach(study, sweep, before)
             left = sweep.count - generation.begun - len(asked)
-            count = max(0, min(left, max(1, sweep.side_by_side // sweep.seeds)))
+            # As many as one program takes: one, unless it takes all trials of this space.
+            shared = {vary.field for vary in sweep.space} <= traced_fields(sweep.base)
+            count = max(0, min(left, max(1, sweep.side_by_side // sweep.seeds) if shared else 1))
             # Anew each time: else workers with one seed would all draw the same.
             study.sampler = sweep.sampler.optuna(sweep.sampler_seed + generation.begun + len(asked))
             for _ in range(count):

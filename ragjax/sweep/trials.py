@@ -132,9 +132,16 @@ def program_of(config: Config) -> str:
         return ""
     value = to_json(config)
     value["seed"] = None
-    for field, part in config.tracing.items():
-        known = {item.name for item in dataclasses.fields(part)}
-        for name in part.hyper():
-            if name in known:
-                value[field][name] = "traced"
+    for name in traced_fields(config):
+        field, _, own = name.partition(".")
+        value[field][own] = "traced"
     return _digest(value)
+
+
+def traced_fields(config: Config) -> set[str]:
+    """Dotted names of the fields in which runs of one program may differ, beside the seed."""
+    return {
+        f"{field}.{name}"
+        for field, part in config.tracing.items()
+        for name in part.hyper().keys() & {item.name for item in dataclasses.fields(part)}
+    }

@@ -10,6 +10,7 @@ from ragjax.run_dir import RESULT
 from ragjax.sweep.plan import Plan
 from ragjax.sweep.store import WINNER, Store
 from ragjax.sweep.trials import Trial
+from ragjax.text import counted
 
 
 def finished(store: Store, plan: Plan) -> list[tuple[Trial, float]]:
@@ -56,17 +57,14 @@ def measure_winner(store: Store, plan: Plan, console: PlainConsole) -> None:
     """
     with store.exclusive("winner"):
         trial, value = best_trial(store, plan)
-        before = winners(store)
-        names = [run.name for run in trial.runs]
-        if any(of["runs"] == names for of in before):
-            return
-        if before:
-            console.print(
-                f"note: test data was looked at for {len(before)} earlier winner(s) of this sweep"
-            )
-        for run in trial.runs:
-            directory = store.run_dir(run)
-            if not (directory / RESULT).exists():
-                commands.train(run.config, directory, resume=True, console=console)
+        before, names = winners(store), [run.name for run in trial.runs]
+        others = [of for of in before if of["runs"] != names]
+        unmeasured = [run for run in trial.runs if not (store.run_dir(run) / RESULT).exists()]
+        if unmeasured:
+            looked = f" (as was that of {counted(len(others), 'earlier winner')})" if others else ""
+            console.print(f"measuring the best, trial {trial.number}, on test data{looked}")
+        for run in unmeasured:
+            commands.train(run.config, store.run_dir(run), resume=True, console=console)
         new = {"trial": trial.number, "value": value, "runs": names}
-        write_json(store.directory / WINNER, {"winners": [*before, new]})
+        if unmeasured or new not in before:
+            write_json(store.directory / WINNER, {"winners": [*others, new]})

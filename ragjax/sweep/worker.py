@@ -7,9 +7,11 @@ from typing import Any
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.printing import PlainConsole
 from ragjax.sweep.plan import Plan
+from ragjax.sweep.show import in_words
 from ragjax.sweep.store import Store
 from ragjax.sweep.study import Study
 from ragjax.sweep.trials import Batch
+from ragjax.text import counted
 
 PAUSE = 0.5  # seconds between two looks at what other workers have in hand
 
@@ -58,6 +60,7 @@ class Worker:
             if claimed is not None:
                 waiting = False
                 batch, lease = claimed
+                self._announce(batch)
                 try:
                     train(batch, self._store, self.plan, lease.check)
                 finally:
@@ -106,15 +109,27 @@ class Worker:
         self.plan.refresh()
         return drawn > 0
 
+    def _announce(self, batch: Batch) -> None:
+        """A line on what is made next."""
+        numbers = ", ".join(str(trial.number) for trial in batch.trials)
+        how = " side by side" * batch.together
+        total = sum(len(each.runs) for each in self.plan.batches)
+        self._console.print(
+            f"trial{'s' * (len(batch.trials) > 1)} {numbers}: {counted(len(batch.runs), 'run')}{how}; "
+            f"{self._store.runs_done()} of {total} runs that are drawn are done",
+            soft_wrap=True,
+        )
+
     def _say(self, batch: Batch) -> None:
         """A line for each trial of a batch that is done."""
         for trial in batch.trials:
             outcome = self._store.outcome(trial)
             if outcome.status == "open":  # its other seeds are still to come
                 continue
-            values = ", ".join(f"{name} {value}" for name, value in trial.values.items())
+            values = ", ".join(f"{name} {in_words(value)}" for name, value in trial.values.items())
             figure = (
                 "" if outcome.value is None else f" {self._store.sweep.metric} {outcome.value:.4f}"
             )
             why = f": {outcome.why}" if outcome.why else ""
-            self._console.print(f"trial {trial.number} {outcome.status}{figure} ({values}){why}")
+            said = f"trial {trial.number} {outcome.status}{figure} ({values}){why}"
+            self._console.print(said, soft_wrap=True)

@@ -98,7 +98,7 @@ def test_a_table_that_is_not_whole(ragjax, refused, table, tmp_path):
     require_complete(table)
     require_complete(MarkdownTable("a", "b", "c"))
     more = dataclasses.replace(table, seeds=(0, 1, 2, 3))
-    message = r"5 of the 20 runs of table 'world_facts' are not recorded .closed_book seed 3, bm25 seed 3, "
+    message = r"5 of the 20 runs of table 'world_facts' are not recorded .closed_book seed 3,"
     with pytest.raises(UserError, match=message):
         require_complete(more)
     text = EXPERIMENT.read_text().replace("(0, 1, 2)", "(0, 1, 2, 3)")

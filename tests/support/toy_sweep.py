@@ -9,6 +9,7 @@ import numpy as np
 from plain_run import PlainConfig
 
 from ragjax.printing import PlainConsole
+from ragjax.sweep.plan import Plan
 from ragjax.sweep.samplers import Random, Sampler
 from ragjax.sweep.space import Integer, LogUniform, Vary
 from ragjax.sweep.spec import Sweep
@@ -30,6 +31,11 @@ def toy_sweep(trials: int, sampler: Sampler | None = None, **fields) -> Sweep:
         metric="em",
         **fields,
     )
+
+
+def planned(store: Store) -> Plan:
+    """The plan of a sweep as it stands."""
+    return Worker(store, PlainConsole(quiet=True)).plan
 
 
 def value_of(config: PlainConfig) -> float:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from processes import PATIENCE, wait_for
+from toy_sweep import planned
 
 from ragjax import sweep_command
 from ragjax.cli import _parse_with_overrides
@@ -173,6 +175,8 @@ def test_a_sweep_file_is_extended(ragjax, tmp_path, monkeypatch):
             "The launcher slurm can't submit",
         ),
         (("missing.py", "--vary", "a=1"), "missing.py does not exist"),
+        (("missing", "--show"), "missing does not exist; name a sweep file, a config"),
+        ((CONFIG, "--vary", f"{RATE}=0.1,0.2", "--sweep-dir", CONFIG), "which is a file; name a"),
         ((SUPPORT,), "so that this is no sweep"),
     ],
 )
@@ -181,6 +185,34 @@ def test_what_is_no_sweep(words, message, refused, tmp_path, monkeypatch):
     assert message in refused("sweep", *words)
     if "--launcher" not in words:
         assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_directory_name_scatters_nothing(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").touch()
+    said = refused("sweep", CONFIG, *GRID, "--sweep-dir", "")
+    assert "--sweep-dir is the current directory, which holds other files" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_what_is_shown_is_the_sweep_that_was_asked_for(swept, refused):
+    directory, _, command = swept
+    assert "differs in metric" in refused(*command, "--show", "--metric", "sampled_return")
+    assert "leave out --trials" in refused("sweep", directory, "--show", "--trials", "8")
+
+
+def test_test_figures_that_are_gone_are_measured_again(swept, ragjax, tmp_path):
+    directory = Path(shutil.copytree(swept[0], tmp_path / "sweep"))
+    [winner] = json.loads((directory / "winner.json").read_text())["winners"]
+    gone = directory / "runs" / winner["runs"][0] / "result.json"
+    before = json.loads(gone.read_text())["greedy_return"]
+    gone.unlink()
+    assert "(its result is gone)" in ragjax("sweep", directory, "--show")[1]
+    code, out, err = ragjax("sweep", directory)
+    assert code == 0
+    assert f"measuring the best, trial {winner['trial']}, on test data" in err
+    assert "gone" not in out
+    assert json.loads(gone.read_text())["greedy_return"] == before
 
 
 def test_a_sweep_s_directory_says_all_of_it(swept, refused):
@@ -323,7 +355,7 @@ def test_the_sweep_file_of_the_guide_is_one(tmp_path):
     file.write_text(README.split("```python\n")[1].split("```")[0])
     sweep = load_sweep(file)
     store = Store(tmp_path / "sweep")
-    store.begin(sweep, lambda _: 0)
+    store.begin(sweep, planned)
     again = Store(tmp_path / "sweep")
     again.open()
     assert again.sweep == sweep

@@ -131,6 +131,10 @@ def test_a_field_on_the_command_line(given, expected, text):
         ("phases.0.k=int:1..2.5", "give two whole numbers as in int:"),
         ("phases.0.k=2,many", "is 'many'; give a whole number"),
         ("optimizer.reader_rate=log:1..2..3", "give two numbers"),
+        ("optimizer.reader_rate=log:1e-4...1e-2", "give two numbers"),
+        ("optimizer.reader_rate=log:1e-3,1e-2", "give two numbers as in log:"),
+        ("optimizer.reader_rate=1e-3, 1e-2,", "has an empty value"),
+        ("objective=a,b", "objective is a component; vary it in a sweep file, by Choice"),
     ],
 )
 def test_a_field_that_cannot_be_read(given, message, text):
@@ -195,6 +199,8 @@ def test_a_field_that_depends_on_another():
         ),
         ((Vary("number", Integer(1, 2)), Vary("number", Integer(1, 3))), "number is varied twice"),
         ((Vary("number", Uniform(1.0, 2.0)),), "no number with a fraction"),
+        ((Vary("optimizer.schedule", Uniform(1.0, 2.0)),), "no number with a fraction"),
+        ((Vary("optimizer.schedule", Integer(1, 2)),), "it is no number; give values by commas"),
         ((Vary("seed", Integer(1, 2)),), "varies seed or num_seeds; give the sweep seeds"),
         (
             (Vary("number", Integer(1, 2), given=Given(RATE, (1.0,))),),

@@ -10,12 +10,13 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from toy_sweep import MADE, toy, toy_sweep, value_of
+from toy_sweep import MADE, planned, toy, toy_sweep, value_of
 
 from ragjax.errors import UserError
 from ragjax.printing import PlainConsole
 from ragjax.sweep.plan import Plan
 from ragjax.sweep.samplers import SAMPLERS
+from ragjax.sweep.space import Choice, Vary
 from ragjax.sweep.spec import Rungs
 from ragjax.sweep.store import Outcome, Store
 from ragjax.sweep.study import JOURNAL, Study, mend_journal
@@ -25,14 +26,9 @@ from ragjax.sweep.worker import Worker
 CONSOLE = PlainConsole(quiet=True)
 
 
-def no_more(store):
-    """For a sweep that is not extended."""
-    raise AssertionError
-
-
 def begun(directory: Path, sweep) -> Store:
     store = Store(directory)
-    store.begin(sweep, no_more)
+    store.begin(sweep, planned)
     return store
 
 
@@ -64,7 +60,7 @@ def test_what_is_done_is_not_done_again(tmp_path):
     store = begun(tmp_path, toy_sweep(5))
     work(store)
     again = Store(tmp_path)
-    assert again.begin(toy_sweep(5), no_more) == []
+    assert again.begin(toy_sweep(5), planned) == []
     work(again)
     assert len((tmp_path / MADE).read_text().split()) == 5
 
@@ -107,7 +103,13 @@ def test_no_trial_finished(tmp_path):
         best_trial(store, plan)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"status": "finished", "val": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", "[]", '{"status": "finished", "val": 1}', '{"status": "finished", "value": "good"}'),
+        *('{"status": "done", "value": 1}', '{"status": "finished", "value": null}'),
+    ],
+)
 def test_an_outcome_that_was_edited(content, tmp_path):
     store = begun(tmp_path, toy_sweep(1))
     run = Plan(store.generations).trials[0].runs[0]
@@ -115,7 +117,7 @@ def test_an_outcome_that_was_edited(content, tmp_path):
     path = store.run_dir(run) / "outcome.json"
     path.write_text(content)
     store.forget()
-    with pytest.raises(UserError, match=r"outcome\.json .* delete it"):
+    with pytest.raises(UserError, match=r"(?s)outcome\.json .* delete it"):
         store.run_outcome(run)
 
 
@@ -130,21 +132,36 @@ def test_an_outcome_that_was_edited(content, tmp_path):
             "was begun with another metric; give the same values or another --sweep-dir",
         ),
         ({"rungs": Rungs()}, "was begun with another rungs"),
-        ({"sampler_seed": 1}, "differs in sampler_seed, but all of its 5 trials are drawn"),
-        ({"trials": 3}, "differs in trials, but all of its 5 trials are drawn"),
+        ({"sampler_seed": 1}, "differs in sampler_seed, but 5 trials are drawn"),
+        ({"trials": 3}, "differs in trials, but 5 trials are drawn and it would get no new one"),
     ],
 )
 def test_a_sweep_that_is_another(changes, message, tmp_path):
     begun(tmp_path, toy_sweep(5))
     with pytest.raises(UserError, match=message):
-        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), **changes), lambda _: 5)
+        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), **changes), planned)
+
+
+def test_a_grid_that_would_get_no_new_trial(tmp_path):
+    """A narrower one: what was made stays, and is what the wider one says."""
+    first, values = toy_sweep(1), (Choice((1, 2)), Choice((2,)), Choice((2, 3)))
+    grids = [
+        dataclasses.replace(
+            first, sampler=SAMPLERS["grid"], trials=None, space=(Vary("number", each),)
+        )
+        for each in values
+    ]
+    begun(tmp_path, grids[0])
+    with pytest.raises(UserError, match="2 trials are drawn and it would get no new one"):
+        Store(tmp_path).begin(grids[1], planned)
+    Store(tmp_path).begin(grids[2], planned)
 
 
 def test_a_base_that_is_another(tmp_path):
     begun(tmp_path, toy_sweep(5))
     other = dataclasses.replace(toy_sweep(5).base, log_every=3)
     with pytest.raises(UserError, match=r"begun with another base\.log_every"):
-        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), base=other), lambda _: 5)
+        Store(tmp_path).begin(dataclasses.replace(toy_sweep(5), base=other), planned)
 
 
 def test_a_sweep_that_goes_on_is_not_changed(tmp_path):
@@ -153,9 +170,9 @@ def test_a_sweep_that_goes_on_is_not_changed(tmp_path):
     with pytest.raises(
         UserError, match=f"at work with the former values .process {os.getpid()} on"
     ):
-        Store(tmp_path).begin(toy_sweep(8), lambda _: 5)
+        Store(tmp_path).begin(toy_sweep(8), planned)
     lease.release()
-    assert Store(tmp_path).begin(toy_sweep(8), lambda _: 5) == [
+    assert Store(tmp_path).begin(toy_sweep(8), planned) == [
         "the sweep is extended; it differs in trials"
     ]
 
@@ -163,7 +180,7 @@ def test_a_sweep_that_goes_on_is_not_changed(tmp_path):
 def test_more_trials_and_seeds(tmp_path):
     work(begun(tmp_path, toy_sweep(5)))
     store = Store(tmp_path)
-    store.begin(toy_sweep(8, seeds=2), lambda _: 5)
+    store.begin(toy_sweep(8, seeds=2), planned)
     plan = work(store).plan
     made = (tmp_path / MADE).read_text().split()
     assert len(made) == len(set(made)) == 16
@@ -172,13 +189,16 @@ def test_more_trials_and_seeds(tmp_path):
     again.open()
     assert again.generations == store.generations
     with pytest.raises(UserError, match=r"seeds is 1, but the sweep .* has 2 already"):
-        again.begin(toy_sweep(9), lambda _: 3)
+        again.begin(toy_sweep(9), planned)
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{}", '{"generations": [{}], "modules": {}, "name": ""}']
+    "content", ["", "[]", "{}", '{"generations": [{}], "modules": {}, "name": ""}', "begun"]
 )
 def test_a_sweep_file_that_was_edited(content, tmp_path):
+    if content == "begun":
+        begun(tmp_path, toy_sweep(3))
+        content = (tmp_path / "sweep.json").read_text().replace('"begun": 0', '"begun": "x"')
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(UserError, match=r"sweep\.json"):
         Store(tmp_path).open()
@@ -203,6 +223,20 @@ def test_a_sampler_that_learns_finds_better_trials(name, trials, tmp_path):
     assert study.best_value == max(values)
 
 
+def test_trials_are_asked_for_together_where_one_program_takes_them(tmp_path):
+    """Else one by one, so that each learns from the one before."""
+    apart = begun(tmp_path / "apart", toy_sweep(6, SAMPLERS["tpe"]))
+    assert [len(group) for group in Study(apart).groups(0)] == []
+    work(apart)
+    assert [len(group) for group in Study(apart).groups(0)] == [1] * 6
+    rates = dataclasses.replace(
+        toy_sweep(6, SAMPLERS["tpe"], side_by_side=4), space=toy_sweep(1).space[:1]
+    )
+    together = begun(tmp_path / "together", rates)
+    work(together)
+    assert [len(group) for group in Study(together).groups(0)] == [4, 2]
+
+
 def test_a_journal_that_a_kill_has_torn(tmp_path):
     store = begun(tmp_path, toy_sweep(12, SAMPLERS["tpe"], side_by_side=1))
     work(store)
@@ -210,7 +244,7 @@ def test_a_journal_that_a_kill_has_torn(tmp_path):
     whole = journal.read_bytes()
     journal.write_bytes(whole + b'{"op_code":4,"tri')
     wider = Store(tmp_path)
-    wider.begin(toy_sweep(16, SAMPLERS["tpe"], side_by_side=1), lambda _: 12)
+    wider.begin(toy_sweep(16, SAMPLERS["tpe"], side_by_side=1), planned)
     assert len(work(wider).plan.trials) == 16
     for line in journal.read_bytes().splitlines():
         json.loads(line)
@@ -232,7 +266,7 @@ def test_an_extension_learns_from_what_was_known(tmp_path):
     """Of the earlier trials, those that lie in the new space."""
     work(begun(tmp_path, toy_sweep(10)))
     store = Store(tmp_path)
-    store.begin(toy_sweep(14, SAMPLERS["tpe"]), lambda _: 10)
+    store.begin(toy_sweep(14, SAMPLERS["tpe"]), planned)
     plan = work(store).plan
     assert len(plan.trials) == 14
     trials = Study(store)._study(1).trials

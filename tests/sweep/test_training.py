@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny_config
 import tiny_policy_config
+from toy_sweep import planned
 
 from ragjax.commands import train
 from ragjax.errors import UserError
@@ -50,7 +51,7 @@ def trainer():
 
 def made(directory: Path, sweep: Sweep, trainer: Trainer):
     store = Store(directory)
-    store.begin(sweep, lambda _: 0)
+    store.begin(sweep, planned)
     worker = Worker(store, CONSOLE)
     worker.work(trainer)
     return store, worker.plan
