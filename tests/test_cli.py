@@ -499,7 +499,8 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 # Help
 
 COMMANDS = (
-    *("train", "evaluate", "answer", "import", "export", "table", "plot", "report", "configs"),
+    *("train", "evaluate", "sweep", "answer", "import", "export"),
+    *("table", "plot", "report", "configs"),
     *("config show", "config diff", "index build", "index search", "index evaluate"),
 )
 

@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from processes import PATIENCE, finish, kill, wait_for
 
-from ragjax.commands import CHECKPOINTS, CONFIG
 from ragjax.config import read_json
-from ragjax.run_dir import load_run
+from ragjax.run_dir import CHECKPOINTS, CONFIG, load_run
 from ragjax.training.checkpoint import Checkpoints
 
 pytest_plugins = ["tiny_run"]

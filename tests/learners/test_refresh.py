@@ -14,7 +14,7 @@ import pytest
 from processes import kill
 from tiny_config import get_config
 
-from ragjax.commands import CHECKPOINTS, train
+from ragjax.commands import train
 from ragjax.errors import UserError
 from ragjax.learners.question_learner import QuestionsLearner
 from ragjax.learners.questions import Phase
@@ -28,7 +28,7 @@ from ragjax.retrieval.base import RetrieverSpec
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.corpus import IndexState
 from ragjax.retrieval.exact import Exact
-from ragjax.run_dir import load_run
+from ragjax.run_dir import CHECKPOINTS, load_run
 from ragjax.training import program
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.optimizer import AverageState, evaluation_params
