@@ -119,6 +119,7 @@ def test_reference_runs_are_worth_comparing(references):
     assert all(a["loss"] != b["loss"] for a, b in zip(first, second, strict=True) if "loss" in a)
 
 
+@pytest.mark.slow  # as tests/test_resume.py kills runs of questions, by the same code
 def test_killed_again_and_again(processes, references, tmp_path):
     run_dir, marker = tmp_path / "run", tmp_path / "there"
     # What was killed and where: moment of paused.py, its step, whole checkpoints by then.

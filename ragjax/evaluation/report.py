@@ -212,7 +212,7 @@ def _expected_rows(experiment: Path) -> dict[str, str]:
         return {}
     # The rest of a table takes long to resample.
     columns = tuple(columns[:SHOWN])
-    table = dataclasses.replace(table, rows=tuple(rows), columns=columns, references=())
+    table = dataclasses.replace(table, rows=tuple(rows), columns=columns, references=(), claims=())
     found = {}
     for line in measured_lines(table):
         cells = zip(table.columns, cell_texts(table, line), strict=True)

@@ -227,7 +227,6 @@ def test_who_goes_on_is_not_changed_by_who_is_stopped(pruned, whole):
         (sweep_training.RunTraining, "advance", 1, True),
         (Store, "record_rung", 3, False),
         (Store, "decide", 1, True),
-        (sweep_training.RunTraining, "keep", 1, False),
         (sweep_training.RunTraining, "advance", 2, True),
         (Store, "decide", 2, True),
         (Store, "record", 5, True),

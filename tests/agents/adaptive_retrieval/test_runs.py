@@ -200,7 +200,7 @@ def test_an_agent_is_asked_in_words(agent, capsys):
     assert "empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("question", ["zzz qqq", "zzz ?"])
+@pytest.mark.parametrize("question", ["zzz qqq", pytest.param("zzz ?", marks=pytest.mark.slow)])
 def test_an_agent_has_no_answer_to_unknown_words(agent, capsys, question):
     assert main(["answer", str(agent), TEXT, "--json"]) == 0
     known = json.loads(capsys.readouterr().out)
