@@ -63,15 +63,13 @@ class Sweep:
 
 
 # Options of its own that have a value, and those that have none.
-VALUED = {
-    f"--{name.replace('_', '-')}"
-    for name in (
-        *("vary", "sampler", "trials", "seeds", "metric", "direction", "rungs", "side_by_side"),
-        *("sampler_seed", "storage", "sweep_dir"),
-        *("workers", "launcher", "launcher_options"),
-    )
+_OPTIONS = {
+    f"--{item.name.replace('_', '-')}": item.type is not bool
+    for item in dataclasses.fields(Sweep)
+    if item.name != "what"
 }
-BARE = {f"--{no}{name}" for name in ("retry", "show") for no in ("", "no-")}
+VALUED = {name for name, valued in _OPTIONS.items() if valued}
+BARE = {word for name in _OPTIONS.keys() - VALUED for word in (name, f"--no-{name[2:]}")}
 
 
 def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:

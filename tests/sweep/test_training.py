@@ -134,7 +134,7 @@ def spec_pairs():
         algorithm = kind(num_envs=4, rollout_length=16)
         config = dataclasses.replace(policy, algorithm=algorithm)
         fields = {item.name for item in dataclasses.fields(algorithm)}
-        for name in fields & set(algorithm.hyper()):
+        for name in sorted(fields & set(algorithm.hyper())):
             for value in (0.0, 0.7):
                 yield config, f"algorithm.{name}", value
     for config in (policy, text):
