@@ -431,7 +431,7 @@ def experiment(tmp_path, monkeypatch):
 
 
 def test_table_without_runs(ragjax, experiment):
-    code, out, err = ragjax("table", experiment)
+    code, out, err = ragjax("table", experiment, "--partial")
     assert (code, err) == (0, "")
     assert "| RAG | – | – |" in out
     assert not (experiment.parent / "results").exists()
