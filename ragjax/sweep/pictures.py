@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from ragjax.errors import require
 from ragjax.evaluation.plots import save_picture
 from ragjax.sweep.plan import Plan
 from ragjax.sweep.show import in_words
 from ragjax.sweep.space import Choice, LogUniform, Vary
 from ragjax.sweep.store import Store
+from ragjax.sweep.trials import Trial
 from ragjax.sweep.winner import finished
 
 _PANEL = (4.0, 3.0)  # inches
@@ -24,7 +26,7 @@ def draw_slices(store: Store, plan: Plan, path: Path) -> None:
     Raises:
       UserError: matplotlib isn't installed, or the file can't be written.
     """
-    found, space = finished(store, plan), store.sweep.space
+    found, space = _drawable(store, plan), store.sweep.space
     columns = min(len(space), _COLUMNS)
     rows = math.ceil(len(space) / columns)
 
@@ -55,7 +57,7 @@ def draw_parallel(store: Store, plan: Plan, path: Path) -> None:
     Raises:
       UserError: matplotlib isn't installed, or the file can't be written.
     """
-    found, space = finished(store, plan), store.sweep.space
+    found, space = _drawable(store, plan), store.sweep.space
     values = [value for _, value in found]
     heights = [
         [_height(trial.values.get(vary.field), vary, found) for vary in space] for trial, _ in found
@@ -92,6 +94,13 @@ def draw_parallel(store: Store, plan: Plan, path: Path) -> None:
             )
 
     save_picture(path, (2.0 + 1.8 * (len(space) + 1), 4.0), fill)
+
+
+def _drawable(store: Store, plan: Plan) -> list[tuple[Trial, float]]:
+    """The finished trials but those whose metric is the worst that there is, which no axis has."""
+    found = [(trial, value) for trial, value in finished(store, plan) if math.isfinite(value)]
+    require(bool(found), "No trial has a finite value, so that no picture can be drawn.")
+    return found
 
 
 def _places(

@@ -10,7 +10,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,10 +26,7 @@ class Sampler:
       learns: whether trials depend on the results of those before.
     """
 
-    @property
-    def learns(self) -> bool:
-        """See above."""
-        return False
+    learns: ClassVar[bool] = False
 
     @property
     def default_trials(self) -> int:
@@ -114,10 +111,7 @@ class TPE(Sampler):
 
     startup: int = 10
 
-    @property
-    def learns(self) -> bool:
-        """It does."""
-        return True
+    learns: ClassVar[bool] = True
 
     def optuna(self, seed: int) -> Any:
         """See `Sampler.optuna`; trials that run count as bad ones, so that workers spread out."""
@@ -138,10 +132,7 @@ class CmaEs(Sampler):
 
     startup: int = 1
 
-    @property
-    def learns(self) -> bool:
-        """It does."""
-        return True
+    learns: ClassVar[bool] = True
 
     def optuna(self, seed: int) -> Any:
         """See `Sampler.optuna`."""

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from ragjax.errors import UserError
 from ragjax.evaluation.statistics import bootstrap_interval
 from ragjax.records import ReportTable
 from ragjax.sweep.plan import Plan
 from ragjax.sweep.store import Store
+from ragjax.sweep.study import known_trials, require_optuna
 from ragjax.sweep.trials import Trial
 from ragjax.sweep.winner import finished
 
@@ -83,36 +85,20 @@ def importance_table(store: Store, plan: Plan) -> tuple[ReportTable | None, str]
     By PED-ANOVA (Watanabe et al. 2023, "PED-ANOVA: efficiently quantifying hyperparameter importance in
     arbitrary subspaces") as Optuna has it, of the trials in which every field is varied.
     """
-    varied = store.sweep.space
-    known = [
-        (trial, value)
-        for trial, value in finished(store, plan)
-        if len(trial.values) == len(varied)
-        and math.isfinite(value)
-        and all(vary.values.holds(trial.values[vary.field]) for vary in varied)
-    ]
-    if len(varied) < 2:
+    space = store.sweep.space
+    if len(space) < 2:
         return None, ""
+    try:
+        optuna = require_optuna()
+    except UserError as error:
+        return None, str(error)
+    known = known_trials(space, [of for of in finished(store, plan) if math.isfinite(of[1])])
     if len(known) < FEWEST:
         return None, f"how much each field matters is told once {FEWEST} trials have finished"
-    try:
-        import optuna
-    except ImportError:
-        return None, "the importance of fields needs Optuna: pip install 'ragjax[sweep]'"
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that its evaluator is experimental
         study = optuna.create_study(direction=store.sweep.direction)
-        for trial, value in known:
-            params = {v.field: v.values.parameter(trial.values[v.field]) for v in varied}
-            drawn = optuna.trial.FixedTrial(params)
-            for vary in varied:
-                vary.values.suggested(drawn, vary.field)
-            study.add_trial(
-                optuna.trial.create_trial(
-                    params=drawn.params, distributions=drawn.distributions, value=value
-                )
-            )
+        study.add_trials(known)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
         shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     rows = [(name, f"{share:.2f}") for name, share in shares.items()]

@@ -7,12 +7,13 @@ and whoever takes its batch over goes on with it.
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ragjax.errors import UserError
 from ragjax.sweep.plan import Generation
+from ragjax.sweep.space import Space
 from ragjax.sweep.spec import Sweep
 from ragjax.sweep.store import Outcome, Store
 from ragjax.sweep.trials import Trial, traced_fields
@@ -133,28 +134,12 @@ class Study:
         """Tells a new study the results of trials that lie in its space."""
         if study.get_trials(deepcopy=False):
             return
-        fixed = self._optuna.trial.FixedTrial
-        for trial, outcome in before:
-            if outcome.status != "finished" or outcome.value is None:
-                continue
-            varied = {vary.field: vary for vary in sweep.space}
-            inside = all(
-                name in varied and varied[name].values.holds(value)
-                for name, value in trial.values.items()
-            )
-            if inside and len(trial.values) == len(varied):
-                params = {
-                    name: varied[name].values.parameter(value)
-                    for name, value in trial.values.items()
-                }
-                drawn = fixed(params)
-                for name, vary in varied.items():
-                    vary.values.suggested(drawn, name)
-                study.add_trial(
-                    self._optuna.trial.create_trial(
-                        params=drawn.params, distributions=drawn.distributions, value=outcome.value
-                    )
-                )
+        found = [
+            (trial, outcome.value)
+            for trial, outcome in before
+            if outcome.status == "finished" and outcome.value is not None
+        ]
+        study.add_trials(known_trials(sweep.space, found))
 
     def tell(self, trials: list[Trial], place: int) -> None:
         """Tells what has become of the trials of a generation.
@@ -179,6 +164,26 @@ class Study:
                 study.tell(trial.number, state=states.PRUNED if stopped else states.FAIL)
 
 
+def known_trials(space: Space, found: Sequence[tuple[Trial, float]]) -> list[Any]:
+    """Trials with their values as Optuna has them: those that vary every field of a space within it."""
+    optuna, known = require_optuna(), []
+    for trial, value in found:
+        inside = trial.values.keys() == {vary.field for vary in space} and all(
+            vary.values.holds(trial.values[vary.field]) for vary in space
+        )
+        if inside:
+            params = {v.field: v.values.parameter(trial.values[v.field]) for v in space}
+            drawn = optuna.trial.FixedTrial(params)
+            for vary in space:
+                vary.values.suggested(drawn, vary.field)
+            known.append(
+                optuna.trial.create_trial(
+                    params=drawn.params, distributions=drawn.distributions, value=value
+                )
+            )
+    return known
+
+
 def require_optuna() -> Any:
     """The package, quiet.
 
@@ -189,8 +194,8 @@ def require_optuna() -> Any:
         import optuna
     except ImportError as error:
         raise UserError(
-            f"A sampler that learns needs Optuna ({error}); install it with "
-            "`pip install 'ragjax[sweep]'`, or choose grid, random or sobol."
+            f"A sampler that learns, or the importance of fields, needs Optuna ({error}); install it "
+            "with `pip install 'ragjax[sweep]'`, or choose grid, random or sobol."
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import time
@@ -14,8 +15,10 @@ from toy_sweep import MADE, planned, toy, toy_sweep, value_of
 
 from ragjax.errors import UserError
 from ragjax.printing import PlainConsole
+from ragjax.sweep.pictures import draw_parallel, draw_slices
 from ragjax.sweep.plan import Plan
 from ragjax.sweep.samplers import SAMPLERS
+from ragjax.sweep.show import importance_table
 from ragjax.sweep.space import Choice, Vary
 from ragjax.sweep.spec import Rungs
 from ragjax.sweep.store import Outcome, Store
@@ -360,3 +363,22 @@ def test_a_thousand_trials_and_a_kill_every_second(number, tmp_path):
     store.open()
     plan = Plan(store.generations)
     assert [store.outcome(trial).status for trial in plan.trials] == ["finished"] * 1000
+
+
+def test_pictures_and_importance_of_what_was_found(tmp_path):
+    """A trial whose metric was NaN is the worst, and is in no picture."""
+    store = begun(tmp_path, toy_sweep(12))
+    plan = work(store).plan
+    store.record(plan.trials[0].runs[0], Outcome("finished", -math.inf))
+    for draw in (draw_slices, draw_parallel):
+        draw(store, plan, tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    table, note = importance_table(store, plan)
+    assert (table is not None, note) == (True, "")
+    assert table is not None
+    assert sorted(row[0] for row in table.rows) == ["number", "optimizer.learning_rate"]
+    assert sum(float(row[1]) for row in table.rows) == pytest.approx(1.0, abs=0.02)
+    for trial in plan.trials:
+        store.record(trial.runs[0], Outcome("finished", -math.inf))
+    with pytest.raises(UserError, match="No trial has a finite value"):
+        draw_slices(store, plan, tmp_path / "picture.png")
