@@ -324,7 +324,7 @@ def ppo(smaller: bool) -> dict[str, Any]:
     return found
 
 
-SECTIONS = (machine, correctness, search, bert_base, ppo, quickstart)
+SECTIONS = (machine, correctness, search, quickstart, bert_base, ppo)
 
 
 def run(output: Path, only: Sequence[str], *, smaller: bool) -> int:
