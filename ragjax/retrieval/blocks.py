@@ -130,7 +130,8 @@ def _best_of_many(values: Float[Array, "q n"], k: int) -> tuple[Array, Array]:
     """
     count = values.shape[-1]
     if count <= NARROW:
-        return tuple(jax.lax.top_k(values, min(k, count)))
+        best_values, places = jax.lax.top_k(values, min(k, count))
+        return best_values, places
     _, groups = _best_of_many(_group_maxima(values), k)
     places = _rows(groups)
     near = jnp.take_along_axis(values, jnp.minimum(places, count - 1), axis=-1)
