@@ -58,6 +58,13 @@ class Train:
     end (where optimizer.schedule is constant)."""
     check: bool = False
     """Print parameters, memory and the beginning of the first batch instead, and train nothing."""
+    coordinator: str | None = None
+    """Of a run on several hosts: address:port of host 0, or auto on a cluster that tells (Slurm, Open
+    MPI, TPU). Every host runs the same command; set --mesh.devices 0 with it."""
+    hosts: int | None = None
+    """How many hosts there are."""
+    host: int | None = None
+    """Which of them this is, from 0."""
 
 
 @dataclass(frozen=True)
@@ -274,7 +281,10 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
 
 # The commands that take overrides of a config: their own options with a value, and those without.
 _OWN_OPTIONS: dict[type, tuple[set[str], set[str]]] = {
-    Train: ({"--run-dir"}, {"--resume", "--no-resume", "--check", "--no-check"}),
+    Train: (
+        {"--run-dir", "--coordinator", "--hosts", "--host"},
+        {"--resume", "--no-resume", "--check", "--no-check"},
+    ),
     ConfigShow: (set(), {"--json", "--no-json"}),
     import_command.Import: ({"--passages", "--encoder"}, set()),
     sweep_command.Sweep: (sweep_command.VALUED, sweep_command.BARE),
@@ -315,6 +325,7 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
         config = override(load_config(options.config), overrides, " ".join(words[:3]))
         stop_if_interrupted()
         compiled.keep_compiled()
+        _join_hosts(options, config, console)
         stop_if_interrupted()
         if options.check:
             for name, given in (("--resume", options.resume), ("--run-dir", run_dir)):
@@ -329,9 +340,10 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
             run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
             before = _holds_run(run_dir)
         results = commands.train(config, run_dir, resume=options.resume, console=console)
-        result_commands.print_report(config.records.report(results))
-        first = results[0]
-        print_line(f"{run_dir}: {first['train_seconds']:.0f} s of training, {first['steps']} steps")
+        if results:
+            result_commands.print_report(config.records.report(results))
+            taken, steps = results[0]["train_seconds"], results[0]["steps"]
+            print_line(f"{run_dir}: {taken:.0f} s of training, {steps} steps")
         stop_if_interrupted()
     except (KeyboardInterrupt, Exception) as error:
         # The exception of a second signal may have become another one, in a callback of JAX.
@@ -339,12 +351,34 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
             raise
         if not options.check:
             words += [] if run_dir is None else ["--run-dir", str(run_dir)]
+            for name in ("coordinator", "hosts", "host"):
+                given = getattr(options, name)
+                words += [] if given is None else [f"--{name}", str(given)]
             # A run that was there already is continued only by who asked for it.
             goes_on = run_dir is not None and _holds_run(run_dir) and (options.resume or not before)
             words += ["--resume"] if goes_on else []
             print_text(f"stopped; continue with: {shlex.join(words)}", sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _join_hosts(options: Train, config: Any, console: PlainConsole) -> None:
+    """Joins the other hosts of a run, if there are any, and lets the first alone speak."""
+    from ragjax import hosts
+
+    require(
+        options.coordinator is not None or (options.hosts is None and options.host is None),
+        "--hosts or --host is given without --coordinator; add address:port of host 0.",
+    )
+    if options.coordinator is None:
+        return
+    require(
+        config.mesh.spreads,
+        "--coordinator is given, but mesh.devices is 1; set --mesh.devices 0 for all devices of all "
+        "hosts.",
+    )
+    hosts.connect(options.coordinator, options.hosts, options.host)
+    console.quiet = not hosts.is_first()
 
 
 def _holds_run(run_dir: Path) -> bool:

@@ -9,6 +9,7 @@ import jax
 
 from ragjax.config import Config, require_rebuilt
 from ragjax.files import check_output, check_place
+from ragjax.hosts import is_first
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
 from ragjax.precision import single_precision
@@ -44,7 +45,7 @@ def train(
       console: where progress is drawn.
 
     Returns:
-      The content of each seed's result.json.
+      The content of each seed's result.json; nothing on a host that is not the first of several.
 
     Raises:
       UserError: the directory holds another run, is in use, or cannot be written; or config.json could
@@ -59,6 +60,8 @@ def train(
     places = [(config, run_dir), *runs] if len(runs) > 1 else runs
     for own, _ in places:
         require_rebuilt(own)
+    if not is_first():  # of several hosts, which writes nothing that would have to be leased
+        return _train(config, run_dir, runs, resume, console, lambda: None)
     with leased([directory for _, directory in places], console.print) as check_lease:
         # Once more, since another process may have worked there until just now.
         for own, directory in [(config, run_dir)] if resume else places:
@@ -89,6 +92,8 @@ def _train(
     with contextlib.closing(training.learner):
         training.advance()
     training.finish()
+    if not is_first():
+        return []
     going = [place for place in range(len(runs)) if place not in training.failed]
     results = [training.result(place) for place in going]
     if training.failed:

@@ -8,18 +8,20 @@ holds that component's spec, an instance of a class; nothing is looked up by nam
 import dataclasses
 import json
 import sys
-import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, Union, get_args, get_origin
+from typing import Any, ClassVar
+
+from jax.sharding import Mesh
 
 from ragjax.config_differences import first_difference
 from ragjax.errors import UserError, require
 from ragjax.files import import_from, load_function, parse_json, write_json
 from ragjax.imports import named_modules
-from ragjax.ranges import SEED, hints_of, require_ranges
+from ragjax.mesh import DeviceMesh
+from ragjax.ranges import SEED, hints_of, item_hint, require_ranges, without_none
 from ragjax.records import Records
 from ragjax.shipped import find_config, name_like
 from ragjax.training.learner import Learner
@@ -42,6 +44,7 @@ class Config:
       optimizer: the optimiser.
       log_every: steps between two rows of metrics.
       checkpoint_every: steps between checkpoints; one is also written at the end.
+      mesh: the devices that train.
     """
 
     records: ClassVar[type[Records]]
@@ -51,6 +54,7 @@ class Config:
     optimizer: Optimizer = field(default_factory=Adam)
     log_every: int = 10
     checkpoint_every: int = 100
+    mesh: DeviceMesh = field(default_factory=DeviceMesh)
 
     def __post_init__(self):
         """Checks the fields, and the range of every integer below them."""
@@ -66,6 +70,19 @@ class Config:
         for name in ("log_every", "checkpoint_every"):
             value = getattr(self, name)
             require(value >= 1, f"{name} is {value}; it must be at least 1 step.")
+        require(
+            self.num_seeds == 1 or not self.mesh.spreads,
+            f"num_seeds is {self.num_seeds} and mesh.devices {self.mesh.devices}, but seeds side by "
+            "side run on one device; train them one by one, or set mesh.devices to 1.",
+        )
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """Checks that the run can be spread over these devices.
+
+        Raises:
+          UserError: names the field that does not fit.
+        """
+        raise NotImplementedError
 
     @property
     def steps(self) -> int:
@@ -204,22 +221,6 @@ def _specs(value: Any) -> Iterator[Any]:
                 yield from _specs(getattr(value, item.name))
 
 
-def _without_none(hint: Any) -> Any:
-    """X of the type hint `X | None`, and any other hint as it is."""
-    if get_origin(hint) in (Union, types.UnionType):
-        others = [part for part in get_args(hint) if part is not type(None)]
-        return others[0] if len(others) == 1 else hint
-    return hint
-
-
-def _item_hint(hint: Any, place: int) -> Any:
-    """The type hint of an item of a tuple or list that has the hint `hint`."""
-    parts = get_args(_without_none(hint))
-    if len(parts) == 1 or Ellipsis in parts:
-        return parts[0]
-    return parts[place] if place < len(parts) else None
-
-
 def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None) -> Any:
     """Inverse of `to_json`; lists become tuples.
 
@@ -233,8 +234,8 @@ def from_json(value: Any, modules: Mapping[str, str] = NOTHING, hint: Any = None
     """
     if isinstance(value, list):
         items = enumerate(value)
-        return tuple(from_json(item, modules, _item_hint(hint, place)) for place, item in items)
-    if isinstance(value, str) and _without_none(hint) is Path:
+        return tuple(from_json(item, modules, item_hint(hint, place)) for place, item in items)
+    if isinstance(value, str) and without_none(hint) is Path:
         return Path(value)
     if not isinstance(value, dict):
         return value

@@ -2,9 +2,10 @@
 
 import dataclasses
 import functools
+import types
 from collections.abc import Iterator, Mapping
 from numbers import Integral
-from typing import Any, get_args, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ragjax.errors import require
 
@@ -97,3 +98,19 @@ def leaves_of(hint: Any) -> Iterator[Any]:
         yield from leaves_of(part)
     if not parts:
         yield hint
+
+
+def without_none(hint: Any) -> Any:
+    """X of the type hint `X | None`, and any other hint as it is."""
+    if get_origin(hint) in (Union, types.UnionType):
+        others = [part for part in get_args(hint) if part is not type(None)]
+        return others[0] if len(others) == 1 else hint
+    return hint
+
+
+def item_hint(hint: Any, place: int) -> Any:
+    """The type hint of an item of a tuple or list that has the hint `hint`."""
+    parts = get_args(without_none(hint))
+    if len(parts) == 1 or Ellipsis in parts:
+        return parts[0]
+    return parts[place] if place < len(parts) else None

@@ -187,7 +187,8 @@ def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
         require(
             is_run(run_dir), f"{run_dir} holds no run to resume; leave out --resume to start one."
         )
-        begun = read_json(run_dir / CONFIG)
+        # Where it computes may change: a run goes on on another mesh.
+        begun = replace(read_json(run_dir / CONFIG), mesh=config.mesh)
         longer = config_json(begun.lengthened_to(config)) == config_json(config)
         if longer and not config.optimizer.depends_on_length:
             return

@@ -12,7 +12,9 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from ragjax.config import Config, config_json, read_json, write_config
 from ragjax.files import write_json
+from ragjax.hosts import is_first
 from ragjax.interrupts import stop_if_interrupted
+from ragjax.mesh import mesh_notes
 from ragjax.origin import (
     changes_since,
     provenance,
@@ -33,7 +35,7 @@ from ragjax.run_dir import (
 )
 from ragjax.training.checkpoint import Checkpoints
 from ragjax.training.learner import Learner, State
-from ragjax.training.logging import METRICS, MetricLog, RunProgress, SeedLogs
+from ragjax.training.logging import METRICS, MetricLog, NoLog, RunProgress, SeedLogs
 from ragjax.training.loop import Program, fit
 from ragjax.training.program import (
     Hyper,
@@ -131,7 +133,7 @@ class RunTraining:
         self.config, self.runs = config, list(runs)
         self._directory, self._console, self._check_lease = directory, console, check_lease
         self._hyper, self._spent = hyper, Stopwatch()
-        self._keeping = {"may_write": check_lease, "spent": self._spent.read}
+        self._keeping = {"may_write": check_lease, "spent": self._spent.read, "writes": is_first()}
         self._checkpoints = Checkpoints(directory / CHECKPOINTS, **self._keeping)
         self._states: list[State] = []
         self._changes: list[str] = []
@@ -151,6 +153,9 @@ class RunTraining:
         """
         stop_if_interrupted()
         config, origin = self.config, parent or self.runs[0].directory
+        self._mesh = config.mesh.build()
+        if self._mesh is not None:
+            config.check_mesh(self._mesh)
         end = _former_end(origin, config, self._checkpoints) if resume else None
         if learner is None:
             learner = config.load(origin) if resume else config.create()
@@ -175,8 +180,9 @@ class RunTraining:
             self._checkpoints.drop(end)
         # The parent first: with it, a run that is killed between two of them can be resumed.
         for own, directory in [*([] if parent is None else [(config, parent)]), *self.runs]:
-            _write_begun(learner, own, directory, begun)
-        for note in [*self._changes, *learner.notes()]:
+            if is_first():
+                _write_begun(learner, own, directory, begun)
+        for note in [*self._changes, *learner.notes(), *mesh_notes(self._mesh)]:
             self._console.print(note)
         self.step, self._begun, self._before, self.failed = begun, begun, before, {}
 
@@ -185,7 +191,7 @@ class RunTraining:
         return [run.config.seed for run in self.runs]
 
     def _make_program(self) -> Program:
-        return training_program(self.learner, self._seeds, self.config, self._hyper)
+        return training_program(self.learner, self._seeds, self.config, self._hyper, self._mesh)
 
     def _continued(self, before: int | None) -> tuple[int, State]:
         """The step and the state of the newest whole checkpoint, before a step if given, and says so."""
@@ -206,7 +212,9 @@ class RunTraining:
           KeyboardInterrupt: a signal was held back; the state is saved.
         """
         several, directories = len(self.runs) > 1, [run.directory for run in self.runs]
-        log = SeedLogs(directories, self.step) if several else MetricLog(directories[0], self.step)
+        log: Any = SeedLogs(directories, self.step) if several else None
+        if log is None:
+            log = MetricLog(directories[0], self.step) if is_first() else NoLog()
         with (
             self.learner.guard(),
             RunProgress(self._console, self.config.steps, self.step) as progress,

@@ -28,7 +28,7 @@ ROOMS = (
         "manifests",
         "printing",
     ),
-    *("shipped", "interrupts", "lease", "records", "mesh"),
+    *("shipped", "interrupts", "lease", "records", "mesh", "hosts"),
     *("ops", "retrieval", "decoding", "models", "data", "tasks", "envs"),
     *("objectives", "training", "evaluation"),
     *("config_differences", "config", "origin", "run_dir", "learners", "agents"),

@@ -210,6 +210,11 @@ class EpisodesLearner(EpisodeQuestions):
         state = state.replace(carry=jax.tree.map(jnp.copy, carry))
         return state, ["its environments lived outside JAX: their episodes start anew"]
 
+    @property
+    def environments(self) -> int:
+        """E."""
+        return self.config.algorithm.num_envs
+
     def counts(self, steps: int) -> dict[str, int]:
         """`env_steps`, which the device's integers may be too short for."""
         return {"env_steps": steps * self.config.algorithm.batch_size}

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+from jax.sharding import Mesh
+
 from ragjax.config import Config
 from ragjax.envs.base import Environment
 from ragjax.errors import require
 from ragjax.evaluation.episodes import Episodes
 from ragjax.learners.episode_learner import EpisodesLearner
+from ragjax.mesh import require_divided
 from ragjax.models.policy import ActorCritic, Policy
 from ragjax.objectives.algorithm import Algorithm
 from ragjax.origin import require_same_runs
@@ -96,6 +99,15 @@ class EpisodesConfig(Config):
         )
         if self.policy.learns:
             self.optimizer.check(self.steps, self.updates)
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """See `Config.check_mesh`."""
+        require(
+            self.env.traceable,
+            f"mesh.devices is {self.mesh.devices}, but environment {self.env.name} lives outside JAX, "
+            "on one host; set mesh.devices to 1.",
+        )
+        require_divided("algorithm.num_envs", self.algorithm.num_envs, mesh)
 
     @property
     def steps(self) -> int:

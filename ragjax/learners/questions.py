@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+from jax.sharding import Mesh
+
 from ragjax.config import Config
 from ragjax.data.checks import require_splits
 from ragjax.data.prepared import PreparedText
@@ -14,6 +16,7 @@ from ragjax.errors import require
 from ragjax.evaluation.answers import Answers
 from ragjax.learners.question_learner import QuestionsLearner
 from ragjax.learners.start import require_start
+from ragjax.mesh import require_divided
 from ragjax.models.adapters import All, Trained
 from ragjax.models.reader import Reader, TransformerReader
 from ragjax.models.retriever import Dense
@@ -137,6 +140,19 @@ class QuestionsConfig(Config):
         self.trained.check(self.retriever)
         if self.phases:
             self.optimizer.check(self.steps, self.updates)
+
+    def check_mesh(self, mesh: Mesh) -> None:
+        """See `Config.check_mesh`."""
+        require(
+            self.retriever.on_mesh,
+            f"mesh.devices is {self.mesh.devices}, but the retriever {type(self.retriever).__name__} of "
+            "this config works on one device; choose a fixed one, or Dense with an Exact index that is "
+            "not asynchronous, or set mesh.devices to 1.",
+        )
+        accumulate = self.optimizer.accumulate
+        for number, phase in enumerate(self.phases):
+            name = f"phases.{number}.batch_size" + " / optimizer.accumulate" * (accumulate > 1)
+            require_divided(name, phase.batch_size // accumulate, mesh)
 
     @property
     def steps(self) -> int:

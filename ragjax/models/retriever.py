@@ -120,6 +120,11 @@ class Dense(RetrieverSpec):
         return self.index.scores_all
 
     @property
+    def on_mesh(self) -> bool:
+        """See `RetrieverSpec.on_mesh`: what its index says, where no index is made beside the steps."""
+        return self.index.on_mesh and not self.asynchronous
+
+    @property
     def refresh_every_in_step(self) -> int:
         """See `RetrieverSpec.refresh_every_in_step`."""
         return 0 if self.asynchronous or not self.train_passages else self.refresh_every

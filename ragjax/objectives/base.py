@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int
 from ragjax.decoding.marginal import Decoded
 from ragjax.ops.masking import masked_log_softmax
 from ragjax.retrieval.base import RetrieverSpec, or_empty
-from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.corpus import Corpus, gather_passages
 from ragjax.types import Loss, Params, RagBatch, RagModel, TopK, Vocabulary
 
 Documents = Literal["retrieved", "in_batch", "index"]
@@ -85,7 +85,7 @@ class Objective:
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         samples: Any = None,
         reference: Params = None,
@@ -111,7 +111,7 @@ class Objective:
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
     ) -> tuple[RagBatch, Any]:
         """Draws what all `updates` of a step learn from, if there are several; arguments as of `loss`.
@@ -127,7 +127,7 @@ class Objective:
         params: Params,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         length: int,
         hidden: Array | None = None,
@@ -160,7 +160,7 @@ class Objective:
         return topk, log_prior, decoded
 
     def retrieve(
-        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Corpus, index: Any
     ) -> tuple[TopK, Array]:
         """Chooses the K passages of questions that are to be answered.
 

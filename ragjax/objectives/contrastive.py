@@ -16,7 +16,7 @@ from ragjax.ops.augmentation import without_span
 from ragjax.ops.contrastive import contrastive, negatives_of_batch
 from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.retrieval.base import RetrieverSpec, require_depth
-from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.corpus import Corpus, gather_passages
 from ragjax.types import Loss, Params, RagBatch, RagModel, TopK
 
 
@@ -97,7 +97,7 @@ class Contrastive(Objective):
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         samples: Any = None,
         reference: Params = None,
@@ -146,7 +146,7 @@ class Contrastive(Objective):
         keys: tuple[Array, Array],
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
     ) -> tuple[Array, dict[str, Array]]:
         """[B] -log p of a gold passage among those of the batch, and figures [B]."""
@@ -185,7 +185,7 @@ class Contrastive(Objective):
         return contrastive(own, scores, negatives), figures | {"first": own > best}
 
     def retrieve(
-        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Corpus, index: Any
     ) -> tuple[TopK, Array]:
         """That of the likelihood."""
         return self.likelihood.retrieve(context, params, batch, corpus=corpus, index=index)

@@ -12,6 +12,7 @@ from ragjax.objectives.answer_reward import AnswerReward, Reference, Rewarded, S
 from ragjax.objectives.base import Context, Documents, Objective
 from ragjax.objectives.likelihood import RagSequence, Reading
 from ragjax.retrieval.base import RetrieverSpec
+from ragjax.retrieval.corpus import Corpus
 from ragjax.types import Loss, Params, RagBatch, RagModel, TopK
 
 
@@ -72,7 +73,7 @@ class Joint(Rewarded, Objective):
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         samples: Samples | None = None,
         reference: Params = None,
@@ -109,7 +110,7 @@ class Joint(Rewarded, Objective):
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
     ) -> tuple[RagBatch, Samples]:
         """Draws the answers that all updates of a step learn from; see `Objective.sample`."""
@@ -118,7 +119,7 @@ class Joint(Rewarded, Objective):
         return _with_passages(batch, reading), samples
 
     def retrieve(
-        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Corpus, index: Any
     ) -> tuple[TopK, Array]:
         """That of the likelihood."""
         return self.likelihood.retrieve(context, params, batch, corpus=corpus, index=index)

@@ -17,7 +17,8 @@ from ragjax.ops.marginal import log_posterior, rag_sequence, rag_token, sequence
 from ragjax.ops.retrieval_figures import retrieval_figures
 from ragjax.ops.scoring import FULL_PRECISION, log_prior_in_batch, log_prior_index
 from ragjax.retrieval.base import best, prior_of_scores, require_depth
-from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.blocks import all_rows
+from ragjax.retrieval.corpus import Corpus, gather_passages
 from ragjax.retrieval.fusion import listed_scores, scores_of_all
 from ragjax.types import PAD_ID, Loss, Params, RagBatch, RagModel, TopK
 
@@ -102,7 +103,7 @@ class Likelihood(Objective):
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         samples: Any = None,
         reference: Params = None,
@@ -190,7 +191,7 @@ class Likelihood(Objective):
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
     ) -> Reading:
         """Retrieves and reads, with the noise of a step's key; see `Objective.loss`."""
@@ -216,7 +217,7 @@ class Likelihood(Objective):
         return Reading(topk, log_prior, memory, target, closed_book, batch.accepted, own)
 
     def retrieve(
-        self, context: Context, params: Params, batch: RagBatch, *, corpus: Array, index: Any
+        self, context: Context, params: Params, batch: RagBatch, *, corpus: Corpus, index: Any
     ) -> tuple[TopK, Array]:
         """See `retrieve` with a frozen index."""
         return retrieve(self, context, params, batch, corpus=corpus, index=index, frozen_index=True)
@@ -248,7 +249,7 @@ def retrieve(
     params: Params,
     batch: RagBatch,
     *,
-    corpus: Array,
+    corpus: Corpus,
     index: Any,
     rename: Array | None = None,
     frozen_index: bool = False,
@@ -264,8 +265,8 @@ def retrieve(
       corpus: [N,P] passage tokens.
       index: what a learned retriever searches.
       rename: [V] new token ids for the retriever, or None.
-      frozen_index: take scores from the index and embed nothing: right where it is fresh and no gradient
-        is wanted (evaluation). p(d|x) of in-batch negatives is then over the K retrieved.
+      frozen_index: take scores from the index and embed nothing, where it is fresh and no gradient is
+        wanted. p(d|x) of in-batch negatives is then over the K retrieved.
 
     Returns:
       The passages and their [B,K] log-probabilities.
@@ -290,7 +291,7 @@ def retrieve(
             topk = given or retriever.search(index, query, k, *words)
             scores = _with_words(retriever.scores(index, query), words)
         else:
-            embedded = retriever.embed(params, corpus, rename)
+            embedded = retriever.embed(params, all_rows(corpus), rename)
             scores = jnp.matmul(query, embedded.T, precision=FULL_PRECISION)
             scores = _with_words(scores, words)
             topk = given or best(scores, k)

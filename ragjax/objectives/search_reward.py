@@ -16,7 +16,7 @@ from ragjax.objectives.answer_reward import AnswerReward, Rewarded, Samples
 from ragjax.objectives.base import Context, Objective
 from ragjax.objectives.likelihood import is_gold
 from ragjax.retrieval.base import RetrieverSpec, prior_of_scores, require_depth
-from ragjax.retrieval.corpus import gather_passages
+from ragjax.retrieval.corpus import Corpus, gather_passages
 from ragjax.types import PAD_ID, Leaf, Loss, Params, RagBatch, RagModel, TopK
 
 
@@ -83,7 +83,7 @@ class SearchReward(Rewarded, Objective):
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         samples: Drawn | None = None,
         reference: Params = None,
@@ -125,7 +125,7 @@ class SearchReward(Rewarded, Objective):
         key: Array,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
     ) -> tuple[RagBatch, Drawn]:
         """Writes G texts to each question; see `Objective.sample`."""
@@ -156,7 +156,7 @@ class SearchReward(Rewarded, Objective):
         params: Params,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         length: int,
         hidden: Array | None = None,
@@ -195,7 +195,7 @@ class SearchReward(Rewarded, Objective):
         key: Array | None,
         batch: RagBatch,
         *,
-        corpus: Array,
+        corpus: Corpus,
         index: Any,
         texts: int,
         length: int,

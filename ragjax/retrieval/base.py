@@ -81,6 +81,11 @@ class RetrieverSpec:
         return False
 
     @property
+    def on_mesh(self) -> bool:
+        """Whether it works on a mesh of several devices; a fixed one, which is looked up on the host."""
+        return not self.learned
+
+    @property
     def refresh_every_in_step(self) -> int:
         """Number of steps after which a step embeds the index anew; 0 where only the first one does.
 
@@ -166,12 +171,18 @@ class Index:
 
     Attributes:
       scores_all: whether `scores` exists, as the objective needs that normalises over the whole index.
+      on_mesh: whether it can be searched on a mesh of several devices.
     """
 
     scores_all: ClassVar[bool] = False
+    on_mesh: ClassVar[bool] = False
 
-    def build(self, embeddings: Float[Array, "N D"]) -> Any:
-        """Arranges embeddings for the search; traceable. By default they stay as they are."""
+    def build(self, embeddings: Any) -> Any:
+        """Arranges embeddings for the search; traceable. By default they stay as they are.
+
+        Args:
+          embeddings: [N,D]; of a kind that works `on_mesh` they may be `blocks.ShardedRows`.
+        """
         return embeddings
 
     def rows(self, index: Any) -> Float[Array, "N D"]:

@@ -38,7 +38,7 @@ def best_in_blocks(
     query: Float[Array, "*batch D"],
     k: int,
     *,
-    block: int = BLOCK,
+    block: int | None = None,
 ) -> TopK:
     """The k passages of highest inner product, best first, ties by the lower row; traceable.
 
@@ -46,7 +46,7 @@ def best_in_blocks(
       embeddings: [N,D], of any floating type; multiplied in the type of the query.
       query: [...,D].
       k: static.
-      block: rows of a block, a multiple of `GROUP`.
+      block: rows of a block, a multiple of `GROUP`; `BLOCK` if None.
 
     Returns:
       `TopK` of [...,k], without gradient.
@@ -54,7 +54,7 @@ def best_in_blocks(
     Raises:
       UserError: k exceeds N.
     """
-    count = embeddings.shape[0]
+    count, block = embeddings.shape[0], block or BLOCK
     require_depth(k, count)
     embeddings, query = jax.lax.stop_gradient((embeddings, query))
     if count <= block:
@@ -189,7 +189,7 @@ def _over_batch(search: Any, query: Float[Array, "*batch D"], rows: int) -> TopK
 
 @struct.dataclass
 class ShardedRows:
-    """Embeddings whose rows are dealt out to the devices of a mesh, whole blocks to each.
+    """Embeddings, or tokens, whose rows are dealt out to the devices of a mesh, whole blocks to each.
 
     Attributes:
       rows: [n,D], n >= N; the last are no passages.
@@ -201,15 +201,32 @@ class ShardedRows:
     count: int = struct.field(pytree_node=False)
     mesh: Mesh = struct.field(pytree_node=False)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        return self.count, self.rows.shape[1]
 
-def shard_rows(embeddings: Any, mesh: Mesh, *, block: int = BLOCK) -> ShardedRows:
-    """Deals the rows of a host array [N,D] out to the devices of a mesh, each its own part only.
 
-    Every device holds as many blocks as any other, the last of them empty where they don't suffice.
-    """
+def all_rows(rows: Any) -> Array:
+    """[N,D], as one array, of what may be `ShardedRows`; traceable."""
+    return rows.rows[: rows.count] if isinstance(rows, ShardedRows) else rows
+
+
+def are_sharded(count: int, mesh: Mesh | None) -> bool:
+    """Whether N rows are dealt out on a mesh; few are on each of its devices."""
+    return mesh is not None and count > BLOCK
+
+
+def rows_of_each(count: int, mesh: Mesh, block: int | None = None) -> int:
+    """Rows that each device holds of N, as many as any other: whole blocks, the last of them empty."""
+    block = block or BLOCK
+    return -(-count // (block * mesh.size)) * block
+
+
+def shard_rows(embeddings: Any, mesh: Mesh, *, block: int | None = None) -> ShardedRows:
+    """Deals the rows of a host array [N,D] out to the devices of a mesh, each its own part only."""
     count, width = embeddings.shape
-    blocks = -(-count // block)
-    rows = -(-blocks // mesh.size) * block
+    rows = rows_of_each(count, mesh, block)
     sharding = NamedSharding(mesh, P("data"))
 
     def part(index: Any) -> np.ndarray:
@@ -222,7 +239,7 @@ def shard_rows(embeddings: Any, mesh: Mesh, *, block: int = BLOCK) -> ShardedRow
 
 
 def best_in_shards(
-    index: ShardedRows, query: Float[Array, "*batch D"], k: int, *, block: int = BLOCK
+    index: ShardedRows, query: Float[Array, "*batch D"], k: int, *, block: int | None = None
 ) -> TopK:
     """As `best_in_blocks`, over the devices of a mesh, of which each searches its own rows; traceable.
 
@@ -233,16 +250,16 @@ def best_in_shards(
       UserError: k exceeds N.
     """
     require_depth(k, index.count)
-    rows_of_each = index.rows.shape[0] // index.mesh.size
+    block, each = block or BLOCK, index.rows.shape[0] // index.mesh.size
 
     def score(own: Array, queries: Array, groups: Array) -> TopK:
-        first, rows = jax.lax.axis_index("data") * rows_of_each, _rows(groups)
-        mine = (rows >= first) & (rows < first + rows_of_each) & (rows < index.count)
+        first, rows = jax.lax.axis_index("data") * each, _rows(groups)
+        mine = (rows >= first) & (rows < first + each) & (rows < index.count)
         scores = _scores(own, queries, jnp.where(mine, rows - first, -1))
         return _best_of(jax.lax.pmax(scores, "data"), rows, k)
 
     def search(own: Array, queries: Array) -> TopK:
-        first = jax.lax.axis_index("data") * rows_of_each
+        first = jax.lax.axis_index("data") * each
         values, places = _best_of_many(_maxima(own, index.count - first, queries, block), k)
         # Devices one after another are in the order of their rows, as ties have to be.
         values, groups = (
@@ -258,7 +275,7 @@ def best_in_shards(
             scores = _all_scores(own[: index.count], queries)
             first = jax.lax.axis_index("data") == 0
             return best(jax.lax.pmax(jnp.where(first, scores, -jnp.inf), "data"), k)
-        return _over_batch(partial(search, own), queries, rows_of_each)
+        return _over_batch(partial(search, own), queries, each)
 
     everywhere = jax.shard_map(
         on_every_device,

@@ -24,6 +24,7 @@ import numpy as np
 
 from ragjax.errors import UserError, require
 from ragjax.files import parse_json
+from ragjax.hosts import from_first
 from ragjax.lease import Owner, clock, is_abandoned
 
 MANIFEST = "manifest.json"
@@ -104,6 +105,7 @@ class Checkpoints:
         keep: int = 2,
         may_write: Callable[[], None] = lambda: None,
         spent: Callable[[], dict[str, float]] = dict,
+        writes: bool = True,
     ):
         """Names the directory; nothing is written yet.
 
@@ -112,10 +114,11 @@ class Checkpoints:
           keep: see above.
           may_write: called before anything is written; raises if this process may no longer.
           spent: seconds that training took so far, which a checkpoint keeps for who continues from it.
+          writes: whether this host is the one of several that writes; the others only read.
         """
         self.directory = directory.absolute()
         self.keep = keep
-        self._may_write, self._spent = may_write, spent
+        self._may_write, self._spent, self._writes = may_write, spent, writes
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints that exist, whole or damaged, oldest first."""
@@ -131,6 +134,9 @@ class Checkpoints:
         Raises:
           UserError: it can't be written or read; the earlier checkpoints are as they were.
         """
+        if not self._writes:
+            self._save_with_others(step, self.directory / from_first(""), state)
+            return
         self._may_write()
         partial = self.directory / f"{PARTIAL}{Owner.this().tag}"
         replaced, final = Path(f"{partial}-replaced"), self.directory / str(step)
@@ -138,12 +144,11 @@ class Checkpoints:
         shutil.rmtree(replaced, ignore_errors=True)
         try:
             partial.mkdir(parents=True)
-            with _plain(partial) as plain:
-                _orbax().save(str(plain / STATE), state)
+            from_first(partial.name)
+            self._save_with_others(step, partial, state)
             files, leaves = _digests(partial), _leaves(state)
             manifest = {"files": files, "leaves": leaves, "spent": self._spent()}
             (partial / MANIFEST).write_text(json.dumps(manifest))
-            self._require_readable(step, partial, state)
             with contextlib.suppress(FileNotFoundError):
                 # Out of the way in one move: half of it would pass for a damaged checkpoint.
                 final.rename(replaced)
@@ -167,6 +172,19 @@ class Checkpoints:
             if is_abandoned(tag, _age(left)):
                 shutil.rmtree(left, ignore_errors=True)
 
+    def _save_with_others(self, step: int, partial: Path, state: Any) -> None:
+        """Saves by Orbax and reads it again, which it wants all hosts to do in the same order.
+
+        Raises:
+          UserError: it can't be read.
+        """
+        if jax.process_count() > 1:
+            state = jax.tree.map(np.asarray, state)
+        with _plain(partial) as plain:
+            _orbax().save(str(plain / STATE), state)
+        self._require_readable(step, partial, state)
+        from_first("")  # before the first one renames it
+
     def _require_readable(self, step: int, directory: Path, state: Any) -> None:
         """Restores what was just written, on the host, and compares it bit for bit.
 
@@ -177,7 +195,7 @@ class Checkpoints:
         shapes = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), state)
         reason = "it differs from what was written"
         try:
-            with _plain(directory) as plain:
+            with _plain(directory) as plain, _alone():
                 found = _orbax().load(str(plain / STATE), shapes)
             pairs = zip(jax.tree.leaves(found), jax.tree.leaves(state), strict=True)
             same = all(np.array_equal(_bytes(a), _bytes(b)) for a, b in pairs)
@@ -204,6 +222,8 @@ class Checkpoints:
 
     def drop(self, step: int) -> None:
         """Removes the checkpoint of a step, if there is one, in one move for whoever reads it now."""
+        if not self._writes:
+            return
         self._may_write()
         gone = self.directory / f"{PARTIAL}{Owner.this().tag}-replaced"
         shutil.rmtree(gone, ignore_errors=True)
@@ -229,7 +249,7 @@ class Checkpoints:
           UserError: there is no whole checkpoint, or it has other shapes than `template`.
         """
         damaged = []
-        device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         for step in reversed(self.steps()):
             if before is not None and step >= before:
                 continue
@@ -250,7 +270,7 @@ class Checkpoints:
                 lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), template
             )
             try:
-                with _plain(path) as plain:
+                with _plain(path) as plain, _alone():
                     return step, _orbax().load(str(plain / STATE), abstract), damaged
             except (OSError, ValueError) as error:
                 if not path.exists():
@@ -268,9 +288,23 @@ class Checkpoints:
         )
 
 
-def _orbax():
+def _orbax() -> Any:
     """Imports Orbax late, for the commands' start-up time, and quietens its log: errors are raised."""
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     from orbax.checkpoint import v1
 
     return v1
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    """Within it Orbax waits for no other host."""
+    if jax.process_count() == 1:
+        yield
+        return
+    host, options = jax.process_index(), _orbax().options
+    alone = options.MultiprocessingOptions(
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"host_{host}"
+    )
+    with _orbax().Context(multiprocessing_options=alone):
+        yield

@@ -171,6 +171,11 @@ class Learner:
     def close(self) -> None:
         """Ends what works beside the steps, once there are no more; raises what went wrong there."""
 
+    @property
+    def environments(self) -> int:
+        """Environments that it learns in, the rows of what they carry on; 0 if none."""
+        return 0
+
     def counts(self, steps: int) -> dict[str, int]:
         """What the host counts, to be logged with the metrics of the last of `steps` steps."""
         del steps

@@ -111,6 +111,16 @@ class SeedLogs:
             log.close()
 
 
+class NoLog:
+    """The log of a host that is not the first of several: nothing."""
+
+    def write(self, step: int, metrics: Mapping[str, Any], failed: Collection[int] = ()) -> None:
+        """Keeps nothing."""
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 def _step_of(line: bytes) -> float:
     """The step of a row; infinity for what a killed process left of one."""
     try:

@@ -10,7 +10,7 @@ import numpy as np
 from ragjax.errors import UserError
 from ragjax.interrupts import held_interrupts, stop_if_interrupted
 from ragjax.training.checkpoint import Checkpoints
-from ragjax.training.logging import MetricLog, RunProgress, SeedLogs
+from ragjax.training.logging import MetricLog, NoLog, RunProgress, SeedLogs
 from ragjax.training.monitor import RetrieverMonitor
 
 Metrics = Mapping[str, Any]  # name -> [] or [seed] number or `Figure`
@@ -32,6 +32,9 @@ class Program:
         on those of a seed that has failed before are not.
       mark_failed: (state, places) -> the state in which they are not, of the seeds in these places: a
         loss may become NaN and leave parameters finite.
+      place: a state as the loop is given it -> as `advance` takes it, on the devices of a mesh.
+      gather: the inverse, for what is measured, saved and returned.
+      agreed: whether this host is to stop -> whether all stop here, as each of them is told.
     """
 
     total: int
@@ -43,6 +46,9 @@ class Program:
     seeds: tuple[int, ...] = (0,)
     finite: Callable[[Any], np.ndarray] = lambda state: np.array([True])
     mark_failed: Callable[[Any, Sequence[int]], Any] = lambda state, places: state
+    place: Callable[[Any], Any] = lambda state: state
+    gather: Callable[[Any], Any] = lambda state: state
+    agreed: Callable[[bool], bool] = lambda stopping: stopping
 
 
 # Metrics whose being finite is looked at in every step: of drawn answers, and of an environment's steps.
@@ -136,7 +142,7 @@ def fit(
     state: Any,
     start: int,
     checkpoints: Checkpoints,
-    log: MetricLog | SeedLogs,
+    log: MetricLog | SeedLogs | NoLog,
     progress: RunProgress,
     *,
     end: int | None = None,
@@ -205,6 +211,7 @@ def fit(
     with held_interrupts(polled=False) as interrupted:
         if program.total == 0:  # nothing to learn, but a run to be loaded
             checkpoints.save(0, state)
+        state = program.place(state)
         while step < last:
             state, metrics = program.advance(state, step)
             step += 1
@@ -214,16 +221,16 @@ def fit(
             if every and (step % every == 0 or step == program.total):
                 settle(pending)
                 pending = None
-                show(step, program.evaluate(state, step))
-            stopping = interrupted()
+                show(step, program.evaluate(program.gather(state), step))
+            stopping = program.agreed(interrupted())
             if stopping or step % program.checkpoint_every == 0 or step == last:
                 settle(pending)
                 pending = None
                 if seeds.failed:
                     state = program.mark_failed(state, list(seeds.failed))
-                checkpoints.save(step, state)
+                checkpoints.save(step, program.gather(state))
             if stopping:
                 raise KeyboardInterrupt
         if interrupted():  # while the last checkpoint was written
             raise KeyboardInterrupt
-    return state, seeds.failed
+    return program.gather(state), seeds.failed

@@ -1,16 +1,20 @@
 """A run as programs: the states of its seeds, and the steps that move them."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array
 
 from ragjax.errors import require
+from ragjax.hosts import AnyHost, is_first
 from ragjax.training.learner import Learner, Stage, State, stage_at
 from ragjax.training.loop import Program
+from ragjax.training.placement import Placement
 from ragjax.training.step import make_step
 
 Hyper = dict[str, Array]  # name -> traced scalars, [n] of n seeds with their own
@@ -111,7 +115,11 @@ def starting_state(learner: Learner, seeds: Sequence[int], hyper: Hyper | None =
 
 
 def training_program(
-    learner: Learner, seeds: Sequence[int], config: Any, hyper: Hyper | None = None
+    learner: Learner,
+    seeds: Sequence[int],
+    config: Any,
+    hyper: Hyper | None = None,
+    mesh: Mesh | None = None,
 ) -> Program:
     """The run of a learner, for `training.loop.fit`.
 
@@ -123,34 +131,42 @@ def training_program(
       seeds: one, or several that run side by side.
       config: a `Config`, for how often what happens.
       hyper: name -> [n] traced scalars, one for each seed; None where all have those of the learner.
+      mesh: the devices that make each step together, of one seed; None for a single device.
 
     Raises:
       UserError: there are several seeds, but the learner acts between steps.
     """
     data, several, axis = learner.data, len(seeds) > 1, _axis(hyper)
     given = _given(learner, seeds, hyper)
+    placement = None if mesh is None else Placement(config.mesh, mesh, learner)
+    if placement is not None:
+        data = placement.data(data)
     if several:
         _require_steps_alone(learner, "several seeds side by side")
 
     def compiled(stage: Stage) -> Callable[..., Any]:
-        kind = (stage, several, axis)
+        kind = (stage, several, axis, mesh)
         if kind not in learner.compiled:
             step = make_step(learner, stage)
             if several:
                 axes = seed_axes(state_shapes(learner, seeds))
                 step = jax.vmap(step, in_axes=(axes, 0, axis, None), out_axes=(axes, 0))
-            learner.compiled[kind] = jax.jit(step, donate_argnums=0)
+            jit = partial(jax.jit, donate_argnums=0) if placement is None else placement.jit
+            learner.compiled[kind] = jit(step)
         return learner.compiled[kind]
 
     def advance(state: State, step: int):
         state = state if several else learner.between_steps(state, step)
         fed = [learner.feed(seed, step) for seed in seeds]
         batch = jax.tree.map(lambda *leaves: np.stack(leaves), *fed) if several else fed[0]
+        batch = batch if placement is None else placement.feed(batch)
         state, metrics = compiled(stage_at(learner, step))(state, batch, given, data)
         return state, metrics | learner.counts(step + 1)
 
     def measure(state: State, step: int) -> dict[str, Any]:
         del step
+        if not is_first():
+            return {}
         if not several:
             return learner.measure(state)
         figures = [learner.measure(state_of_seed(state, n)) for n in range(len(seeds))]
@@ -179,7 +195,14 @@ def training_program(
         seeds=tuple(seeds),
         finite=finite,
         mark_failed=mark_failed,
+        **({} if placement is None else _on_mesh(placement)),
     )
+
+
+def _on_mesh(placement: Placement) -> dict[str, Any]:
+    """What a `Program` on a mesh has beside."""
+    found: dict[str, Any] = {"place": placement.place, "gather": placement.gather}
+    return found if jax.process_count() == 1 else found | {"agreed": AnyHost(placement.mesh)}
 
 
 def stage_feeds(learner: Learner, seed: int) -> list[Any]:

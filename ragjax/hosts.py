@@ -1,0 +1,149 @@
+"""The processes of one run on several hosts: how they find each other, and what only one of them does.
+
+Every host runs the same command. All make every step together; the first alone writes and measures.
+"""
+
+import os
+import socket
+import sys
+import threading
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from ragjax.errors import UserError, require
+
+WAIT = 120.0  # seconds for the others to come
+TEXT = 256  # bytes of what `from_first` hands on, at most
+MISSED = 60  # seconds without a sign of life, after which a host counts as gone and the others end
+PARTING = 20  # seconds that a host which was stopped waits for the others to stop with it
+LAST = 24 * 3600  # seconds that a host waits for another that still measures, at the end
+
+
+def connect(coordinator: str, hosts: int | None, host: int | None, wait: float = WAIT) -> None:
+    """Joins the other hosts, before anything is computed.
+
+    Args:
+      coordinator: "address:port" of host 0; or "auto", where the cluster tells (Slurm, Open MPI, TPU).
+      hosts: how many there are; None with "auto".
+      host: which this is, from 0; None with "auto".
+      wait: seconds for the others to answer.
+
+    Raises:
+      UserError: a value is missing or out of range, or the others do not answer.
+    """
+    told: dict[str, Any] = {}
+    if coordinator != "auto":
+        require(
+            hosts is not None and host is not None and 0 <= host < hosts,
+            f"--coordinator is {coordinator}, --hosts {hosts} and --host {host}; give the number of "
+            "hosts and which of them this is, from 0.",
+        )
+        address, _, port = coordinator.rpartition(":")
+        require(
+            bool(address) and port.isdigit() and 0 < int(port) < 2**16,
+            f"--coordinator is {coordinator!r}; give address:port of host 0, or auto.",
+        )
+        if host != 0:
+            _await_port(address, int(port), coordinator, wait)
+        told = {"coordinator_address": coordinator, "num_processes": hosts, "process_id": host}
+    else:
+        require(
+            hosts is None and host is None,
+            "--hosts or --host is given, but --coordinator auto takes them from the cluster; leave them "
+            "out.",
+        )
+    # JAX would take SIGTERM for itself, and a run that is stopped would not be saved.
+    jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(
+            **told,
+            initialization_timeout=int(wait),
+            heartbeat_timeout_seconds=MISSED,
+            shutdown_timeout_seconds=LAST,
+        )
+    except Exception as error:  # of gRPC, or of whatever detects the cluster
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"The hosts of --coordinator {coordinator} did not all answer within {wait:.0f} s "
+            f"({reason}); check that every host runs the command with a --host of its own, and that the "
+            "port is open."
+        ) from error
+
+
+def _await_port(address: str, port: int, coordinator: str, wait: float) -> None:
+    """Waits until host 0 listens: JAX itself ends the process where it never does."""
+    until = time.monotonic() + wait
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=5).close()
+            return
+        except OSError as error:
+            if time.monotonic() > until:
+                raise UserError(
+                    f"Host 0 does not answer at --coordinator {coordinator} within {wait:.0f} s "
+                    f"({error.strerror or error}); check that it runs, its address, and that the port "
+                    "is open."
+                ) from error
+            time.sleep(0.2)
+
+
+def is_first() -> bool:
+    """Whether this is the host that writes and measures."""
+    return jax.process_index() == 0
+
+
+def from_first(text: str) -> str:
+    """What the first host says; every host has to ask, and gets it once all have come here."""
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    said = np.zeros(TEXT, np.uint8)
+    said[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
+    return bytes(np.asarray(broadcast_one_to_all(said))).rstrip(b"\0").decode()
+
+
+def leave(code: int) -> None:
+    """Ends a process that failed or was stopped, without waiting for hosts that may never come.
+
+    They end once they miss it. Without other hosts nothing is done.
+    """
+    if not (jax.distributed.is_initialized() and jax.process_count() > 1):
+        return
+    parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    parting.start()
+    parting.join(PARTING)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+class AnyHost:
+    """Whether any host was asked to stop, told to all of them at the same step.
+
+    Asked at every step, it answers what the hosts said at the step before, so that none waits for
+    another within a step.
+    """
+
+    def __init__(self, mesh: Mesh):
+        """Over the hosts whose devices are in the mesh."""
+        self._sharding = NamedSharding(mesh, jax.P("data"))
+        self._sum = jax.jit(jnp.sum, out_shardings=NamedSharding(mesh, jax.P()))
+        self._before: Any = None
+        self._devices = mesh.size
+
+    def __call__(self, here: bool) -> bool:
+        """What all hosts said the last time, of which each says now."""
+        told = False if self._before is None else bool(np.asarray(self._before))
+        flags = jax.make_array_from_callback(
+            (self._devices,),
+            self._sharding,
+            lambda index: np.full(self._devices, here, np.int32)[index],
+        )
+        self._before = self._sum(flags)
+        return told
