@@ -137,7 +137,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Report:
+class Pages:
     """Write the pages of all tables and configs anew from the recorded runs."""
 
     directory: Positional[Path] = Path(".")
@@ -222,7 +222,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "export": (Export, result_commands.export),
         "table": (Table, result_commands.table),
         "plot": (Plot, result_commands.plot),
-        "report": (Report, result_commands.report),
+        "pages": (Pages, result_commands.pages),
         "configs": (Configs, result_commands.configs),
         "config show": (ConfigShow, result_commands.config_show),
         "config diff": (ConfigDiff, result_commands.config_diff),

@@ -1,4 +1,4 @@
-"""Pages that are generated from experiments, configs and recorded runs, by `ragjax report`.
+"""Pages that are generated from experiments, configs and recorded runs, by `ragjax pages`.
 
 experiments/README.md   every table and every picture
 configs/*/*.py          the lines "Expected (<experiment>): ..." of their docstrings
@@ -19,7 +19,7 @@ from ragjax.evaluation.rendering import cell_texts, measured_lines, render
 from ragjax.evaluation.tables import Table, load_table
 from ragjax.files import write_atomically
 
-COMMAND = "ragjax report"
+COMMAND = "ragjax pages"
 SHOWN = 2  # figures that a config's docstring tells to expect
 
 _EXPECTED = re.compile(r"^Expected \((\S+?)\):.*$", re.MULTILINE)
