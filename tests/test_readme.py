@@ -11,15 +11,15 @@ import pytest
 from ragjax.cli import Train, _parse_with_overrides, main
 from ragjax.config import load_config
 from ragjax.evaluation.claims import checked_claims
-from ragjax.evaluation.plots import read_figures
-from ragjax.evaluation.readme import replace_block, table_blocks
-from ragjax.evaluation.rendering import render
 from ragjax.evaluation.pages import (
     configs_page,
     expected_docstrings,
     experiment_files,
     experiments_page,
 )
+from ragjax.evaluation.plots import read_figures
+from ragjax.evaluation.readme import replace_block, table_blocks
+from ragjax.evaluation.rendering import render
 from ragjax.evaluation.runs import load_runs
 from ragjax.evaluation.statistics import interquartile_interval
 from ragjax.evaluation.tables import load_table, missing_runs
