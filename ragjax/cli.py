@@ -17,6 +17,7 @@ from ragjax import (
     import_command,
     index_commands,
     index_search,
+    report_command,
     result_commands,
     sweep_command,
 )
@@ -222,6 +223,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "export": (Export, result_commands.export),
         "table": (Table, result_commands.table),
         "plot": (Plot, result_commands.plot),
+        "report": (report_command.Report, report_command.report),
         "pages": (Pages, result_commands.pages),
         "configs": (Configs, result_commands.configs),
         "config show": (ConfigShow, result_commands.config_show),

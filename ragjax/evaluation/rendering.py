@@ -147,7 +147,7 @@ def _number(value: float, digits: int) -> str:
     return f"{round(value, 9):.{digits}f}"
 
 
-def _interval_text(cell: Interval, digits: int) -> str:
+def interval_text(cell: Interval, digits: int) -> str:
     """The mean ± half-width; the mean alone of a single number, which has no interval."""
     mean = _number(cell.mean, digits)
     return mean if cell.single else f"{mean} ± {_number(cell.half_width, digits)}"
@@ -158,7 +158,7 @@ def cell_texts(table: Table, line: Line) -> list[str]:
     found = len(line.runs)
     mark = "" if found == len(table.seeds) else f" ({found} seed{'s' * (found != 1)})"
     return [
-        _interval_text(cell, column.digits) + mark
+        interval_text(cell, column.digits) + mark
         if cell
         else line.row.published.get(column.label, MISSING)
         for column, cell in zip(table.columns, line.cells, strict=True)
