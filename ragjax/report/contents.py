@@ -1,6 +1,7 @@
 """What stands on the page of some paths: of runs, sweeps and experiments."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from ragjax.errors import require
@@ -14,6 +15,8 @@ from ragjax.report.questions import explorer_section
 from ragjax.report.runs import Group, grouped, read_run, run_directories, runs_section
 from ragjax.report.sweeps import sweep_report
 from ragjax.sweep.store import SWEEP
+
+NAMED = 4  # paths in a title
 
 
 def report_page(paths: Sequence[Path], episodes: int, console: PlainConsole) -> Page:
@@ -46,7 +49,7 @@ def report_page(paths: Sequence[Path], episodes: int, console: PlainConsole) -> 
         else:
             directories += run_directories(path)
     once = list({place.resolve(): place for place in directories}.values())
-    groups = [*grouped([read_run(place) for place in once]), *measured]
+    groups = _told_apart([*grouped([read_run(place) for place in once]), *measured])
     if groups:
         sections += [
             runs_section(groups),
@@ -56,4 +59,17 @@ def report_page(paths: Sequence[Path], episodes: int, console: PlainConsole) -> 
             explorer_section(groups),
             decisions_section(groups, episodes, console),
         ]
-    return Page(", ".join(path.resolve().name for path in paths), sections)
+    names = [path.resolve().name for path in paths]
+    more = f" and {len(names) - NAMED} more" * (len(names) > NAMED)
+    return Page(", ".join(names[:NAMED]) + more, sections)
+
+
+def _told_apart(groups: Sequence[Group]) -> list[Group]:
+    """Numbers groups of one label, such as trials of several sweeps."""
+    labels = [group.label for group in groups]
+    return [
+        group
+        if labels.count(group.label) == 1
+        else replace(group, label=f"{group.label} ({1 + labels[:place].count(group.label)})")
+        for place, group in enumerate(groups)
+    ]

@@ -182,7 +182,7 @@ def _action(number: Any) -> str:
     return f"action {int(number)}"
 
 
-def _passages(passages: Any, place: int) -> list[tuple[str, str | None, float, float]]:
+def _passages(passages: Any, place: int) -> list[tuple[str, str, float, float]]:
     """The passages of a decision, the likeliest first, by their rows in the environment."""
     if passages is None:
         return []
@@ -191,7 +191,7 @@ def _passages(passages: Any, place: int) -> list[tuple[str, str | None, float, f
     return [
         (
             f"passage {ids[k]}" if ids[k] >= 0 else "the empty passage",
-            None,
+            "",
             float(prior[k]),
             float(posterior[k]),
         )

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from ragjax.data.prepared import PASSAGES
-from ragjax.evaluation.metrics import first_positive_rank
+from ragjax.evaluation.metrics import Outcomes, first_positive_rank
 from ragjax.files import parse_json
 from ragjax.report.blocks import Block, Explorer, Section, Words
 from ragjax.report.runs import FoundRun, Group
 from ragjax.text import counted, shortened
 
-BYTES = 4_000_000  # of all questions and passages of a page
+BYTES = 3_500_000  # of all questions and passages of a page
 DEPTH = 10  # passages of a question
 LETTERS = 600  # of a passage
 DIGITS = 4  # significant digits of probabilities
@@ -50,7 +50,7 @@ def explorer_section(groups: Sequence[Group]) -> Section:
         group.label
         for group in groups
         if not any(run.records for run in group.runs)
-        and any(getattr(run.outcomes, "retrieved", None) is not None for run in group.runs)
+        and any(isinstance(run.outcomes, Outcomes) for run in group.runs)
     ]
     blocks: list[Block] = []
     if runs:
@@ -138,8 +138,8 @@ def _row(record: Mapping[str, Any], texts: Texts, passages: PassageList) -> list
     names, gold = record["retrieved"], record["positives"]
     rank = (first_positive_rank(names, gold) if gold else record.get("answer_rank")) or 0
     known = bool(names) and (bool(gold) or "answer_rank" in record)
-    posterior = [_rounded(value) for value in record["posterior"]]
-    mass = sum(p for name, p in zip(names, record["posterior"], strict=True) if name in gold)
+    posterior = record["posterior"]
+    mass = sum(p for name, p in zip(names, posterior, strict=True) if name in gold)
     return [
         *(record[name] for name in ("id", "question", "relation", "answers", "prediction")),
         *(_rounded(record["probability"]), int(record["em"]), _rounded(record["f1"])),
@@ -149,10 +149,10 @@ def _row(record: Mapping[str, Any], texts: Texts, passages: PassageList) -> list
         _rounded(mass) if gold else None,
         [passages.place(name, texts) for name in names[:DEPTH]],
         [_rounded(value) for value in record["prior"][:DEPTH]],
-        posterior[:DEPTH],
-        [len(names[DEPTH:]), _rounded(sum(record["posterior"][DEPTH:]))],
+        [_rounded(value) for value in posterior[:DEPTH]],
+        [len(names[DEPTH:]), _rounded(sum(posterior[DEPTH:]))],
     ]
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: int | float) -> float:
     return float(f"{value:.{DIGITS}g}")

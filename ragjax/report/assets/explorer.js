@@ -161,7 +161,7 @@ function passageItem([name, title, text], marks, rank, prior, posterior) {
   return el("li", { class: rank === null ? "unranked" : null },
     el("div", { class: "head" }, rank === null ? null : el("span", { class: "rank" }, `${rank}.`), el("bdi", { class: "title" }, title || name), marks),
     bars,
-    el("p", { class: "text", dir: "auto" }, text === null ? "(its text is not recorded)" : text));
+    text === "" ? null : el("p", { class: "text", dir: "auto" }, text ?? "(its text is not recorded)"));
 }
 
 // Decisions
@@ -186,7 +186,7 @@ function decisionItem(decision) {
   const bars = decision.actions.map(([name, value]) => el("div", { class: name === decision.taken ? "bar taken" : "bar" },
     el("span", { class: "name" }, name), meter(value, name === decision.taken ? "var(--accent)" : "var(--faint)"),
     el("span", { class: "number" }, percent(value))));
-  const passages = decision.passages.map(([title, text, prior, posterior], k) => passageItem([title, title, text ?? ""], [], k + 1, prior, posterior));
+  const passages = decision.passages.map(([title, text, prior, posterior], k) => passageItem([title, title, text], [], k + 1, prior, posterior));
   return el("li", {}, bars,
     decision.facts.map((fact) => el("p", { class: "hint" }, el("bdi", {}, fact))),
     passages.length ? el("ol", { class: "passages" }, passages) : null);
