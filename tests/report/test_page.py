@@ -1,4 +1,4 @@
-"""A page as a file: it holds all it needs, no text in it is more than a text, equal runs are equal bytes."""
+"""A page as a file: it holds all it needs, texts are no more than texts, equal runs give equal bytes."""
 
 import base64
 import hashlib

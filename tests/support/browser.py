@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,15 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 FOUND = next((path for name in NAMES if (path := shutil.which(name))), None)
 PATIENCE = 60  # seconds
+
+# The browser expects the two pipes under the numbers 3 and 4.
+LAUNCH = """
+import fcntl, os, sys
+pipes = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for place, pipe in zip((3, 4), pipes):
+    os.dup2(pipe, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 # Of the keys that tests press: the code that the browser wants beside the name.
 KEYS = {
@@ -33,8 +43,7 @@ class Browser:
         self.complaints: list[Any] = []
         self.requests: list[str] = []
         (to_read, self._write), (self._read, to_write) = os.pipe(), os.pipe()
-        # The browser expects the pipes under these two numbers.
-        words = ["sh", "-c", f'exec "$0" "$@" 3<&{to_read} 4>&{to_write}', str(FOUND)]
+        words = [sys.executable, "-c", LAUNCH, str(to_read), str(to_write), str(FOUND)]
         words += ["--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe"]
         words += ["--disable-dev-shm-usage", "--no-first-run", f"--user-data-dir={profile}"]
         self._process = subprocess.Popen(
