@@ -15,9 +15,10 @@ from ragjax.ops.distributions import MarginalCategorical
 from ragjax.precision import single_precision
 from ragjax.printing import PlainConsole
 from ragjax.report.blocks import Block, Decisions, Section, Words
+from ragjax.report.questions import LETTERS
 from ragjax.report.runs import Group
 from ragjax.run_dir import CHECKPOINTS, Run, load_run
-from ragjax.text import counted
+from ragjax.text import counted, shortened
 from ragjax.types import Question, Retrieved
 
 STEPS = 60  # of an episode that are shown
@@ -101,7 +102,7 @@ def _answered(run: Run, question: Question) -> Episode:
             "actions": [(decision["action"], decision["probability"])],
             "facts": [f"searched for: {decision['query']}"] if decision.get("query") else [],
             "passages": [
-                (passage["title"], passage["text"], passage["prior"], None)
+                (passage["title"], shortened(passage["text"], LETTERS), passage["prior"], None)
                 for passage in decision.get("passages", ())
             ],
         }

@@ -121,7 +121,9 @@ def _episodes_table(group: Group) -> Table:
     note = f"Means of {len(first.returns[MODES[0]]):,} episodes a seed."
     if first.ids or len(runs) > 1:
         note += f" {_intervals('seeds and episodes' if first.ids else 'seeds')}."
-    title = f"{group.label}: mean of an episode, {len(runs)} of {len(group.runs)} seeds"
+    title = f"{group.label}: mean of an episode"
+    if len(group.runs) > 1:
+        title += f", {len(runs)} of {len(group.runs)} seeds"
     return Table(title, ("figure", *MODES), rows, note)
 
 

@@ -143,8 +143,8 @@ def read_run(directory: Path) -> FoundRun:
             notes.append(f"{directory} has no records of questions or episodes.")
     except (UserError, LookupError, TypeError, ValueError) as error:
         notes.append(f"The records of {directory} can't be read ({str(error).rstrip('.')}).")
-    if not series and not (directory / OUTCOMES).exists():
-        notes.append(f"{directory} has no {METRICS} that can be read, so it has no curves.")
+    if not (directory / METRICS).exists() and not (directory / OUTCOMES).exists():
+        notes.append(f"{directory} has no {METRICS}, so it has no curves.")
     seed = seed if isinstance(seed, int) and config.get("num_seeds", 1) == 1 else None
     return FoundRun(directory, config, seed, result, series, records, outcomes, notes)
 

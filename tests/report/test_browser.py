@@ -162,7 +162,7 @@ def test_filters_choose_questions(opened):
     assert listed(page) == ["Where is number 4?"]
     assert "missed: no gold passage was retrieved" in detail(page)
     assert page("document.querySelector('.explorer .count').textContent") == (
-        "1 question of 6, 0 of them right"
+        "1 of 6 questions, 0 right"
     )
     choose(page, "Answers", "all")
     choose(page, "Retrieval", "all")

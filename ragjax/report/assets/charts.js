@@ -77,7 +77,7 @@ function xTicks(block, x) {
   const pairs = named
     ? block.names.map(([at, name]) => [at, short(name)])
     : (block.log ? logTicks(x.low, x.high) : niceTicks(x.low, x.high, 6)).map((at) => [at, formatted(at)]);
-  const most = Math.max(2, Math.floor((WIDTH - LEFT) / (7 * Math.max(...pairs.map((pair) => pair[1].length), 4))));
+  const most = Math.max(2, Math.floor((WIDTH - LEFT) / (12 + 7 * Math.max(...pairs.map((pair) => pair[1].length), 3))));
   const every = Math.ceil(pairs.length / most);
   return pairs.filter((_, place) => place % every === 0).map(([at, name]) => svg(
     "text",

@@ -98,8 +98,7 @@ function drawExplorer(block) {
     const by = ORDERS[order.select.value];
     if (by) found.sort((one, other) => by(one) - by(other) || 0); // two infinities are equal
     const right = found.filter((row) => row.right).length;
-    told.textContent = `${plural(found.length, "question")} of ${rows.length.toLocaleString("en-US")}, `
-      + `${right.toLocaleString("en-US")} of them right`;
+    told.textContent = `${formatted(found.length)} of ${plural(rows.length, "question")}, ${formatted(right)} right`;
     questions.lay(found);
   }
   run.node.hidden = runs.length < 2;
