@@ -40,7 +40,7 @@ def report_page(paths: Sequence[Path], episodes: int, console: PlainConsole) -> 
         )
         require(path.resolve() not in given, f"{path} is given more than once; give it once.")
         given.add(path.resolve())
-        if path.suffix == ".py":
+        if path.is_file() and path.suffix == ".py":
             sections += experiment_sections(path)
         elif (path / SWEEP).is_file():
             found, groups = sweep_report(path)

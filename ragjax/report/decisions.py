@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ragjax.errors import UserError
 from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.matching import exact_match
 from ragjax.evaluation.play import policy_inputs
-from ragjax.ops.distributions import MarginalCategorical
+from ragjax.ops.distributions import JointCategorical, MarginalCategorical
 from ragjax.precision import single_precision
 from ragjax.printing import PlainConsole
 from ragjax.report.blocks import Block, Decisions, Section, Words
@@ -36,9 +37,10 @@ def decisions_section(groups: Sequence[Group], count: int, console: PlainConsole
     """
     blocks: list[Block] = []
     for group in groups:
-        first = group.runs[0]
-        if not isinstance(first.outcomes, Episodes) or count == 0:
+        played = [run for run in group.runs if isinstance(run.outcomes, Episodes)]
+        if not played or count == 0:
             continue
+        first = played[0]
         if not (first.directory / CHECKPOINTS).is_dir():
             said = (
                 f"{first.directory} has no checkpoints, so that its policy plays no episode here."
@@ -53,7 +55,7 @@ def decisions_section(groups: Sequence[Group], count: int, console: PlainConsole
 def _played_blocks(label: str, directory: Path, count: int) -> list[Block]:
     try:
         run = load_run(directory)
-        episodes = played(run, count)
+        episodes = play(run, count)
     except UserError as error:
         return [Words([f"The policy of {directory} can't play here: {error}"], note=True)]
     said = (
@@ -65,7 +67,7 @@ def _played_blocks(label: str, directory: Path, count: int) -> list[Block]:
 
 
 @single_precision
-def played(run: Run, count: int) -> list[Episode]:
+def play(run: Run, count: int) -> list[Episode]:
     """Lets a run's policy play.
 
     Args:
@@ -129,13 +131,13 @@ def _steps(run: Run, count: int) -> list[Episode]:
         found = inputs(None, observation)
         distribution = policy.apply(run.state.params, found)[0]
         action = distribution.executed(distribution.mode())
-        marginal, passages = distribution, None
-        if isinstance(distribution, MarginalCategorical):
-            marginal = MarginalCategorical(distribution.log_prior, distribution.logits)
-            posterior = marginal.log_posterior(action)
-            if isinstance(found, Retrieved) and found.ids.shape == posterior.shape:
-                passages = found.ids, jax.numpy.exp(marginal.log_prior), jax.numpy.exp(posterior)
-        return action, jax.numpy.exp(marginal.log_probs), passages
+        if isinstance(distribution, JointCategorical):  # whose choices are pairs with passages
+            distribution = MarginalCategorical(distribution.log_prior, distribution.logits)
+        passages = None
+        if isinstance(distribution, MarginalCategorical) and isinstance(found, Retrieved):
+            posterior = distribution.log_posterior(action)
+            passages = found.ids, jnp.exp(distribution.log_prior), jnp.exp(posterior)
+        return action, jnp.exp(distribution.log_probs), passages
 
     key = jax.random.PRNGKey(run.config.seed)
     state, shown = env.reset(env.params, key)

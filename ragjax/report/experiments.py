@@ -22,7 +22,6 @@ def experiment_sections(path: Path) -> list[Section]:
     Raises:
       UserError: the file declares neither a table nor plots, or what they are made of can't be read.
     """
-    require(path.is_file(), f"{path} does not exist; name a file in experiments/.")
     names = declared_functions(path)
     require(
         bool(names),

@@ -46,7 +46,7 @@ class PassageList:
 def explorer_section(groups: Sequence[Group]) -> Section:
     """Questions, to be looked at one by one."""
     runs = [(group.label, run) for group in groups for run in group.runs if run.records]
-    kept = [
+    textless = [
         group.label
         for group in groups
         if not any(run.records for run in group.runs)
@@ -55,8 +55,8 @@ def explorer_section(groups: Sequence[Group]) -> Section:
     blocks: list[Block] = []
     if runs:
         blocks.append(explorer([(_label(label, run), run) for label, run in runs]))
-    if kept:
-        said = f"Of {', '.join(kept)} the figures of each question are recorded, but no texts."
+    if textless:
+        said = f"Of {', '.join(textless)} the figures of each question are recorded, but no texts."
         blocks.append(Words([said], note=True))
     return Section("Questions", blocks)
 

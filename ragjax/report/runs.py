@@ -2,11 +2,11 @@
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ragjax.config import MODULES
 from ragjax.config_differences import differing_fields
@@ -27,6 +27,8 @@ NONE = "\N{EN DASH}"  # in a cell without a figure
 ABREAST = 6  # configs that are columns; more are rows
 
 _QUESTIONS, _EPISODES = RECORDS
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -115,38 +117,52 @@ def read_run(directory: Path) -> FoundRun:
     config = read_json_object(directory / CONFIG, "name the directory of a run.")
     config.pop(MODULES, None)
     seed = config.pop("seed", None)
-    result: dict[str, Any] = {}
-    series: Series = {}
-    records: list[dict[str, Any]] = []
-    outcomes: Outcomes | Episodes | None = None
     notes: list[str] = []
-    try:
-        if (directory / RESULT).exists():
-            result = read_json_object(directory / RESULT, "evaluate the run again.")
-        else:
-            notes.append(f"{directory} is not finished: it has no {RESULT}.")
-    except UserError as error:
-        notes.append(str(error))
-    try:
-        series = read_metrics(directory) if (directory / METRICS).exists() else {}
-    except UserError as error:
-        notes.append(str(error))
-    try:
-        if (directory / _QUESTIONS).exists():
-            records = read_predictions(directory / _QUESTIONS)
-            outcomes = Outcomes.from_records(records)
-        elif (directory / _EPISODES).exists():
-            outcomes = read_episodes(directory / _EPISODES)
-        elif (directory / OUTCOMES).exists():
-            outcomes = read_outcomes(directory / OUTCOMES)
-        else:
-            notes.append(f"{directory} has no records of questions or episodes.")
-    except (UserError, LookupError, TypeError, ValueError) as error:
-        notes.append(f"The records of {directory} can't be read ({str(error).rstrip('.')}).")
-    if not (directory / METRICS).exists() and not (directory / OUTCOMES).exists():
+    result = _read(directory / RESULT, _read_result, notes) or {}
+    series = _read(directory / METRICS, lambda path: read_metrics(path.parent), notes) or {}
+    records, outcomes = _read_records(directory, notes)
+    recorded = (
+        directory / OUTCOMES
+    ).exists()  # as those of experiments are, without what was logged
+    if not (directory / RESULT).exists():
+        notes.append(f"{directory} is not finished: it has no {RESULT}.")
+    if not (directory / METRICS).exists() and not recorded:
         notes.append(f"{directory} has no {METRICS}, so it has no curves.")
     seed = seed if isinstance(seed, int) and config.get("num_seeds", 1) == 1 else None
     return FoundRun(directory, config, seed, result, series, records, outcomes, notes)
+
+
+def _read(path: Path, read: Callable[[Path], T], notes: list[str]) -> T | None:
+    """What a file holds; None if it isn't there, or can't be read, which is noted."""
+    try:
+        return read(path) if path.exists() else None
+    except UserError as error:
+        notes.append(str(error))
+    except (LookupError, TypeError, ValueError) as error:
+        notes.append(f"{path} can't be read ({error!r}).")
+    return None
+
+
+def _read_result(path: Path) -> dict[str, Any]:
+    return read_json_object(path, "evaluate the run again.")
+
+
+def _read_questions(path: Path) -> tuple[list[dict[str, Any]], Outcomes]:
+    records = read_predictions(path)
+    return records, Outcomes.from_records(records)
+
+
+def _read_records(
+    directory: Path, notes: list[str]
+) -> tuple[list[dict[str, Any]], Outcomes | Episodes | None]:
+    """The records of questions, if there are any, and the outcomes of questions or episodes."""
+    if (directory / _QUESTIONS).exists():
+        return _read(directory / _QUESTIONS, _read_questions, notes) or ([], None)
+    for name, read in ((_EPISODES, read_episodes), (OUTCOMES, read_outcomes)):
+        if (directory / name).exists():
+            return [], _read(directory / name, read, notes)
+    notes.append(f"{directory} has no records of questions or episodes.")
+    return [], None
 
 
 def grouped(runs: Sequence[FoundRun]) -> list[Group]:

@@ -128,7 +128,7 @@ def test_a_run_that_has_just_begun(report, tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "said"),
     [
-        ("predictions.jsonl", "{}\n", "The records of .* can't be read .*lacks the field 'id'"),
+        ("predictions.jsonl", "{}\n", "predictions.jsonl line 1 lacks the field 'id'"),
         ("result.json", "[", "result.json is not JSON"),
         ("metrics.jsonl", "{}\n{}\n", "has no row of metrics in line 1"),
         ("passages.jsonl", "[]\n", "Of 9 passages the text is not in .*passages.jsonl"),

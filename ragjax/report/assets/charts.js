@@ -144,17 +144,17 @@ function drawChart(block) {
   return frame(block, picture, legend, readout, () => numbersOf(block));
 }
 
+const stepsOf = (block) => [...new Set(block.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
 const nameAt = (block, at) => (block.names.find((pair) => pair[0] === at) || [at, formatted(at)])[1];
 
 function numbersOf(block) {
-  const steps = [...new Set(block.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
-  const maps = block.lines.map((line) => new Map(line.x.map((at, k) => [at, formatted(line.y[k])])));
   if (block.points) {
     const [line] = block.lines;
     const rows = line.x.map((at, k) => [nameAt(block, at), formatted(line.y[k])]);
     return { title: "", note: "", columns: [block.x_label, block.y_label], rows };
   }
-  const rows = steps.map((at) => [nameAt(block, at), ...maps.map((map) => map.get(at) ?? NONE)]);
+  const maps = block.lines.map((line) => new Map(line.x.map((at, k) => [at, formatted(line.y[k])])));
+  const rows = stepsOf(block).map((at) => [nameAt(block, at), ...maps.map((map) => map.get(at) ?? NONE)]);
   return { title: "", note: "", columns: [block.x_label, ...block.lines.map((line) => line.label)], rows };
 }
 
@@ -182,7 +182,6 @@ function readable(picture, stops, distance, tell) {
 }
 
 function readSteps(block, picture, { x, cursor, readout }) {
-  const steps = [...new Set(block.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
   const maps = block.lines.map((line) => new Map(line.x.map((at, k) => [at, line.y[k]])));
   const tell = (step) => {
     cursor.setAttribute("x1", x(step));
@@ -191,7 +190,7 @@ function readSteps(block, picture, { x, cursor, readout }) {
       ? `${block.lines.length > 1 ? `${line.label} ` : ""}${formatted(maps[k].get(step))}` : null);
     readout.textContent = `${block.x_label} ${nameAt(block, step)}: ${parts.filter(Boolean).join(", ")}`;
   };
-  readable(picture, steps, (step, at) => Math.abs(x(step) - at[0]), tell);
+  readable(picture, stepsOf(block), (step, at) => Math.abs(x(step) - at[0]), tell);
 }
 
 function readPoints(block, picture, { x, y, ring, readout }) {
@@ -265,7 +264,7 @@ function drawParallel(block) {
     svg("text", { class: "tick", x: x(place), y: bottom + 18, "text-anchor": "middle" }, short(low)),
     svg("text", { class: "label", x: x(place), y: bottom + 42, "text-anchor": "middle" }, label)));
   const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, class: "picture wide",
-    "aria-label": `${block.title}: ${plural(block.lines.length, "trial")} on ${plural(block.axes.length, "axis").replace("axiss", "axes")}. Arrow keys go from the best to the worst.` },
+    "aria-label": `${block.title}: ${plural(block.lines.length, "trial")} on ${block.axes.length} axes. Arrow keys go from the best to the worst.` },
   axes, [...drawn].reverse(), chosen);
   const readout = el("p", { class: "readout", "aria-live": "polite" });
   let now = -1;
