@@ -1,6 +1,6 @@
 """Episodes that a policy plays anew for a page, by its likeliest actions: each decision in full."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ragjax.report.questions import LETTERS
 from ragjax.report.runs import Group
 from ragjax.run_dir import CHECKPOINTS, Run, load_run
 from ragjax.text import counted, shortened
-from ragjax.types import Question, Retrieved
+from ragjax.types import Env, Question, Retrieved
 
 STEPS = 60  # of an episode that are shown
 
@@ -123,10 +123,45 @@ def _steps(run: Run, count: int) -> list[Episode]:
     """Whole episodes side by side, of which the first steps are kept."""
     learner: Any = run.learner
     env = learner.env.on_split("test").vectorise(count)
-    policy = learner.config.policy.build(env)
-    inputs, step = policy_inputs(run.state, policy), jax.jit(env.step)
+    decide, step = _decider(run, env), jax.jit(env.step)
+    key = jax.random.PRNGKey(run.config.seed)
+    state, shown = env.reset(env.params, key)
+    decisions: list[list[dict[str, Any]]] = [[] for _ in range(count)]
+    totals, lengths = np.zeros(count), np.zeros(count, int)
+    going = np.ones(count, bool)
+    for number in range(learner.config.env.limit):
+        action, probabilities, passages = jax.device_get(decide(shown.observation))
+        state, shown = step(env.params, jax.random.fold_in(key, number), state, action)
+        reward, done = jax.device_get((shown.reward, shown.done))
+        for place in np.flatnonzero(going).tolist() if number < STEPS else ():
+            shares = enumerate(probabilities[place].tolist())
+            decisions[place].append(
+                {
+                    "taken": _action(action[place]),
+                    "actions": [(_action(other), share) for other, share in shares],
+                    "facts": [f"reward {reward[place]:g}"],
+                    "passages": _passages(passages, place),
+                }
+            )
+        totals, lengths = totals + going * reward, lengths + going
+        going &= ~done
+        if not going.any():
+            break
+    return [
+        _episode(place, totals[place], int(lengths[place]), decisions[place])
+        for place in range(count)
+    ]
 
-    @jax.jit
+
+def _decider(run: Run, env: Env) -> Callable[[Any], Any]:
+    """Observation [E,O...] -> (action [E], probabilities [E,A], passages).
+
+    Of the passages the rows, the prior and the posterior, [E,K] each; None if nothing is retrieved.
+    """
+    learner: Any = run.learner
+    policy = learner.config.policy.build(env)
+    inputs = policy_inputs(run.state, policy)
+
     def decide(observation):
         found = inputs(None, observation)
         distribution = policy.apply(run.state.params, found)[0]
@@ -139,46 +174,15 @@ def _steps(run: Run, count: int) -> list[Episode]:
             passages = found.ids, jnp.exp(distribution.log_prior), jnp.exp(posterior)
         return action, jnp.exp(distribution.log_probs), passages
 
-    key = jax.random.PRNGKey(run.config.seed)
-    state, shown = env.reset(env.params, key)
-    decisions: list[list[dict[str, Any]]] = [[] for _ in range(count)]
-    totals, lengths = np.zeros(count), np.zeros(count, int)
-    going = np.ones(count, bool)
-    for number in range(learner.config.env.limit):
-        action, probabilities, passages = jax.device_get(decide(shown.observation))
-        state, shown = step(env.params, jax.random.fold_in(key, number), state, action)
-        for place in np.flatnonzero(going).tolist():
-            reward = float(shown.reward[place])
-            totals[place] += reward
-            lengths[place] += 1
-            if number < STEPS:
-                decisions[place].append(
-                    {
-                        "taken": _action(action[place]),
-                        "actions": [
-                            (_action(other), float(p))
-                            for other, p in enumerate(probabilities[place])
-                        ],
-                        "facts": [f"reward {reward:g}"],
-                        "passages": _passages(passages, place),
-                    }
-                )
-        going &= ~np.asarray(shown.done)
-        if not going.any():
-            break
-    return [
-        {
-            "label": f"episode {place + 1}",
-            "facts": [
-                f"return {totals[place]:.6g}",
-                f"{counted(int(lengths[place]), 'step')}"
-                + f", the first {STEPS} of which are shown" * bool(lengths[place] > STEPS),
-            ],
-            "right": None,
-            "decisions": decisions[place],
-        }
-        for place in range(count)
-    ]
+    return jax.jit(decide)
+
+
+def _episode(place: int, total: float, length: int, decisions: list[dict[str, Any]]) -> Episode:
+    facts = [f"return {total:.6g}", counted(length, "step")]
+    if length > STEPS:
+        facts.append(f"the first {STEPS} steps are shown")
+    label = f"episode {place + 1}"
+    return {"label": label, "facts": facts, "right": None, "decisions": decisions}
 
 
 def _action(number: Any) -> str:

@@ -8,7 +8,7 @@ from ragjax.evaluation.rendering import interval_text, measured_cell
 from ragjax.evaluation.runs import Run
 from ragjax.evaluation.statistics import LEVEL, RESAMPLES
 from ragjax.evaluation.tables import Column, Row
-from ragjax.report.blocks import Bars, Block, Folded, Grid, Section, Table, Words
+from ragjax.report.blocks import Bars, Block, Folded, Grid, Section, Table
 from ragjax.report.runs import NONE, Group
 
 RELATIONS = 40  # of which figures are shown
@@ -26,12 +26,13 @@ def questions_section(groups: Sequence[Group]) -> Section:
     names = [
         name
         for name in _FIGURES
-        if any(_has(run, name) for group in measured for run in group.measured)
+        if any(run.figure(name) is not None for group in measured for run in group.measured)
     ]
-    rows = [
-        (group.label, str(len(group.measured)), _asked(group), *_cells(group.measured, names))
-        for group in measured
-    ]
+    rows = []
+    for group in measured:
+        runs = group.measured
+        asked = f"{len(runs[0].outcomes.ids):,}"
+        rows.append((group.label, str(len(runs)), asked, *_cells(runs, names)))
     note = f"In per cent. {_intervals('seeds and questions')}."
     table = Table("All questions", ("run", "seeds", "questions", *names), rows, note)
     return Section("Answers", [table, *(_relations(group) for group in measured)])
@@ -46,15 +47,6 @@ def _intervals(over: str) -> str:
 
 def _are(kind: type, runs: Sequence[Run]) -> bool:
     return bool(runs) and all(isinstance(run.outcomes, kind) for run in runs)
-
-
-def _has(run: Run, name: str) -> bool:
-    assert isinstance(run.outcomes, Outcomes)
-    return run.outcomes.figure(name) is not None
-
-
-def _asked(group: Group) -> str:
-    return f"{len(group.measured[0].outcomes.ids):,}"
 
 
 def _cells(runs: Sequence[Run], names: Sequence[str], relation: str | None = None) -> list[str]:
@@ -76,7 +68,7 @@ def _relations(group: Group) -> Block:
     names = [
         name
         for name in RELATION_FIGURES
-        if all(run.figure(name, relation) is not None for run in runs for relation in often)
+        if any(run.figure(name, relation) is not None for run in runs for relation in often)
     ]
     rows = [(name, f"{counts[name]:,}", *_cells(runs, names, name)) for name in sorted(often)]
     left = len(counts) - len(often)
@@ -93,15 +85,7 @@ def episodes_section(groups: Sequence[Group]) -> Section:
         if _are(Episodes, group.measured):
             blocks.append(_episodes_table(group))
             charts.append(_returns(group))
-    others = [group for group in groups if group.measured and not _uniform(group)]
-    if others:
-        names = ", ".join(group.label for group in others)
-        blocks.append(Words([f"Of {names} some runs have other records than others."], note=True))
     return Section("Episodes", [*blocks, *([Grid(charts)] if charts else [])])
-
-
-def _uniform(group: Group) -> bool:
-    return _are(Outcomes, group.measured) or _are(Episodes, group.measured)
 
 
 def _episodes_table(group: Group) -> Table:

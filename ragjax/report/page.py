@@ -13,7 +13,7 @@ from ragjax.files import write_atomically
 from ragjax.printing import visible
 from ragjax.report.blocks import Page
 
-SCRIPTS = ("elements.js", "charts.js", "explorer.js", "report.js")
+SCRIPTS = ("elements.js", "charts.js", "bars.js", "explorer.js", "report.js")
 STYLE = "report.css"
 DIGITS = 6  # significant digits of numbers
 

@@ -1,13 +1,18 @@
 // Charts as inline SVG. Each can be read by pointer, by arrow keys, and as a table of its numbers.
 
-const WIDTH = 440, HEIGHT = 260;
-const LEFT = 62, RIGHT = 14, TOP = 10, BOTTOM = 42;
+const WIDTH = 440,
+  HEIGHT = 260;
+const LEFT = 62,
+  RIGHT = 14,
+  TOP = 10,
+  BOTTOM = 42;
 const COLORS = 8; // of the style sheet; from the ninth line on dashes tell lines apart, too
 const FEW = 12; // points that are shown one by one
 
+const KEYS = "Arrow keys read it."; // said of every picture
 const LETTERS = 22; // of a name on an axis
 
-const short = (name) => name.length > LETTERS ? `${name.slice(0, LETTERS - 1)}\u2026` : name;
+const short = (name) => (name.length > LETTERS ? `${name.slice(0, LETTERS - 1)}\u2026` : name);
 const colorOf = (number) => `var(--series-${number % COLORS})`;
 const DASHES = { solid: null, dashed: "7 4", dotted: "2 3" };
 const dashOf = (line) => DASHES[line.dash] ?? (line.color >= COLORS ? "7 4" : null);
@@ -18,7 +23,8 @@ function niceTicks(low, high, most) {
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].map((of) => of * power).find((of) => of >= rough);
   const ticks = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1) ticks.push(k * step || 0); // never -0
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k += 1)
+    ticks.push(k * step || 0); // never -0
   return ticks;
 }
 
@@ -46,15 +52,36 @@ function scale(values, from, to, { log = false, padded = 0 } = {}) {
 
 function legendOf(entries) {
   if (entries.length < 2) return null;
-  return el("ul", { class: "legend" }, entries.map(([label, color, dash]) => el("li", {}, svg(
-    "svg", { width: 22, height: 10, "aria-hidden": "true" },
-    svg("line", { x1: 1, x2: 21, y1: 5, y2: 5, style: { stroke: color }, class: "key", "stroke-dasharray": dash }),
-  ), label)));
+  return el(
+    "ul",
+    { class: "legend" },
+    entries.map(([label, color, dash]) =>
+      el(
+        "li",
+        {},
+        svg(
+          "svg",
+          { width: 22, height: 10, "aria-hidden": "true" },
+          svg("line", {
+            x1: 1,
+            x2: 21,
+            y1: 5,
+            y2: 5,
+            style: { stroke: color },
+            class: "key",
+            "stroke-dasharray": dash,
+          }),
+        ),
+        label,
+      ),
+    ),
+  );
 }
 
 function frame(block, picture, legend, readout, numbers) {
   return el(
-    "figure", { class: "chart" },
+    "figure",
+    { class: "chart" },
     el("figcaption", {}, block.title),
     legend,
     picture,
@@ -65,87 +92,188 @@ function frame(block, picture, legend, readout, numbers) {
 }
 
 function gridlines(y, ticks) {
-  return ticks.map((tick) => svg(
-    "g", {},
-    svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }),
-    svg("text", { class: "tick", x: LEFT - 8, y: y(tick), "text-anchor": "end", dy: "0.32em" }, formatted(tick)),
-  ));
+  return ticks.map((tick) =>
+    svg(
+      "g",
+      {},
+      svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(tick), y2: y(tick) }),
+      svg(
+        "text",
+        { class: "tick", x: LEFT - 8, y: y(tick), "text-anchor": "end", dy: "0.32em" },
+        formatted(tick),
+      ),
+    ),
+  );
 }
 
 function xTicks(block, x) {
   const named = block.names.length > 0;
   const pairs = named
     ? block.names.map(([at, name]) => [at, short(name)])
-    : (block.log ? logTicks(x.low, x.high) : niceTicks(x.low, x.high, 6)).map((at) => [at, formatted(at)]);
-  const most = Math.max(2, Math.floor((WIDTH - LEFT) / (12 + 7 * Math.max(...pairs.map((pair) => pair[1].length), 3))));
+    : (block.log ? logTicks(x.low, x.high) : niceTicks(x.low, x.high, 6)).map((at) => [
+        at,
+        formatted(at),
+      ]);
+  const most = Math.max(
+    2,
+    Math.floor((WIDTH - LEFT) / (12 + 7 * Math.max(...pairs.map((pair) => pair[1].length), 3))),
+  );
   const every = Math.ceil(pairs.length / most);
-  return pairs.filter((_, place) => place % every === 0).map(([at, name]) => svg(
-    "text",
-    { class: "tick", x: x(at), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" },
-    name,
-  ));
+  return pairs
+    .filter((_, place) => place % every === 0)
+    .map(([at, name]) =>
+      svg(
+        "text",
+        { class: "tick", x: x(at), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" },
+        name,
+      ),
+    );
 }
 
 // The path of a line, and of the band about it, with gaps where there is no number.
 function pathOf(line, x, y) {
   let pen = "M";
-  return line.x.map((at, k) => {
-    if (line.y[k] === null) { pen = "M"; return ""; }
-    const part = `${pen}${x(at).toFixed(1)} ${y(line.y[k]).toFixed(1)}`;
-    pen = "L";
-    return part;
-  }).join("");
+  return line.x
+    .map((at, k) => {
+      if (line.y[k] === null) {
+        pen = "M";
+        return "";
+      }
+      const part = `${pen}${x(at).toFixed(1)} ${y(line.y[k]).toFixed(1)}`;
+      pen = "L";
+      return part;
+    })
+    .join("");
 }
 
 function bandOf(line, x, y) {
-  const known = line.x.map((_, k) => k).filter((k) => line.low[k] !== null && line.high[k] !== null);
+  const known = line.x
+    .map((_, k) => k)
+    .filter((k) => line.low[k] !== null && line.high[k] !== null);
   const point = (k, edge) => `${x(line.x[k]).toFixed(1)} ${y(edge[k]).toFixed(1)}`;
   const there = known.map((k) => point(k, line.high));
   const back = [...known].reverse().map((k) => point(k, line.low));
   return `M${[...there, ...back].join("L")}Z`;
 }
 
-const dots = (line, x, y, radius) => line.x.map((at, k) => line.y[k] === null ? null : svg(
-  "circle", { class: "dot", cx: x(at), cy: y(line.y[k]), r: radius, style: { fill: colorOf(line.color) } },
-));
+const dots = (line, x, y, radius) =>
+  line.x.map((at, k) =>
+    line.y[k] === null
+      ? null
+      : svg("circle", {
+          class: "dot",
+          cx: x(at),
+          cy: y(line.y[k]),
+          r: radius,
+          style: { fill: colorOf(line.color) },
+        }),
+  );
 
 function drawChart(block) {
   const all = block.lines.flatMap((line) => [...line.y, ...(line.low || []), ...(line.high || [])]);
   const named = block.names.map((pair) => pair[0]);
-  const x = scale([...block.lines.flatMap((line) => line.x), ...named], LEFT + 6, WIDTH - RIGHT - 6,
-    { log: block.log, padded: block.points ? 0.04 : 0 });
-  const y = scale(block.range || [...all, ...block.marks.map((mark) => mark[1])], HEIGHT - BOTTOM, TOP,
-    { padded: block.range ? 0 : 0.04 });
+  const x = scale(
+    [...block.lines.flatMap((line) => line.x), ...named],
+    LEFT + 6,
+    WIDTH - RIGHT - 6,
+    { log: block.log, padded: block.points ? 0.04 : 0 },
+  );
+  const y = scale(
+    block.range || [...all, ...block.marks.map((mark) => mark[1])],
+    HEIGHT - BOTTOM,
+    TOP,
+    { padded: block.range ? 0 : 0.04 },
+  );
   const clip = newId("clip");
   const cursor = svg("line", { class: "cursor", y1: TOP, y2: HEIGHT - BOTTOM, x1: -9, x2: -9 });
   const ring = svg("circle", { class: "ring", r: 6, cx: -9, cy: -9 });
-  const last = block.lines.map((line) => `${line.label} ends at ${formatted(line.y.at(-1))}`).join("; ");
+  const last = block.lines
+    .map((line) => `${line.label} ends at ${formatted(line.y.at(-1))}`)
+    .join("; ");
   const what = block.points ? plural(block.lines[0].x.length, "point") : last;
   const picture = svg(
     "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0, class: "picture",
-      "aria-label": `${block.title}, by ${block.x_label}. ${what}. Arrow keys read it point by point.` },
-    svg("clipPath", { id: clip }, svg("rect", { x: LEFT, y: TOP - 6, width: WIDTH - LEFT - RIGHT + 6, height: HEIGHT - BOTTOM - TOP + 12 })),
+    {
+      viewBox: `0 0 ${WIDTH} ${HEIGHT}`,
+      role: "img",
+      tabindex: 0,
+      class: "picture",
+      "aria-label": `${block.title}, by ${block.x_label}. ${what}. ${KEYS}`,
+    },
+    svg(
+      "clipPath",
+      { id: clip },
+      svg("rect", {
+        x: LEFT,
+        y: TOP - 6,
+        width: WIDTH - LEFT - RIGHT + 6,
+        height: HEIGHT - BOTTOM - TOP + 12,
+      }),
+    ),
     gridlines(y, niceTicks(y.low, y.high, 5)),
     xTicks(block, x),
-    svg("text", { class: "label", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, block.x_label),
-    block.y_label ? svg("text", { class: "label", transform: `translate(12 ${(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)`, "text-anchor": "middle" }, block.y_label) : null,
-    svg("g", { "clip-path": `url(#${clip})` },
-      block.marks.map(([, at]) => svg("line", { class: "mark", x1: LEFT, x2: WIDTH - RIGHT, y1: y(at), y2: y(at) })),
-      block.lines.map((line) => line.low ? svg("path", { class: "band", d: bandOf(line, x, y), style: { fill: colorOf(line.color) } }) : null),
-      block.lines.map((line) => block.points ? null : svg("path", { class: "line", d: pathOf(line, x, y), style: { stroke: colorOf(line.color) }, "stroke-dasharray": dashOf(line) })),
-      block.lines.map((line) => block.points || line.x.length <= FEW ? dots(line, x, y, block.points ? 4.5 : 3.5) : null),
-      cursor, ring),
+    svg(
+      "text",
+      { class: "label", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 6, "text-anchor": "middle" },
+      block.x_label,
+    ),
+    block.y_label
+      ? svg(
+          "text",
+          {
+            class: "label",
+            transform: `translate(12 ${(TOP + HEIGHT - BOTTOM) / 2}) rotate(-90)`,
+            "text-anchor": "middle",
+          },
+          block.y_label,
+        )
+      : null,
+    svg(
+      "g",
+      { "clip-path": `url(#${clip})` },
+      block.marks.map(([, at]) =>
+        svg("line", { class: "mark", x1: LEFT, x2: WIDTH - RIGHT, y1: y(at), y2: y(at) }),
+      ),
+      block.lines.map((line) =>
+        line.low
+          ? svg("path", {
+              class: "band",
+              d: bandOf(line, x, y),
+              style: { fill: colorOf(line.color) },
+            })
+          : null,
+      ),
+      block.lines.map((line) =>
+        block.points
+          ? null
+          : svg("path", {
+              class: "line",
+              d: pathOf(line, x, y),
+              style: { stroke: colorOf(line.color) },
+              "stroke-dasharray": dashOf(line),
+            }),
+      ),
+      block.lines.map((line) =>
+        block.points || line.x.length <= FEW ? dots(line, x, y, block.points ? 4.5 : 3.5) : null,
+      ),
+      cursor,
+      ring,
+    ),
   );
   const readout = el("p", { class: "readout", "aria-live": "polite" });
   (block.points ? readPoints : readSteps)(block, picture, { x, y, cursor, ring, readout });
   const marks = block.marks.map(([label]) => [label, "var(--muted)", "8 3 2 3"]);
-  const legend = legendOf([...block.lines.map((line) => [line.label, colorOf(line.color), dashOf(line)]), ...marks]);
+  const legend = legendOf([
+    ...block.lines.map((line) => [line.label, colorOf(line.color), dashOf(line)]),
+    ...marks,
+  ]);
   return frame(block, picture, legend, readout, () => numbersOf(block));
 }
 
-const stepsOf = (block) => [...new Set(block.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
-const nameAt = (block, at) => (block.names.find((pair) => pair[0] === at) || [at, formatted(at)])[1];
+const stepsOf = (block) =>
+  [...new Set(block.lines.flatMap((line) => line.x))].sort((a, b) => a - b);
+const nameAt = (block, at) =>
+  (block.names.find((pair) => pair[0] === at) || [at, formatted(at)])[1];
 
 function numbersOf(block) {
   if (block.points) {
@@ -153,9 +281,19 @@ function numbersOf(block) {
     const rows = line.x.map((at, k) => [nameAt(block, at), formatted(line.y[k])]);
     return { title: "", note: "", columns: [block.x_label, block.y_label], rows };
   }
-  const maps = block.lines.map((line) => new Map(line.x.map((at, k) => [at, formatted(line.y[k])])));
-  const rows = stepsOf(block).map((at) => [nameAt(block, at), ...maps.map((map) => map.get(at) ?? NONE)]);
-  return { title: "", note: "", columns: [block.x_label, ...block.lines.map((line) => line.label)], rows };
+  const maps = block.lines.map(
+    (line) => new Map(line.x.map((at, k) => [at, formatted(line.y[k])])),
+  );
+  const rows = stepsOf(block).map((at) => [
+    nameAt(block, at),
+    ...maps.map((map) => map.get(at) ?? NONE),
+  ]);
+  return {
+    title: "",
+    note: "",
+    columns: [block.x_label, ...block.lines.map((line) => line.label)],
+    rows,
+  };
 }
 
 // Lets a picture be read at stops: by the pointer, which takes the nearest one, and by arrow keys.
@@ -167,9 +305,14 @@ function readable(picture, stops, distance, tell) {
   };
   picture.addEventListener("pointermove", (event) => {
     const box = picture.getBoundingClientRect();
-    const at = [((event.clientX - box.left) / box.width) * WIDTH, ((event.clientY - box.top) / box.height) * HEIGHT];
+    const at = [
+      ((event.clientX - box.left) / box.width) * WIDTH,
+      ((event.clientY - box.top) / box.height) * HEIGHT,
+    ];
     let best = 0;
-    stops.forEach((stop, place) => { if (distance(stop, at) < distance(stops[best], at)) best = place; });
+    stops.forEach((stop, place) => {
+      if (distance(stop, at) < distance(stops[best], at)) best = place;
+    });
     show(best);
   });
   picture.addEventListener("keydown", (event) => {
@@ -186,9 +329,13 @@ function readSteps(block, picture, { x, cursor, readout }) {
   const tell = (step) => {
     cursor.setAttribute("x1", x(step));
     cursor.setAttribute("x2", x(step));
-    const parts = block.lines.map((line, k) => maps[k].has(step)
-      ? `${block.lines.length > 1 ? `${line.label} ` : ""}${formatted(maps[k].get(step))}` : null);
-    readout.textContent = `${block.x_label} ${nameAt(block, step)}: ${parts.filter(Boolean).join(", ")}`;
+    const parts = block.lines.map((line, k) =>
+      maps[k].has(step)
+        ? `${block.lines.length > 1 ? `${line.label} ` : ""}${formatted(maps[k].get(step))}`
+        : null,
+    );
+    const values = parts.filter(Boolean).join(", ");
+    readout.textContent = `${block.x_label} ${nameAt(block, step)}: ${values}`;
   };
   readable(picture, stepsOf(block), (step, at) => Math.abs(x(step) - at[0]), tell);
 }
@@ -201,85 +348,10 @@ function readPoints(block, picture, { x, y, ring, readout }) {
     ring.setAttribute("cy", y(value));
     readout.textContent = `${block.x_label} ${nameAt(block, at)}: ${formatted(value)}`;
   };
-  readable(picture, points, (point, at) => Math.hypot(x(point[0]) - at[0], y(point[1]) - at[1]), tell);
-}
-
-// Bars: those of one label lie, with names before them; those of several stand side by side.
-function drawBars(block) {
-  const numbers = () => ({
-    title: "", note: "", columns: ["", ...block.labels],
-    rows: block.names.map((name, k) => [name, ...block.values.map((of) => formatted(of[k]))]),
-  });
-  if (block.labels.length === 1) {
-    const [values] = block.values;
-    const most = Math.max(...values, 1e-9);
-    const rows = block.names.map((name, k) => el("li", {}, el("span", { class: "name" }, name),
-      meter(values[k] / most, "var(--series-0)"), el("span", { class: "number" }, formatted(values[k]))));
-    return frame(block, el("ul", { class: "bars" }, rows), null, null, null);
-  }
-  const y = scale([0, ...block.values.flat()], HEIGHT - BOTTOM, TOP, { padded: 0 });
-  const width = (WIDTH - LEFT - RIGHT) / block.names.length;
-  const each = Math.min(26, (0.8 * width) / block.labels.length);
-  const middle = (k) => LEFT + width * (k + 0.5);
-  const bar = (value, k, label) => svg("rect", {
-    x: middle(k) + each * (label - block.labels.length / 2), width: Math.max(1, each - 1),
-    y: y(value), height: y(0) - y(value), style: { fill: colorOf(label) },
-  });
-  const shown = { names: block.names.map((name, k) => [k, name.replace(" and more", "")]), log: false };
-  const picture = svg(
-    "svg",
-    { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", tabindex: 0, class: "picture",
-      "aria-label": `${block.title}: ${plural(block.names.length, "group")} of bars. Arrow keys read them.` },
-    gridlines(y, niceTicks(0, y.high, 5)),
-    xTicks(shown, middle),
-    block.values.map((of, label) => of.map((value, k) => bar(value, k, label))),
+  readable(
+    picture,
+    points,
+    (point, at) => Math.hypot(x(point[0]) - at[0], y(point[1]) - at[1]),
+    tell,
   );
-  const readout = el("p", { class: "readout", "aria-live": "polite" });
-  const tell = (k) => {
-    const parts = block.labels.map((label, place) => `${label} ${formatted(block.values[place][k])}`);
-    readout.textContent = `${block.names[k]}: ${parts.join(", ")}`;
-  };
-  readable(picture, block.names.map((_, k) => k), (k, at) => Math.abs(middle(k) - at[0]), tell);
-  return frame(block, picture, legendOf(block.labels.map((label, k) => [label, colorOf(k), null])), readout, numbers);
-}
-
-function meter(share, color) {
-  const width = `${100 * Math.max(0, Math.min(1, share))}%`;
-  const bar = el("span", { class: "fill", style: { width, background: color } });
-  return el("span", { class: "meter", "aria-hidden": "true" }, bar);
-}
-
-function drawParallel(block) {
-  const [width, height, top, bottom] = [Math.max(1160, 170 * block.axes.length), 320, 34, 262];
-  const x = (place) => 70 + (place * (width - 140)) / Math.max(1, block.axes.length - 1);
-  const y = (share) => bottom - share * (bottom - top);
-  const d = (line) => line.map((share, place) => share === null ? "" : `${x(place).toFixed(1)} ${y(share).toFixed(1)}`)
-    .filter(Boolean).map((point, k) => `${k ? "L" : "M"}${point}`).join("");
-  const strength = (rank) => 0.9 - 0.75 * (rank / Math.max(1, block.lines.length - 1));
-  const drawn = block.lines.map((line, rank) => svg("path", { class: "line trial", d: d(line), "stroke-opacity": strength(rank) }));
-  const chosen = svg("path", { class: "line chosen" });
-  const axes = block.axes.map(([label, low, high], place) => svg("g", {},
-    svg("line", { class: "axis", x1: x(place), x2: x(place), y1: top, y2: bottom }),
-    svg("text", { class: "tick", x: x(place), y: top - 10, "text-anchor": "middle" }, short(high)),
-    svg("text", { class: "tick", x: x(place), y: bottom + 18, "text-anchor": "middle" }, short(low)),
-    svg("text", { class: "label", x: x(place), y: bottom + 42, "text-anchor": "middle" }, label)));
-  const picture = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", tabindex: 0, class: "picture wide",
-    "aria-label": `${block.title}: ${plural(block.lines.length, "trial")} on ${block.axes.length} axes. Arrow keys go from the best to the worst.` },
-  axes, [...drawn].reverse(), chosen);
-  const readout = el("p", { class: "readout", "aria-live": "polite" });
-  let now = -1;
-  const show = (rank) => {
-    now = Math.max(0, Math.min(block.lines.length - 1, rank));
-    chosen.setAttribute("d", d(block.lines[now]));
-    readout.textContent = `${now + 1} of ${block.lines.length}: ${block.labels[now]}`;
-  };
-  drawn.forEach((line, rank) => line.addEventListener("pointerenter", () => show(rank)));
-  picture.addEventListener("keydown", (event) => {
-    const moves = { ArrowRight: now + 1, ArrowDown: now + 1, ArrowLeft: now - 1, ArrowUp: now - 1, Home: 0, End: Infinity };
-    if (event.key in moves) {
-      event.preventDefault();
-      show(moves[event.key]);
-    }
-  });
-  return frame(block, picture, null, readout, null);
 }

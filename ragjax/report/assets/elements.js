@@ -9,7 +9,8 @@ const newId = (name) => `${name}-${(count += 1)}`;
 function fill(node, attributes, children) {
   for (const [name, value] of Object.entries(attributes)) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (name === "style") Object.assign(node.style, value); // the page's policy allows no text of it
+    else if (name === "style")
+      Object.assign(node.style, value); // the page's policy allows no text of it
     else if (value !== null && value !== undefined) node.setAttribute(name, value);
   }
   node.append(...children.flat(Infinity).filter((child) => child !== null));
@@ -71,15 +72,32 @@ function sorted(rows, column, numeric, down) {
 function drawTable(block) {
   const numeric = block.columns.map((_, column) => isNumeric(block.rows, column));
   const body = el("tbody");
-  const lay = (rows) => body.replaceChildren(
-    ...rows.map((row) => el("tr", {}, row.map((cell, column) => el(
-      column === 0 ? "th" : "td",
-      { scope: column === 0 ? "row" : null, class: numeric[column] ? "number" : null, dir: "auto" },
-      cell,
-    )))),
-  );
+  const lay = (rows) =>
+    body.replaceChildren(
+      ...rows.map((row) =>
+        el(
+          "tr",
+          {},
+          row.map((cell, column) =>
+            el(
+              column === 0 ? "th" : "td",
+              {
+                scope: column === 0 ? "row" : null,
+                class: numeric[column] ? "number" : null,
+                dir: "auto",
+              },
+              cell,
+            ),
+          ),
+        ),
+      ),
+    );
   const heads = block.columns.map((label, column) => {
-    const head = el("th", { scope: "col", "aria-sort": "none", class: numeric[column] ? "number" : null });
+    const head = el("th", {
+      scope: "col",
+      "aria-sort": "none",
+      class: numeric[column] ? "number" : null,
+    });
     const sort = () => {
       // Of numbers the largest come first, of words those that stand first in the alphabet.
       const now = head.getAttribute("aria-sort");
@@ -94,7 +112,12 @@ function drawTable(block) {
   lay(block.rows);
   const caption = block.title ? el("caption", {}, block.title) : null;
   const table = el("table", {}, caption, el("thead", {}, el("tr", {}, heads)), body);
-  const region = { class: "scroll", tabindex: 0, role: "region", "aria-label": block.title || "table" };
+  const region = {
+    class: "scroll",
+    tabindex: 0,
+    role: "region",
+    "aria-label": block.title || "table",
+  };
   const note = block.note ? el("p", { class: "hint" }, rich(block.note)) : null;
   return el("div", { class: "table" }, el("div", region, table), note);
 }
