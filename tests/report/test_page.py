@@ -105,3 +105,11 @@ def test_a_page_is_said_and_measured(ragjax, tmp_path):
     size = (tmp_path / "page.html").stat().st_size
     assert (code, out, err) == (0, f"{tmp_path / 'page.html'}: {size / 1e6:.2f} MB\n", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+
+
+def test_a_run_as_large_as_the_quickstart_s_makes_a_small_page(ragjax, tmp_path):
+    run = write_questions_run(tmp_path / "run", records=questions(1565, depth=8))
+    assert ragjax("report", run, "-o", tmp_path / "page.html")[0] == 0
+    assert (tmp_path / "page.html").stat().st_size < 2_000_000
+    (explorer,) = blocks_of(data_of((tmp_path / "page.html").read_text()), "explorer")
+    assert len(explorer["runs"][0]["rows"]) == 1565

@@ -121,7 +121,7 @@ function drawParallel(block) {
       role: "img",
       tabindex: 0,
       class: "picture wide",
-      "aria-label": `${block.title}: ${plural(block.lines.length, "trial")}, the best first. ${KEYS}`,
+      "aria-label": `${block.title}: ${plural(block.lines.length, "trial")}. ${KEYS}`,
     },
     axes,
     [...drawn].reverse(),

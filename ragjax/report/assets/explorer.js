@@ -1,4 +1,4 @@
-// Lists of which one item is looked at: questions with their passages, episodes with their decisions.
+// Lists of which one item is looked at: questions with passages, episodes with decisions.
 
 // A list box and, beside it, its chosen item. Arrow keys, Home, End, Page Up and Page Down choose.
 function picker(label, line, detail) {
