@@ -1,9 +1,13 @@
 """Exact search of many passages block by block, on one device or on all of a mesh.
 
-The matrix of all scores is never there as a whole. Passages pass in blocks of `BLOCK`, and of each
-`GROUP` neighbouring rows only the highest score is kept. The k best passages lie in the k groups of
-highest maxima, whose rows are then scored once more. Blocks have one size whatever the number of
-devices, so that a product of the same shape gives each score: one device and many agree to the bit.
+Of each `GROUP` neighbouring rows only the highest score is kept. The k best passages lie in the k groups
+of highest maxima, whose rows are then scored once more.
+
+On a CPU passages pass in blocks of `BLOCK`, and the matrix of all scores is never there as a whole.
+Blocks have one size whatever the number of devices, so that a product of the same shape gives each
+score: one device and many agree to the bit. An accelerator, which a product of a block would not fill,
+scores all its rows at once, for so many queries that there are at most `SCORES` scores; the scores that
+are returned are of one shape there, too, and the maxima that choose the groups agree to rounding.
 """
 
 from functools import partial
@@ -25,6 +29,8 @@ BLOCK = 4096  # rows of a block
 GROUP = 32  # rows whose highest score is kept; divides BLOCK
 QUERIES = 256  # queries that are searched at once, at most
 GATHERED = 2**26  # numbers of the rows that are scored again, at most
+SCORES = 2**28  # scores that an accelerator makes at once, at most, of more than one query
+NARROW = 4096  # maxima of which the highest are taken without a second look
 
 
 def best_in_blocks(
@@ -60,11 +66,15 @@ def best_in_blocks(
         return _best_of(scores, rows, k)
 
     def search(queries: Array) -> TopK:
-        maxima = _maxima(embeddings, count, queries, block)
-        _, groups = jax.lax.top_k(maxima, min(k, maxima.shape[-1]))
+        _, groups = _best_of_many(_maxima(embeddings, count, queries, block), k)
         return _in_chunks(score, _scored_at_once(groups, queries), queries, groups)
 
-    return _over_batch(search, query)
+    return _over_batch(search, query, count)
+
+
+def _in_one_product() -> bool:
+    """Whether all rows of a device are scored at once."""
+    return jax.default_backend() != "cpu"
 
 
 def _all_scores(embeddings: Float[Array, "N D"], query: Float[Array, "*batch D"]) -> Array:
@@ -78,15 +88,26 @@ def _maxima(
     """The highest score of each group of rows; -inf where all are rows from `count` on, no passages."""
     total = embeddings.shape[0]
 
-    def of_block(number: Any, rows: Array) -> Array:
+    def of_rows(first: Any, rows: Array) -> Array:
         scores = _all_scores(rows, query)
-        scores = jnp.where(number * block + jnp.arange(block) < count, scores, -jnp.inf)
-        return jnp.max(scores.reshape(-1, block // GROUP, GROUP), axis=-1)
+        scores = jnp.where(first + jnp.arange(len(rows)) < count, scores, -jnp.inf)
+        return _group_maxima(scores)
+
+    def of_block(number: Any, rows: Array) -> Array:
+        if len(query) == 1:
+            return of_rows(number * block, rows)
+        # A block of rows by a few queries is the faster product.
+        scores = jnp.matmul(rows.astype(query.dtype), query.T, precision=FULL_PRECISION)
+        passages = number * block + jnp.arange(block) < count
+        scores = jnp.where(passages[:, None], scores, -jnp.inf)
+        return jnp.max(scores.reshape(block // GROUP, GROUP, -1), axis=1).T
 
     def of_whole_block(_, number):
         rows = jax.lax.dynamic_slice_in_dim(embeddings, number * block, block)
         return None, of_block(number, rows)
 
+    if _in_one_product():
+        return of_rows(0, embeddings)
     whole = total // block
     _, maxima = jax.lax.scan(of_whole_block, None, jnp.arange(whole))
     maxima = jnp.moveaxis(maxima, 0, 1).reshape(query.shape[0], -1)
@@ -94,6 +115,28 @@ def _maxima(
         rest = jnp.pad(embeddings[whole * block :], ((0, -total % block), (0, 0)))
         maxima = jnp.concatenate([maxima, of_block(whole, rest)], axis=-1)
     return maxima
+
+
+def _group_maxima(values: Float[Array, "q n"]) -> Float[Array, "q G"]:
+    """The highest of each `GROUP` neighbours."""
+    values = jnp.pad(values, ((0, 0), (0, -values.shape[-1] % GROUP)), constant_values=-jnp.inf)
+    return jnp.max(values.reshape(len(values), -1, GROUP), axis=-1)
+
+
+def _best_of_many(values: Float[Array, "q n"], k: int) -> tuple[Array, Array]:
+    """The k highest of n values, or all if there are fewer, best first, and their places [q,k].
+
+    Ties go to the lower place. Of many values those in the k groups of highest maxima are looked at.
+    """
+    count = values.shape[-1]
+    if count <= NARROW:
+        best_values, places = jax.lax.top_k(values, min(k, count))
+        return best_values, places
+    _, groups = _best_of_many(_group_maxima(values), k)
+    places = _rows(groups)
+    near = jnp.take_along_axis(values, jnp.minimum(places, count - 1), axis=-1)
+    near, chosen = jax.lax.top_k(jnp.where(places < count, near, -jnp.inf), min(k, count))
+    return near, jnp.take_along_axis(places, chosen, axis=-1)
 
 
 def _rows(groups: Int[Array, "q g"]) -> Int[Array, "q r"]:
@@ -137,9 +180,10 @@ def _in_chunks(work: Any, size: int, *arrays: Array) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:count], done)
 
 
-def _over_batch(search: Any, query: Float[Array, "*batch D"]) -> TopK:
-    """Searches queries of any axes, `QUERIES` at a time."""
-    found = _in_chunks(search, QUERIES, query.reshape(-1, query.shape[-1]))
+def _over_batch(search: Any, query: Float[Array, "*batch D"], rows: int) -> TopK:
+    """Searches queries of any axes among the rows of a device, `QUERIES` at a time or fewer."""
+    size = min(QUERIES, max(1, SCORES // rows)) if _in_one_product() else QUERIES
+    found = _in_chunks(search, size, query.reshape(-1, query.shape[-1]))
     return jax.tree.map(lambda leaf: leaf.reshape(*query.shape[:-1], leaf.shape[-1]), found)
 
 
@@ -190,7 +234,6 @@ def best_in_shards(
     """
     require_depth(k, index.count)
     rows_of_each = index.rows.shape[0] // index.mesh.size
-    groups_of_each = rows_of_each // GROUP
 
     def score(own: Array, queries: Array, groups: Array) -> TopK:
         first, rows = jax.lax.axis_index("data") * rows_of_each, _rows(groups)
@@ -200,8 +243,7 @@ def best_in_shards(
 
     def search(own: Array, queries: Array) -> TopK:
         first = jax.lax.axis_index("data") * rows_of_each
-        maxima = _maxima(own, index.count - first, queries, block)
-        values, places = jax.lax.top_k(maxima, min(k, groups_of_each))
+        values, places = _best_of_many(_maxima(own, index.count - first, queries, block), k)
         # Devices one after another are in the order of their rows, as ties have to be.
         values, groups = (
             jnp.moveaxis(jax.lax.all_gather(of_each, "data"), 0, 1).reshape(len(queries), -1)
@@ -216,7 +258,7 @@ def best_in_shards(
             scores = _all_scores(own[: index.count], queries)
             first = jax.lax.axis_index("data") == 0
             return best(jax.lax.pmax(jnp.where(first, scores, -jnp.inf), "data"), k)
-        return _over_batch(partial(search, own), queries)
+        return _over_batch(partial(search, own), queries, rows_of_each)
 
     everywhere = jax.shard_map(
         on_every_device,

@@ -58,6 +58,26 @@ def test_drawn_cases_with_ties(count):
                 assert np.all(found.valid)
 
 
+@pytest.mark.parametrize("count", [65, 200, 1025, 3000])
+def test_as_an_accelerator_searches(count, monkeypatch):
+    """All rows of a device in one product, few queries at a time, and maxima looked at twice."""
+    monkeypatch.setattr(blocks, "_in_one_product", lambda: True)
+    monkeypatch.setattr(blocks, "NARROW", 1)
+    monkeypatch.setattr(blocks, "GROUP", 2)
+    monkeypatch.setattr(blocks, "SCORES", 2 * count)  # two queries at a time
+    rng = np.random.default_rng(count)
+    for k in (1, 3, 40):
+        alone = jax.jit(partial(best_in_blocks, k=k, block=BLOCK))
+        shards = jax.jit(partial(best_in_shards, k=k, block=BLOCK))
+        for _ in range(4):
+            embeddings, query = drawn(rng, count)
+            ids, scores = sorted_by_numpy(embeddings, query, k)
+            index = shard_rows(embeddings, data_mesh(), block=BLOCK)
+            for found in (alone(embeddings, query), shards(index, query)):
+                np.testing.assert_array_equal(found.ids, ids)
+                np.testing.assert_array_equal(found.scores, scores)
+
+
 @pytest.mark.parametrize(("count", "k"), [(60, 7), (200, 7), (257, 40), (129, 129)])
 def test_one_device_and_several_agree_to_the_bit(count, k):
     """Of numbers whose sums are rounded, and of equal rows, whose ties the lower one wins."""
@@ -155,9 +175,10 @@ def test_no_score_matrix_is_made():
         jax.ShapeDtypeStruct((512, 8), np.float32),
     )
     program = jax.jit(lambda e, q: best_in_blocks(e, q, 10)).lower(*shapes).as_text()
-    assert "512x65536" not in program
-    assert "256x65536" not in program
-    assert "256x4096" in program
+    for queries in (256, 512):
+        assert f"{queries}x65536" not in program
+        assert f"65536x{queries}" not in program
+    assert "4096x256" in program
 
 
 def test_nan_stays_nan():
