@@ -1,6 +1,8 @@
 """Curves of groups of runs while they train: the mean over seeds, with a band of all of them."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 from ragjax.evaluation.curves import MAIN, mean_curve
 from ragjax.evaluation.plots import Curve, Plot
@@ -8,6 +10,9 @@ from ragjax.report.blocks import Block, Chart, Folded, Grid, Line, Number, Secti
 from ragjax.report.runs import Group
 
 POINTS = 400  # of a curve
+
+_FORMULA, _POWER = re.compile(r"\$([^$]*)\$"), re.compile(r"\^\{([-0-9]+)\}")
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def curves_section(groups: Sequence[Group]) -> Section:
@@ -53,18 +58,29 @@ def _thinned(curve: Curve, color: int) -> tuple[Line, str]:
     return line, note
 
 
+def _plain_maths(text: str) -> str:
+    """A text whose formulas, between dollar signs as matplotlib has them, are plain characters."""
+
+    def plain(formula: re.Match[str]) -> str:
+        return _POWER.sub(lambda power: power[1].translate(_RAISED), formula[1])
+
+    return _FORMULA.sub(plain, text)
+
+
 def plot_chart(plot: Plot) -> Chart:
     """A declared plot as a chart."""
     colors: dict[str, int] = {}
-    lines, notes = [], [plot.note] * bool(plot.note)
+    lines, notes = [], [_plain_maths(plot.note)] * bool(plot.note)
     for curve in plot.curves:
         colors[curve.label] = colors[curve.like] if curve.like else len(set(colors.values()))
         line, note = _thinned(curve, colors[curve.label])
-        lines.append(line)
+        lines.append(replace(line, label=_plain_maths(line.label)))
         notes += [note] * bool(note)
-    marks = [(f"{line.label} ({line.source})", line.value) for line in plot.lines]
+    marks = [(_plain_maths(f"{line.label} ({line.source})"), line.value) for line in plot.lines]
     return Chart(
-        *(plot.title, plot.x_label, plot.y_label, lines, marks),
+        *map(_plain_maths, (plot.title, plot.x_label, plot.y_label)),
+        lines,
+        marks,
         names=list((plot.x_names or {}).items()),
         range=plot.y_range,
         note=" ".join(notes),

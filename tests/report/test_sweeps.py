@@ -118,7 +118,10 @@ def get_table():
 
 
 def get_plots():
-    curves = (Curve("a", (0, 1), (0, 1)), Curve("b", (0, 1), (1, 0), style="dashed", like="a"))
+    curves = (
+        Curve("$2^{-13}$", (0, 1), (0, 1)),
+        Curve("b", (0, 1), (1, 0), style="dashed", like="$2^{-13}$"),
+    )
     lines = (Line("limit", 2, "a book"),)
     return (Plot("slope", "Slope", "x", "y", curves, lines, x_names={0: "no", 1: "yes"}),)
 '''
@@ -148,7 +151,7 @@ def test_an_experiment_s_table_and_plots(ragjax, tmp_path):
     assert "One `idea`." in words
     assert "1 of the 4 runs that the table declares are not recorded." in words
     (slope,) = blocks_of(page, "chart")
-    assert [line["color"] for line in slope["lines"]] == [0, 0]
+    assert [(line["label"], line["color"]) for line in slope["lines"]] == [("2⁻¹³", 0), ("b", 0)]
     assert (slope["lines"][1]["dash"], slope["names"]) == ("dashed", [[0, "no"], [1, "yes"]])
     assert slope["marks"] == [["limit (a book)", 2]]
     differs = next(

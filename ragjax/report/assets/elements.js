@@ -83,7 +83,7 @@ function drawTable(block) {
               column === 0 ? "th" : "td",
               {
                 scope: column === 0 ? "row" : null,
-                class: numeric[column] ? "number" : null,
+                class: column > 0 && numeric[column] ? "number" : null,
                 dir: "auto",
               },
               cell,
@@ -96,7 +96,7 @@ function drawTable(block) {
     const head = el("th", {
       scope: "col",
       "aria-sort": "none",
-      class: numeric[column] ? "number" : null,
+      class: column > 0 && numeric[column] ? "number" : null,
     });
     const sort = () => {
       // Of numbers the largest come first, of words those that stand first in the alphabet.
