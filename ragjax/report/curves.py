@@ -78,7 +78,9 @@ def plot_chart(plot: Plot) -> Chart:
         notes += [note] * bool(note)
     marks = [(_plain_maths(f"{line.label} ({line.source})"), line.value) for line in plot.lines]
     return Chart(
-        *map(_plain_maths, (plot.title, plot.x_label, plot.y_label)),
+        _plain_maths(plot.title),
+        _plain_maths(plot.x_label),
+        _plain_maths(plot.y_label),
         lines,
         marks,
         names=list((plot.x_names or {}).items()),
