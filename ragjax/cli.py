@@ -17,6 +17,7 @@ from ragjax import (
     import_command,
     index_commands,
     index_search,
+    report_command,
     result_commands,
     sweep_command,
 )
@@ -144,7 +145,7 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Report:
+class Pages:
     """Write the pages of all tables and configs anew from the recorded runs."""
 
     directory: Positional[Path] = Path(".")
@@ -229,7 +230,8 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "export": (Export, result_commands.export),
         "table": (Table, result_commands.table),
         "plot": (Plot, result_commands.plot),
-        "report": (Report, result_commands.report),
+        "report": (report_command.Report, report_command.report),
+        "pages": (Pages, result_commands.pages),
         "configs": (Configs, result_commands.configs),
         "config show": (ConfigShow, result_commands.config_show),
         "config diff": (ConfigDiff, result_commands.config_diff),

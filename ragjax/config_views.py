@@ -67,7 +67,7 @@ def diff_configs(first: Path, second: Path) -> str:
     """
     left, right = _as_json(first), _as_json(second)
     lines = [
-        f"{name}: {_value_at(left, name)} | {_value_at(right, name)}"
+        f"{name}: {value_at(left, name)} | {value_at(right, name)}"
         for name in differing_fields(left, right)
     ]
     return "\n".join(lines) or "no difference"
@@ -82,7 +82,7 @@ def _as_json(place: Path) -> Any:
     return value
 
 
-def _value_at(value: Any, name: str) -> str:
+def value_at(value: Any, name: str) -> str:
     """The value of a dotted field as JSON, a component by the name of its class."""
     for part in name.split("."):
         if isinstance(value, list) and part.isdigit() and int(part) < len(value):

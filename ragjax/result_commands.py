@@ -1,4 +1,4 @@
-"""What the commands do that train nothing: answer, table, plot, report and config.
+"""What the commands do that train nothing: answer, table, plot, pages and config.
 
 Each takes its parsed options, the overrides of a config, and the console of progress. It returns the
 exit code.
@@ -90,9 +90,9 @@ def _plot_experiment(options: Any, console: PlainConsole) -> int:
     return 0
 
 
-def report(options: Any, _: list[str], console: PlainConsole) -> int:
+def pages(options: Any, _: list[str], console: PlainConsole) -> int:
     """Writes the generated pages anew and prints those that changed."""
-    from ragjax.evaluation.report import write_pages
+    from ragjax.evaluation.pages import write_pages
 
     del console
     for path in write_pages(options.directory):
@@ -102,7 +102,7 @@ def report(options: Any, _: list[str], console: PlainConsole) -> int:
 
 def configs(options: Any, _: list[str], console: PlainConsole) -> int:
     """Prints the name and the first line of the docstring of each config."""
-    from ragjax.evaluation.report import config_summaries
+    from ragjax.evaluation.pages import config_summaries
     from ragjax.shipped import SHIPPED, config_name
 
     del console

@@ -78,6 +78,7 @@ def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:
     from ragjax.config_differences import differing_fields
     from ragjax.interrupts import stop_if_interrupted
     from ragjax.sweep.store import SWEEP, Store
+    from ragjax.sweep.study import plan_of
     from ragjax.sweep.working import work_on
 
     require(options.workers >= 1, f"--workers is {options.workers}; give at least 1.")
@@ -107,7 +108,7 @@ def sweep(options: Sweep, overrides: list[str], console: PlainConsole) -> int:
         else:
             if not (directory / SWEEP).is_file():
                 _check(asked, console)
-            for note in store.begin(asked, _plan):
+            for note in store.begin(asked, plan_of):
                 console.print(note)
         if options.retry:
             _forget_failed(store)
@@ -208,21 +209,12 @@ def _check(asked: Any, console: PlainConsole) -> None:
     Trainer(console).check_metric(asked)
 
 
-def _plan(store: Any) -> Any:
-    """The plan of a sweep as it stands."""
-    from ragjax.sweep.plan import Plan
-    from ragjax.sweep.study import Study
-
-    if any(sweep.sampler.learns for sweep, _ in store.generations):
-        return Plan(store.generations, Study(store).groups)
-    return Plan(store.generations)
-
-
 def _forget_failed(store: Any) -> None:
     """Lets trials be tried again that have failed, other than by values that the config refuses."""
     from ragjax.sweep.store import OUTCOME
+    from ragjax.sweep.study import plan_of
 
-    for trial in _plan(store).trials:
+    for trial in plan_of(store).trials:
         for run in trial.runs:
             if store.run_outcome(run).status == "failed":
                 (store.run_dir(run) / OUTCOME).unlink(missing_ok=True)
@@ -249,10 +241,11 @@ def _show(store: Any, console: PlainConsole) -> int:
     from ragjax.run_dir import RESULT
     from ragjax.sweep import show
     from ragjax.sweep.pictures import draw_parallel, draw_slices
+    from ragjax.sweep.study import plan_of
     from ragjax.sweep.winner import finished, winners
 
     store.forget()
-    plan = _plan(store)
+    plan = plan_of(store)
     for line in show.progress_lines(store, plan):
         print_line(line)
     found = finished(store, plan)

@@ -11,15 +11,15 @@ import pytest
 from ragjax.cli import Train, _parse_with_overrides, main
 from ragjax.config import load_config
 from ragjax.evaluation.claims import checked_claims
-from ragjax.evaluation.plots import read_figures
-from ragjax.evaluation.readme import replace_block, table_blocks
-from ragjax.evaluation.rendering import render
-from ragjax.evaluation.report import (
+from ragjax.evaluation.pages import (
     configs_page,
     expected_docstrings,
     experiment_files,
     experiments_page,
 )
+from ragjax.evaluation.plots import read_figures
+from ragjax.evaluation.readme import replace_block, table_blocks
+from ragjax.evaluation.rendering import render
 from ragjax.evaluation.runs import load_runs
 from ragjax.evaluation.statistics import interquartile_interval
 from ragjax.evaluation.tables import load_table, missing_runs
@@ -50,7 +50,7 @@ def pages():
 
 @pytest.mark.parametrize("name", ["experiments/README.md", "configs/README.md"])
 def test_generated_pages_are_those_of_the_recorded_runs(name, pages):
-    """Byte for byte; `ragjax report` writes them anew."""
+    """Byte for byte; `ragjax pages` writes them anew."""
     assert (ROOT / name).read_text() == pages[name]
 
 
@@ -99,7 +99,7 @@ def test_a_config_tells_to_expect_what_was_recorded():
     expected = expected_docstrings(ROOT)
     assert expected.keys() == {path for path in CONFIGS if path.parent.name not in OWN}
     for path, text in expected.items():
-        assert path.read_text() == text, f"{path}: ragjax report mends it"
+        assert path.read_text() == text, f"{path}: ragjax pages mends it"
 
 
 def test_counts_are_those_of_the_data():

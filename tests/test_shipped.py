@@ -71,7 +71,9 @@ def test_configs_are_listed_and_shown_by_name(elsewhere, ragjax, refused):
 def test_the_package_is_typed_and_says_where_it_runs():
     assert (ROOT / "ragjax" / "py.typed").is_file()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["setuptools"]["package-data"] == {"ragjax": ["py.typed"]}
+    assert project["tool"]["setuptools"]["package-data"] == {
+        "ragjax": ["py.typed", "report/assets/*"]
+    }
     assert {"cuda", "tpu"} <= project["project"]["optional-dependencies"].keys()
     assert project["project"]["requires-python"] == ">=3.11,<3.14"
     assert "Python 3.11 to 3.13" in (ROOT / "README.md").read_text()

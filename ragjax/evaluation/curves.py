@@ -86,7 +86,7 @@ def run_plots(directories: Sequence[Path], figures: Sequence[str] = ()) -> tuple
       The plots, in the order of the figures. Raises `UserError` for a directory given twice, one that
       can't be read, or a figure that no run has.
     """
-    labels = distinct_labels(directories)
+    labels = [_plain(label) for label in distinct_labels(directories)]
     runs = {label: read_seeds(place) for label, place in zip(labels, directories, strict=True)}
     logged = sorted({name for seeds in runs.values() for series in seeds for name in series})
     for name in figures:
@@ -97,7 +97,7 @@ def run_plots(directories: Sequence[Path], figures: Sequence[str] = ()) -> tuple
     chosen = dict.fromkeys(figures) or [name for name in MAIN if name in logged] or logged
     plots = []
     for number, name in enumerate(chosen):
-        curves = [curve for label in labels if (curve := _curve(label, runs[label], name))]
+        curves = [curve for label in labels if (curve := mean_curve(label, runs[label], name))]
         if curves:
             plots.append(Plot(f"panel_{number}", _plain(name), "step", "", curves))
     require(
@@ -107,7 +107,7 @@ def run_plots(directories: Sequence[Path], figures: Sequence[str] = ()) -> tuple
     return tuple(plots)
 
 
-def _curve(label: str, seeds: Sequence[Series], name: str) -> Curve | None:
+def mean_curve(label: str, seeds: Sequence[Series], name: str) -> Curve | None:
     """The mean of a figure at the steps where all seeds that log it have it; None if no seed does."""
     measured = [series[name] for series in seeds if name in series]
     steps = sorted(set.intersection(*map(set, measured))) if measured else []
@@ -132,7 +132,7 @@ def distinct_labels(directories: Sequence[Path]) -> list[str]:
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
-    return [_plain("/".join(path.parts[-depth:])) for path in paths]
+    return ["/".join(path.parts[-depth:]) for path in paths]
 
 
 def _plain(name: str) -> str:

@@ -147,7 +147,7 @@ def _number(value: float, digits: int) -> str:
     return f"{round(value, 9):.{digits}f}"
 
 
-def _interval_text(cell: Interval, digits: int) -> str:
+def interval_text(cell: Interval, digits: int) -> str:
     """The mean ± half-width; the mean alone of a single number, which has no interval."""
     mean = _number(cell.mean, digits)
     return mean if cell.single else f"{mean} ± {_number(cell.half_width, digits)}"
@@ -158,14 +158,14 @@ def cell_texts(table: Table, line: Line) -> list[str]:
     found = len(line.runs)
     mark = "" if found == len(table.seeds) else f" ({found} seed{'s' * (found != 1)})"
     return [
-        _interval_text(cell, column.digits) + mark
+        interval_text(cell, column.digits) + mark
         if cell
         else line.row.published.get(column.label, MISSING)
         for column, cell in zip(table.columns, line.cells, strict=True)
     ]
 
 
-def _legend(table: Table, lines: Sequence[Line]) -> str:
+def legend(table: Table, lines: Sequence[Line]) -> str:
     """Returns the sentence that says what a cell is."""
     runs = [run for line in lines for run in line.runs]
     if not runs:
@@ -219,7 +219,7 @@ def _provenance(table: Table, line: Line) -> dict[str, str]:
     }
 
 
-def _footnotes(table: Table, lines: Sequence[Line], quote: str = "") -> list[str]:
+def footnotes(table: Table, lines: Sequence[Line], quote: str = "") -> list[str]:
     """Returns a line of provenance for each row, with config and runs between quotes."""
     notes = []
     for line in lines:
@@ -243,8 +243,8 @@ def _markdown(table: Table, lines: Sequence[Line]) -> str:
         rows.append([f"{published.label} (published: {published.source})", *figures])
     grid = ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
     grid.insert(1, "| --- |" + " ---: |" * len(table.columns))
-    words = f"{table.caption} {_legend(table, lines)}".strip()
-    runs = _folded("Runs", [f"- {note}" for note in _footnotes(table, lines, "`")])
+    words = f"{table.caption} {legend(table, lines)}".strip()
+    runs = _folded("Runs", [f"- {note}" for note in footnotes(table, lines, "`")])
     return "\n".join([f"**{table.title}.**", "", *grid, "", words, "", *runs, ""])
 
 
@@ -257,12 +257,12 @@ def _latex(table: Table, lines: Sequence[Line]) -> str:
         figures = [published.values.get(column.label, MISSING) for column in table.columns]
         references.append(row([f"{published.label} (published: {published.source})", *figures]))
     caption = f"{table.title}. {table.caption}".rstrip().translate(_LATEX)
-    legend = _legend(table, lines).translate(_LATEX)
+    words = legend(table, lines).translate(_LATEX)
     return "\n".join(
         [
             r"\begin{table}",
             r"\centering",
-            rf"\caption{{{caption} {legend}}}",
+            rf"\caption{{{caption} {words}}}",
             rf"\begin{{tabular}}{{l{'r' * len(table.columns)}}}",
             r"\toprule",
             row(["", *(column.label for column in table.columns)]),
@@ -272,7 +272,7 @@ def _latex(table: Table, lines: Sequence[Line]) -> str:
             r"\bottomrule",
             r"\end{tabular}",
             r"\end{table}",
-            *(f"% {note}" for note in _footnotes(table, lines)),
+            *(f"% {note}" for note in footnotes(table, lines)),
             "",
         ]
     )

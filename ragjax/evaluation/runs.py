@@ -32,8 +32,9 @@ REQUIRED_FIGURES = {
 }
 REQUIRED_FACTS = ("train_seconds", "steps", "seed", "versions")
 
-_RECORDS = {"predictions.jsonl": Outcomes, "episodes.jsonl": Episodes}
-_FILES = ("config.json", "result.json", "outcomes.json.gz")
+RECORDS = {"predictions.jsonl": Outcomes, "episodes.jsonl": Episodes}
+OUTCOMES = "outcomes.json.gz"
+_FILES = ("config.json", "result.json", OUTCOMES)
 _MASS_DIGITS = 6
 
 
@@ -62,7 +63,7 @@ class Run:
                 return self.outcomes.figure(name)[0]
             outcomes = self.outcomes.figure(name)
         except KeyError:
-            given = _flatten(self.result)
+            given = flatten(self.result)
             if relation is not None or not (name in given and _is_number_or_none(given[name])):
                 raise
             return None if given[name] is None else np.array([given[name]], float)
@@ -111,9 +112,9 @@ def record_run(run_dir: Path, destination: Path, *, overwrite: bool = False) -> 
     run_dir, destination = Path(run_dir), Path(destination)
     records = _require_finished(run_dir)
     config, result = (read_json_object(run_dir / name, "run it again.") for name in _FILES[:2])
-    _require_result(run_dir, config, result, _RECORDS[records])
+    _require_result(run_dir, config, result, RECORDS[records])
     outcomes: Outcomes | Episodes
-    if _RECORDS[records] is Episodes:
+    if RECORDS[records] is Episodes:
         outcomes = read_episodes(run_dir / records)
     else:
         outcomes = Outcomes.from_records(read_predictions(run_dir / records))
@@ -146,7 +147,7 @@ def _write_run(
         for name, content in (("config.json", config), ("result.json", result)):
             text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
             (new / name).write_text(text, encoding="utf-8")
-        (new / "outcomes.json.gz").write_bytes(_pack(outcomes))
+        (new / OUTCOMES).write_bytes(_pack(outcomes))
         if destination.exists():
             destination.rename(old)
         new.rename(destination)
@@ -188,8 +189,12 @@ def _question_columns(outcomes: Outcomes) -> dict[str, Any]:
     } | measured
 
 
-def _unpack(path: Path) -> Outcomes | Episodes:
-    """Reads what `_pack` wrote."""
+def read_outcomes(path: Path) -> Outcomes | Episodes:
+    """Reads the outcomes of a recorded run.
+
+    Raises:
+      UserError: they can't be read.
+    """
     try:
         columns = parse_json(gzip.decompress(path.read_bytes()))
         if "returns" in columns:
@@ -287,20 +292,20 @@ def _load_run(directory: Path, seed: int) -> Run:
     config, result = (
         read_json_object(directory / name, "record the run again.") for name in _FILES[:2]
     )
-    outcomes = _unpack(directory / _FILES[2])
+    outcomes = read_outcomes(directory / OUTCOMES)
     _require_result(directory, config, result, type(outcomes))
     require(
         result["seed"] == seed,
         f"{directory} holds a run with seed {result['seed']}; move it to seed_{result['seed']}.",
     )
-    _require_agreement(directory, result, outcomes, _FILES[2], 10.0 ** (1 - _MASS_DIGITS))
+    _require_agreement(directory, result, outcomes, OUTCOMES, 10.0 ** (1 - _MASS_DIGITS))
     return Run(directory, seed, config, result, outcomes)
 
 
 def _require_finished(run_dir: Path) -> str:
     """Checks that a run has ended; returns the name of its records, by questions or by episodes."""
     require(run_dir.is_dir(), f"run directory {run_dir} doesn't exist; name one that does.")
-    found = next((name for name in _RECORDS if (run_dir / name).is_file()), "predictions.jsonl")
+    found = next((name for name in RECORDS if (run_dir / name).is_file()), "predictions.jsonl")
     for name in ("result.json", "config.json", found):
         require(
             (run_dir / name).is_file(),
@@ -332,10 +337,10 @@ def _require_agreement(
     tolerance: float,
 ) -> None:
     """Refuses a result with a figure that differs from the one that its records give."""
-    given = _flatten(result)
+    given = flatten(result)
     episodes = isinstance(outcomes, Episodes)
     found = outcomes.summary() if episodes else summarise_outcomes(outcomes)
-    for name, value in _flatten(found).items():
+    for name, value in flatten(found).items():
         if name not in given:
             continue  # a figure that this result doesn't report
         same = given[name] is value
@@ -360,18 +365,18 @@ def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if name != "seed"}
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Returns {"a.b": leaf} of nested mappings; an empty mapping is a leaf."""
     leaves: dict[str, Any] = {}
     for name, value in tree.items():
         nested = isinstance(value, Mapping) and value
-        leaves |= _flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
+        leaves |= flatten(value, f"{prefix}{name}.") if nested else {f"{prefix}{name}": value}
     return leaves
 
 
 def _differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """Returns "field (one value against the other)" for each field that differs."""
-    here, there = _flatten(first), _flatten(second)
+    here, there = flatten(first), flatten(second)
     absent = "nothing"
     return [
         f"{name} ({here.get(name, absent)!r} against {there.get(name, absent)!r})"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ragjax.errors import UserError
-from ragjax.sweep.plan import Generation
+from ragjax.sweep.plan import Generation, Plan
 from ragjax.sweep.space import Space
 from ragjax.sweep.spec import Sweep
 from ragjax.sweep.store import Outcome, Store
@@ -162,6 +162,17 @@ class Study:
                     continue
                 stopped = outcome.status == "stopped"
                 study.tell(trial.number, state=states.PRUNED if stopped else states.FAIL)
+
+
+def plan_of(store: Store) -> Plan:
+    """The plan of a sweep as it stands.
+
+    Raises:
+      UserError: a sampler that learns can't be asked what it has drawn.
+    """
+    if any(sweep.sampler.learns for sweep, _ in store.generations):
+        return Plan(store.generations, Study(store).groups)
+    return Plan(store.generations)
 
 
 def known_trials(space: Space, found: Sequence[tuple[Trial, float]]) -> list[Any]:

@@ -107,7 +107,7 @@ def test_labels_tell_runs_apart(tmp_path, monkeypatch):
     places = [tmp_path / name for name in ("a/seed_0", "b/seed_0", "b/seed_1")]
     assert distinct_labels(places[:1]) == ["seed_0"]
     assert distinct_labels(places) == ["a/seed_0", "b/seed_0", "b/seed_1"]
-    assert distinct_labels([tmp_path / "_new", tmp_path / "$a$"]) == ["./_new", r"\$a\$"]
+    assert distinct_labels([tmp_path / "_new", tmp_path / "$a$"]) == ["_new", "$a$"]
     with pytest.raises(UserError, match="a is given more than once; give each run once"):
         distinct_labels([tmp_path / "a", tmp_path / "b" / ".." / "a"])
 

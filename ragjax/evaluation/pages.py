@@ -1,4 +1,4 @@
-"""Pages that are generated from experiments, configs and recorded runs, by `ragjax report`.
+"""Pages that are generated from experiments, configs and recorded runs, by `ragjax pages`.
 
 experiments/README.md   every table and every picture
 configs/*/*.py          the lines "Expected (<experiment>): ..." of their docstrings
@@ -19,7 +19,7 @@ from ragjax.evaluation.rendering import cell_texts, measured_lines, render
 from ragjax.evaluation.tables import Table, load_table
 from ragjax.files import write_atomically
 
-COMMAND = "ragjax report"
+COMMAND = "ragjax pages"
 SHOWN = 2  # figures that a config's docstring tells to expect
 
 _EXPECTED = re.compile(r"^Expected \((\S+?)\):.*$", re.MULTILINE)
@@ -77,10 +77,19 @@ def experiment_files(root: Path) -> dict[Path, set[str]]:
     """
     found = {}
     for path in sorted((root / "experiments").rglob("*.py")):
-        names = {item.name for item in _parse(path).body if isinstance(item, ast.FunctionDef)}
-        if names & {"get_table", "get_plots"}:
-            found[path] = names & {"get_table", "get_plots"}
+        if names := declared_functions(path):
+            found[path] = names
     return found
+
+
+def declared_functions(path: Path) -> set[str]:
+    """Which of `get_table` and `get_plots` a Python file has.
+
+    Raises:
+      UserError: it is not Python.
+    """
+    names = {item.name for item in _parse(path).body if isinstance(item, ast.FunctionDef)}
+    return names & {"get_table", "get_plots"}
 
 
 def experiments_page(root: Path) -> str:
@@ -90,7 +99,7 @@ def experiments_page(root: Path) -> str:
       UserError: an experiment doesn't load, or a picture isn't drawn yet.
     """
     files = experiment_files(root)
-    contents = [f"- [{path.stem}](#{path.stem}): {_summary(path)}" for path in files]
+    contents = [f"- [{path.stem}](#{path.stem}): {first_line(path)}" for path in files]
     sections = [_experiment_section(root, path, names) for path, names in files.items()]
     head = f"""\
 # Experiments
@@ -113,7 +122,7 @@ def _experiment_section(root: Path, path: Path, names: set[str]) -> str:
     page = root / "experiments"
     parts = [
         f"## {path.stem}",
-        f"[`{path.name}`]({path.relative_to(page).as_posix()}): {_summary(path)}",
+        f"[`{path.name}`]({path.relative_to(page).as_posix()}): {first_line(path)}",
     ]
     if "get_table" in names:
         table = load_table(path)
@@ -161,7 +170,7 @@ def config_summaries(directory: Path) -> dict[Path, str]:
     found = {}
     for path in sorted(directory.rglob("*.py")):
         try:
-            found[path] = _summary(path)
+            found[path] = first_line(path)
         except UserError as error:
             found[path] = f"({error})"
     return found
@@ -231,6 +240,10 @@ def _docstring(path: Path) -> str:
     return ast.get_docstring(_parse(path)) or "(no docstring)"
 
 
-def _summary(path: Path) -> str:
-    """The first line of a file's docstring."""
+def first_line(path: Path) -> str:
+    """The first line of a Python file's docstring.
+
+    Raises:
+      UserError: it is not Python.
+    """
     return _docstring(path).splitlines()[0]

@@ -6,7 +6,7 @@ import pytest
 
 from ragjax.cli import main
 from ragjax.errors import UserError
-from ragjax.evaluation import report
+from ragjax.evaluation import pages
 
 CONFIG = '''"""RAG, tiny.
 
@@ -44,8 +44,8 @@ def checkout(tmp_path, write_experiment, record):
 
 
 def test_the_page_of_experiments(checkout):
-    page = report.experiments_page(checkout)
-    assert "`ragjax report` writes the page anew" in page
+    page = pages.experiments_page(checkout)
+    assert "`ragjax pages` writes the page anew" in page
     assert "- [tiny](#tiny): How tiny it is.\n" in page
     head, table, provenance, notes, picture = (
         page.index(part)
@@ -69,14 +69,14 @@ def test_experiments_of_all_sorts(checkout):
         'def get_table():\n    return MarkdownTable("Speed", "| a |", "By hand.", "Fast.")\n'
     )
     (benchmarks / "helper.py").write_text('"""No experiment."""\nget_table = None\n')
-    page = report.experiments_page(checkout)
+    page = pages.experiments_page(checkout)
     section = page[page.index("## speed") : page.index("## tiny")]
     assert section.startswith("## speed\n\n[`speed.py`](benchmarks/speed.py): Speed.\n\n**Speed.**")
     assert section.endswith("By hand.\n\n</details>\n\nFast.\n\n")
     assert "helper" not in page
     (benchmarks / "broken.py").write_text("def get_table(:")
     with pytest.raises(UserError, match=r"broken\.py is not a Python file \(invalid syntax"):
-        report.experiments_page(checkout)
+        pages.experiments_page(checkout)
 
 
 def test_a_picture_that_is_not_drawn(checkout):
@@ -84,16 +84,16 @@ def test_a_picture_that_is_not_drawn(checkout):
     with pytest.raises(
         UserError, match=r"slope\.png is missing; draw it by `ragjax plot .*tiny\.py`"
     ):
-        report.experiments_page(checkout)
+        pages.experiments_page(checkout)
 
 
 def test_a_docstring_tells_what_to_expect(checkout):
-    ((path, text),) = report.expected_docstrings(checkout).items()
+    ((path, text),) = pages.expected_docstrings(checkout).items()
     assert path == checkout / "configs" / "tiny" / "rag.py"
     assert "\nExpected (experiments/tiny.py): EM 50.0 ± 50.0.\n" in text
     assert text == CONFIG.replace("nothing yet", "EM 50.0 ± 50.0")
     path.write_text(CONFIG.replace("Expected (", "As in ("))
-    assert report.expected_docstrings(checkout) == {}
+    assert pages.expected_docstrings(checkout) == {}
 
 
 def test_a_row_that_overrides_fields_is_not_the_config_as_it_stands(checkout, record):
@@ -102,7 +102,7 @@ def test_a_row_that_overrides_fields_is_not_the_config_as_it_stands(checkout, re
     other = 'Row("K=8", "configs/tiny/rag.py", ("--k", "8"), key="rag_k8"),'
     path.write_text(path.read_text().replace(own, f"{own} {other}"))
     record(checkout, "rag_k8", 0, {"q0", "q1", "q2", "q3"})
-    (text,) = report.expected_docstrings(checkout).values()
+    (text,) = pages.expected_docstrings(checkout).values()
     assert "\nExpected (experiments/tiny.py): EM 50.0 ± 50.0.\n" in text
 
 
@@ -110,21 +110,21 @@ def test_expectations_that_no_row_meets(checkout):
     other = checkout / "configs" / "tiny" / "other.py"
     other.write_text(CONFIG)
     with pytest.raises(UserError) as caught:
-        report.expected_docstrings(checkout)
+        pages.expected_docstrings(checkout)
     assert str(caught.value) == (
         "configs/tiny/other.py expects figures of experiments/tiny.py, which has no row for it as it "
         "stands; name another experiment."
     )
     other.write_text(CONFIG.replace("experiments/tiny.py", "experiments/none.py"))
     with pytest.raises(UserError, match=r"none\.py does not exist"):
-        report.expected_docstrings(checkout)
+        pages.expected_docstrings(checkout)
 
 
 def test_the_page_of_configs_is_made_of_docstrings(checkout):
-    report.write_pages(checkout)
+    pages.write_pages(checkout)
     (checkout / "configs" / "more").mkdir()
     (checkout / "configs" / "more" / "bare.py").touch()
-    page = report.configs_page(checkout)
+    page = pages.configs_page(checkout)
     bare, rag = (
         page.index("## more\n\n### [bare](more/bare.py)\n\n(no"),
         page.index("## tiny\n\n###"),
@@ -138,16 +138,16 @@ def test_the_page_of_configs_is_made_of_docstrings(checkout):
 
 def test_the_command_writes_what_has_changed(checkout, capsys):
     files = ("experiments/README.md", "configs/tiny/rag.py", "configs/README.md", "README.md")
-    assert main(["report", str(checkout)]) == 0
+    assert main(["pages", str(checkout)]) == 0
     assert capsys.readouterr().out.splitlines() == [str(checkout / name) for name in files]
     assert "| RAG | 50.0 ± 50.0 |" in (checkout / "README.md").read_text()
-    assert main(["report", str(checkout)]) == 0
+    assert main(["pages", str(checkout)]) == 0
     assert capsys.readouterr().out == ""
 
 
 def test_part_of_a_checkout_will_do(checkout, capsys):
     shutil.rmtree(checkout / "configs")
     (checkout / "README.md").unlink()
-    assert report.write_pages(checkout) == [checkout / "experiments" / "README.md"]
-    assert main(["report", str(checkout / "experiments" / "results")]) == 2
+    assert pages.write_pages(checkout) == [checkout / "experiments" / "README.md"]
+    assert main(["pages", str(checkout / "experiments" / "results")]) == 2
     assert "holds neither experiments/ nor configs/; name" in capsys.readouterr().err
