@@ -177,7 +177,8 @@ def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, 
     """Yields the questions of a file of rows, each with the row as it is in the file.
 
     A row has `question`, and may have `id` (the row's number, if it has none), `answers` (a list or one
-    text), `positives` (ids of gold passages), `relation` and `entity`.
+    text), `positives` (ids of gold passages), `relation`, `entity` and `patterns` (regular expressions
+    that an answer has to match, in place of `answers`).
 
     Args:
       path: a file of rows.
@@ -194,6 +195,7 @@ def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, 
             positives=row.texts("positives"),
             relation=row.text("relation", ""),
             entity=row.text("entity", ""),
+            patterns=row.texts("patterns"),
         )
         yield question, values
 
