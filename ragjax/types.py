@@ -323,7 +323,7 @@ class PolicyModel(NamedTuple):
       init: (key) -> params, with the groups "policy" and "value" ("retriever" too, where it retrieves).
       apply: (params, what `retrieve` gives) -> (action distribution, V [...]).
       embed: (params) -> the index, a tree of arrays; None of a policy that retrieves nothing.
-      retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; by default the last.
+      retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; by default that.
       refresh_every: updates after which the index is embedded anew.
     """
 

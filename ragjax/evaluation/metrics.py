@@ -323,7 +323,9 @@ def _fault(record: Any) -> str:
                 return f"has the field {name!r} of {record[name]!r}, which is not {expected}"
     patterns = record.get("patterns", [])
     if not _is_list(patterns, _is_pattern):
-        return f"has the field 'patterns' of {patterns!r}, which is not a list of regular expressions"
+        return (
+            f"has the field 'patterns' of {patterns!r}, which is not a list of regular expressions"
+        )
     rank = record.get("answer_rank")
     if not (rank is None or isinstance(rank, int)):
         return f"has the field 'answer_rank' of {rank!r}, which is not a whole number or null"

@@ -90,7 +90,9 @@ def test_a_file_of_questions_brings_patterns(tmp_path):
     data = files(tmp_path, "Lindberg", LINDBERGH).load()
     (question,) = [each for asked in data.splits.values() for each in asked]
     assert question.patterns == ("Lindberg", LINDBERGH)
-    with pytest.raises(UserError, match=r"question 'q/0' has the pattern '\(', which is no regular"):
+    with pytest.raises(
+        UserError, match=r"question 'q/0' has the pattern '\(', which is no regular"
+    ):
         files(tmp_path, "(").load()
 
 
