@@ -101,12 +101,12 @@ def exact_match(prediction: str, answers: Sequence[str], patterns: Sequence[str]
     _require_answers(answers)
     if patterns:
         said = prediction.strip()
-        return int(any(_compiled(pattern).match(said) for pattern in patterns))
+        return int(any(answer_pattern(pattern).match(said) for pattern in patterns))
     return int(any(_same(prediction, answer, normalise_answer) for answer in answers))
 
 
-def _compiled(pattern: str) -> re.Pattern[str]:
-    """A regular expression as DrQA reads it."""
+def answer_pattern(pattern: str) -> re.Pattern[str]:
+    """A regular expression of accepted answers, as DrQA reads it."""
     return re.compile(pattern, re.IGNORECASE | re.MULTILINE)
 
 
@@ -119,7 +119,7 @@ def strict_match(prediction: str, answers: Sequence[str], patterns: Sequence[str
     _require_answers(answers)
     if patterns:
         said = prediction.strip()
-        return int(any(_compiled(pattern).fullmatch(said) for pattern in patterns))
+        return int(any(answer_pattern(pattern).fullmatch(said) for pattern in patterns))
     return int(any(_same(prediction, answer, normalise_strictly) for answer in answers))
 
 

@@ -33,13 +33,13 @@ class TfdsQuestions(Task):
         `title`, if the dataset brings the passages. Fields within fields are written with "/", several
         fields of answers with "+".
       passages: a file or folder of passages, see `data.readers.read_passages`; "" for the contexts.
-      ranking: a TREC run, as `ragjax index search --output` writes it; of `passages` only those that it
-        names are read. "" for all.
       train_split: the dataset's own name of the training split.
       dev_split: of the development split; "" for a share of the training split, by a hash of questions.
       test_split: of the test split; public datasets often have no answers for theirs.
       dev_share: the share, where `dev_split` is "".
       data_dir: where TFDS keeps its datasets; its own default if "".
+      ranking: a TREC run, as `ragjax index search --output` writes it; of `passages` only those that it
+        names are read. "" for all.
       each_answer: whether a training question stands once for each of its answers, that answer first.
     """
 
@@ -50,12 +50,12 @@ class TfdsQuestions(Task):
     dataset: str = ""
     fields: str = ""
     passages: str = ""
-    ranking: str = ""
     train_split: str = "train"
     dev_split: str = ""
     test_split: str = "validation"
     dev_share: float = 0.1
     data_dir: str = ""
+    ranking: str = ""
     each_answer: bool = False
 
     def __post_init__(self):
