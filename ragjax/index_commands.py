@@ -96,7 +96,8 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
     )
     parse_fields(options.fields, tuple(PASSAGE_NAMES), "--fields")
     # Whatever the run lacks is said before anything is written.
-    encoder, made = None, {}
+    encoder: Any = None
+    made: dict[str, Any] = {}
     if options.run is not None:
         run = open_run(options.run, console)
         encoder = run.learner.corpus_encoder(run.state)
