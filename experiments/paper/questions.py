@@ -2,7 +2,7 @@
 
     python experiments/paper/questions.py
 
-It writes runs/paper/questions/<dataset>.jsonl, those of all splits together.
+It writes runs/paper/questions/<dataset>.jsonl, those of all splits together, and <dataset>_test.jsonl.
 """
 
 import json
@@ -11,30 +11,35 @@ from typing import Any
 
 from ragjax.config import load_config
 from ragjax.files import write_atomically
+from ragjax.tasks.base import SPLITS
 from ragjax.tasks.tfds_questions import TfdsQuestions
 
 WORK = Path("runs/paper")
 OF_TFDS = ("nq", "trivia_qa", "web_questions")
 
 
-def write_questions(task: TfdsQuestions, path: Path) -> int:
-    """Writes the questions of a task, and returns how many there are."""
-    rows = [
-        {"id": each.id, "question": each.question, "answers": list(each.answers)}
-        for each in task.asked()
+def write_questions(task: TfdsQuestions, directory: Path, name: str) -> None:
+    """Writes the questions of a task: those of all splits, and those of the test by themselves."""
+    directory.mkdir(parents=True, exist_ok=True)
+    lines = [
+        (
+            split,
+            json.dumps({"id": each.id, "question": each.question, "answers": each.answers}) + "\n",
+        )
+        for split, each in task.asked()
     ]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_atomically(path, "".join(lines).encode())
-    return len(rows)
+    for file, splits in ((name, SPLITS), (f"{name}_test", ("test",))):
+        chosen = [line for split, line in lines if split in splits]
+        path = directory / f"{file}.jsonl"
+        write_atomically(path, "".join(chosen).encode())
+        print(f"{path}: {len(chosen):,} questions")
 
 
 def main() -> None:
     """Writes those of each dataset."""
     for name in OF_TFDS:
         config: Any = load_config(Path(f"configs/paper/{name}_rag_sequence.py"))
-        path = WORK / "questions" / f"{name}.jsonl"
-        print(f"{path}: {write_questions(config.task, path):,} questions")
+        write_questions(config.task, WORK / "questions", name)
 
 
 if __name__ == "__main__":

@@ -83,10 +83,10 @@ class TfdsQuestions(Task):
         named = (self.passages, self.ranking)
         return tuple(file for name in named if name for file in text_files(Path(name)))
 
-    def asked(self) -> Iterator[Question]:
-        """The questions of all splits as they are in the dataset; no file of passages is read."""
-        for _, question, _ in self._read(self._paths()):
-            yield question
+    def asked(self) -> Iterator[tuple[str, Question]]:
+        """Yields (split, question) as they are in the dataset; no file of passages is read."""
+        for split, question, _ in self._read(self._paths()):
+            yield split, question
 
     def generate(self) -> QaData:
         """Reads the dataset.

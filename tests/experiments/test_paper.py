@@ -58,8 +58,18 @@ def script(name):
     return load_module(PAPER / f"{name}.py", f"paper_{name}")
 
 
-def asked(people, field="answer"):
-    return [{"question": f"Where does {PEOPLE[n]} live?", field: [TOWNS[n]]} for n in people]
+def commands(start, **options):
+    """The words of the page's commands that start so, with other values of some options."""
+    found = re.findall(rf"^ +ragjax ({start} .+)$", PAGE, re.MULTILINE)
+    given = [shlex.split(command) for command in found]
+    for words in given:
+        for name, value in options.items():
+            words[words.index(f"--{name}") + 1] = value
+    return given
+
+
+def asked(people):
+    return [{"question": f"Where does {PEOPLE[n]} live?", "answer": [TOWNS[n]]} for n in people]
 
 
 def prepare(dataset, data_dir, files):
@@ -175,15 +185,11 @@ def found(work):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(work)
         (paper / "found").mkdir()
-        for command in re.findall(r"^ +ragjax (index .+)$", PAGE, re.MULTILINE):
-            words = shlex.split(command)
-            if words[1] == "search":
-                questions = paper.parent.parent / words[words.index("--questions") + 1]
-                words[words.index("--k") + 1] = "5"
-                if not questions.exists():
-                    config = ROOT / "configs" / "paper" / f"{questions.stem}_rag_sequence.py"
-                    task = override(load_config(config), overrides(config, work)).task
-                    assert script("questions").write_questions(task, questions) >= 24
+        for name in script("questions").OF_TFDS:
+            config = ROOT / "configs" / "paper" / f"{name}_rag_sequence.py"
+            task = override(load_config(config), overrides(config, work)).task
+            script("questions").write_questions(task, paper / "questions", name)
+        for words in [*commands("index build"), *commands("index search", k="5")]:
             assert main(words) == 0
         script("curated_trec").main(paper)
     return paper
@@ -230,6 +236,12 @@ def test_a_cell_comes_of_index_training_and_record(found, work, monkeypatch, cap
     assert cells[1:] == ["–"] * 3
     assert "over seed 0 and 6 questions (NQ)" in text
     assert "| RAG-Sequence (published: Lewis et al. 2020, table 1) | 44.5 | 56.8 / 68.0 |" in text
+    # What the trained encoder finds among all passages, of which 26 have an answer to some question.
+    capsys.readouterr()
+    (words,) = commands("index evaluate", k="40")
+    assert main([*words, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["questions"], figures["has_answer@20"] > 0) == (6, True)
 
 
 def test_the_passages_are_encoded_as_dpr_does_and_never_trained(found, work):

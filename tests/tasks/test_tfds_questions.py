@@ -188,7 +188,7 @@ def test_each_answer_is_learned_from(data_dir):
 def test_answers_of_several_fields(data_dir):
     """The first answer is of the field that is named first; what stands in both is there once."""
     fields = "answers=page/title+answers/text,context=context,id=qid"
-    (first, *_) = TfdsQuestions("mini_questions", fields, data_dir=data_dir).asked()
+    ((_, first), *_) = TfdsQuestions("mini_questions", fields, data_dir=data_dir).asked()
     assert first == Question(
         "q0", "Wer ist Nummer 0?", ("Seite 0", "0", "ß"), first.positives, "", ""
     )
