@@ -28,10 +28,8 @@ if TYPE_CHECKING:
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
 PASSAGES, EMBEDDINGS, SCANN = "passages", "embeddings", "scann"
-SOURCES = (
-    "source",
-    "query_source",
-)  # what embeddings call the pretrained encoders they were made with
+# What embeddings call the pretrained encoders of passages and of questions that they were made with.
+SOURCES = ("source", "query_source")
 
 
 @dataclass(frozen=True)

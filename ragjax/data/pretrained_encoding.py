@@ -1,4 +1,4 @@
-"""Pretrained encoders that embed a corpus by themselves, without a run that it was trained in."""
+"""Pretrained encoders that embed a corpus by themselves, without a run that they were trained in."""
 
 from pathlib import Path
 

@@ -24,7 +24,7 @@ class TfdsQuestions(Task):
 
         natural_questions_open      fields="answers=answer"                         and passages of yours
         trivia_qa/unfiltered.nocontext
-                                    fields="answers=answer/value+answer/aliases,id=question_id"
+                                    fields="answers=answer/value+answer/aliases,id=question_id"  likewise
         squad                       fields="answers=answers/text,id=id,context=context,title=title"
 
     Attributes:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-import tensorflow_datasets.question_answering
+import tensorflow_datasets.question_answering  # which knows web_questions
 from tiny_pretrained import write_dpr
 from tiny_reader import write_reader
 from tiny_task import PEOPLE, TOWNS
