@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
 PASSAGES, EMBEDDINGS, SCANN = "passages", "embeddings", "scann"
+# What embeddings call the pretrained encoders of passages and of questions that they were made with.
+SOURCES = ("source", "query_source")
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class IndexBuild:
     """A pretrained encoder that embeds them instead: a directory that sentence-transformers or
     transformers wrote, a model of the Hugging Face hub (owner/name), or package:NAME/FILE, a file of an
     installed package."""
+    query_encoder: str | None = None
+    """Another pretrained encoder that embeds the questions, as DPR has two; --encoder if not given."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the embeddings on disk."""
     words: int = PASSAGE_WORDS
@@ -84,9 +88,14 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         f"--run is {options.run} and --encoder {options.encoder}; one of them embeds the passages, so "
         "leave out the other.",
     )
+    require(
+        options.query_encoder is None or options.encoder is not None,
+        f"--query-encoder is {options.query_encoder}, but there is no --encoder of passages; add it.",
+    )
     parse_fields(options.fields, tuple(PASSAGE_NAMES), "--fields")
     # Whatever the run lacks is said before anything is written.
-    encoder, made = None, {}
+    encoder: Any = None
+    made: dict[str, Any] = {}
     if options.run is not None:
         run = open_run(options.run, console)
         encoder = run.learner.corpus_encoder(run.state)
@@ -95,8 +104,10 @@ def build(options: IndexBuild, _: list[str], console: PlainConsole) -> int:
         from ragjax.data.pretrained_encoding import pretrained_corpus_encoder
         from ragjax.models.pretrained.sources import local
 
-        source = local(options.encoder).absolute()
-        encoder, made = pretrained_corpus_encoder(source), {"source": str(source)}
+        named = (options.encoder, options.query_encoder)
+        sources = [local(name).absolute() for name in named if name is not None]
+        encoder = pretrained_corpus_encoder(*sources)
+        made = dict(zip(SOURCES, map(str, sources), strict=False))
     with leased([options.directory], console.print) as check:
         store = _store(options, check, console)
         told = [f"{store.directory}: {counted(len(store), 'passage')}"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from tyro.conf import Positional
 
 from ragjax.errors import UserError, require
-from ragjax.index_commands import EMBEDDINGS, SCANN, open_run
+from ragjax.index_commands import EMBEDDINGS, SCANN, SOURCES, open_run
 from ragjax.printing import PlainConsole
 from ragjax.text import plain
 
@@ -184,13 +184,15 @@ class Searches:
 
         run = self._run
         if run is None:
-            source = Path(self._stored.facts["source"])
-            require(
-                source.exists(),
-                f"{self.directory} was made with the encoder {source}, which is not there any more; put "
-                "it back, or give `ragjax index build` again with --encoder and where it is now.",
-            )
-            encoder = pretrained_corpus_encoder(source)
+            named = [self._stored.facts.get(name) for name in SOURCES]
+            sources = [Path(name) for name in named if name is not None]
+            for source in sources:
+                require(
+                    source.exists(),
+                    f"{self.directory} was made with the encoder {source}, which is not there any more; "
+                    "put it back, or give `ragjax index build` again with where it is now.",
+                )
+            encoder = pretrained_corpus_encoder(*sources)
         else:
             encoder = run.learner.corpus_encoder(run.state)
         self._stored.require_made(encoder.digests, allow_other=self.options.force)

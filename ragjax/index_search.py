@@ -17,7 +17,7 @@ from ragjax.text import counted
 
 if TYPE_CHECKING:
     from ragjax.data.passage_store import PassageStore
-    from ragjax.types import Question
+    from ragjax.types import Question, TopK
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
 
@@ -57,10 +57,10 @@ def search(options: IndexSearch, _: list[str], console: PlainConsole) -> int:
     _check_outputs(options, ("output",))
     questions = _asked(options, options.question)
     store, found = _search(options, questions, console)
-    rankings = [_hits(store, *row) for row in zip(found.topk.ids, found.topk.scores, strict=True)]
     if options.output is not None:
-        _write(options.output, questions, rankings)
+        _write(options.output, questions, store, found.topk)
         return 0
+    rankings = [_hits(store, *row) for row in zip(found.topk.ids, found.topk.scores, strict=True)]
     for question, hits in zip(questions, rankings, strict=True):
         asked = {} if options.questions is None else {"id": question.id}
         if options.json:
@@ -115,8 +115,7 @@ def evaluate(options: IndexEvaluate, _: list[str], console: PlainConsole) -> int
     names = [name for name in FIGURES if int(name.partition("@")[2] or 0) <= deep]
     outcomes = measure_retrieval(store, questions, topk.ids, topk.scores, qrels, names)
     if options.output is not None:
-        rankings = [_hits(store, *row) for row in zip(topk.ids, topk.scores, strict=True)]
-        _write(options.output, questions, rankings)
+        _write(options.output, questions, store, topk)
     if options.per_question is not None:
         write_predictions(options.per_question, outcomes.rows())
     figures = outcomes.summary()
@@ -230,14 +229,14 @@ def _hits(store: "PassageStore", ids: Any, scores: Any) -> list[dict[str, Any]]:
 
 
 def _write(
-    path: Path, questions: Sequence["Question"], rankings: Sequence[Sequence[dict[str, Any]]]
+    path: Path, questions: Sequence["Question"], store: "PassageStore", topk: "TopK"
 ) -> None:
     from ragjax.data.trec import write_run
 
     run = {
-        question.id: [(hit["id"], hit["score"]) for hit in hits]
-        for question, hits in zip(questions, rankings, strict=True)
+        question.id: [(hit["id"], hit["score"]) for hit in _hits(store, ids, scores)]
+        for question, ids, scores in zip(questions, topk.ids, topk.scores, strict=True)
     }
     write_run(path, run)
-    found = counted(sum(map(len, rankings)), "passage")
-    print_line(f"{path}: {found}, {counted(len(rankings), 'question')}")
+    found = counted(sum(map(len, run.values())), "passage")
+    print_line(f"{path}: {found}, {counted(len(run), 'question')}")

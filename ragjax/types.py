@@ -53,10 +53,10 @@ class Question:
       id: unique within its task.
       question: the question.
       answers: the accepted answers, the first one being the training target.
-      positives: ids of the passages that hold the answer, its gold passages; none where they are not
-        known, which leaves recall and the like not measured.
+      positives: ids of its gold passages, which hold the answer; none where they are not known.
       relation: the kind of fact asked for; metrics are also reported per relation.
       entity: what is asked about; the splits of our own tasks never share one.
+      patterns: regular expressions that say which answers match, in place of `answers`; none of most.
     """
 
     id: str
@@ -65,6 +65,7 @@ class Question:
     positives: tuple[str, ...]
     relation: str
     entity: str
+    patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -322,8 +323,7 @@ class PolicyModel(NamedTuple):
       init: (key) -> params, with the groups "policy" and "value" ("retriever" too, where it retrieves).
       apply: (params, what `retrieve` gives) -> (action distribution, V [...]).
       embed: (params) -> the index, a tree of arrays; None of a policy that retrieves nothing.
-      retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; the observation
-        itself if nothing is retrieved.
+      retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; by default that.
       refresh_every: updates after which the index is embedded anew.
     """
 

@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from absl import logging as absl_logging
 
 from ragjax.data.checks import checked
-from ragjax.errors import UserError
+from ragjax.errors import UserError, require
 from ragjax.files import data_dir as default_data_dir
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.types import Passage, QaData, Question
@@ -134,6 +134,12 @@ def _prepare(task: Source, root: pathlib.Path) -> None:
     """Writes the tables of a task that aren't on disk yet."""
     missing = [table for table in _COLUMNS if not _is_prepared(task, table, root)]
     data = checked(task.generate(), task.name) if missing else None
+    asked = () if data is None else (each for split in data.splits.values() for each in split)
+    require(
+        not any(question.patterns for question in asked),
+        f"Task {task.name} is cached, but has questions with patterns, for which prepared data has no "
+        "column; set its `cached` to False.",
+    )
     stop_if_interrupted()
     for table in missing:
         with _usable(root):

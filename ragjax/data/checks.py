@@ -1,6 +1,7 @@
 """What every task's data must be, looked at in one place before anything is made of it."""
 
 import dataclasses
+import re
 from collections.abc import Collection, Mapping, Sequence
 
 from ragjax.errors import UserError, require
@@ -43,7 +44,7 @@ def checked(data: QaData, task: str) -> QaData:
                 f"{name} occurs twice; give each question an id of its own.",
             )
             asked.add(question.id)
-            for field in ("answers", "positives"):
+            for field in ("answers", "positives", "patterns"):
                 require(
                     isinstance(getattr(question, field), tuple | list),
                     f"{name} has {getattr(question, field)!r} for {field}; give a list of texts.",
@@ -53,6 +54,9 @@ def checked(data: QaData, task: str) -> QaData:
                 _require_texts(name, {"answers": answer})
             for gold in question.positives:
                 _require_texts(name, {"positives": gold})
+            for pattern in question.patterns:
+                _require_texts(name, {"patterns": pattern})
+                _require_pattern(name, pattern)
             _require_gold(name, question.positives, ids)
     return data
 
@@ -68,6 +72,15 @@ def _require_texts(name: str, values: dict[str, object], *, empty: bool = False)
             empty or not is_empty(str(value)),
             f"{name} has an empty {field}; fill it in or leave the row out.",
         )
+
+
+def _require_pattern(name: str, pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"{name} has the pattern {pattern!r}, which is no regular expression ({error}); mend it."
+        ) from error
 
 
 def _require_gold(name: str, positives: Collection[str], ids: set[str]) -> None:

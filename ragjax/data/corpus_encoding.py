@@ -133,14 +133,15 @@ class FittedEncoder:
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{directory} has no readable words ({error}); {REMEDY}") from error
         known = encoder.text.corpus
-        require(
-            idf.shape == known.vocabulary.idf.shape,
-            f"{directory} was made with a vocabulary of {len(idf)} tokens, but the run's has "
-            f"{len(known.vocabulary.idf)}; name the run that it was made with.",
-        )
-        vocabulary = dataclasses.replace(
-            known.vocabulary, idf=np.where(known.vocabulary.idf > 0, known.vocabulary.idf, idf)
-        )
+        vocabulary = known.vocabulary
+        if encoder.text.own is None:  # else the retriever reads nothing of it
+            require(
+                idf.shape == vocabulary.idf.shape,
+                f"{directory} was made with a vocabulary of {len(idf)} tokens, but the run's has "
+                f"{len(vocabulary.idf)}; name the run that it was made with.",
+            )
+            idf = np.where(vocabulary.idf > 0, vocabulary.idf, idf)
+            vocabulary = dataclasses.replace(vocabulary, idf=idf)
         lexicon = Lexicon(tuple(dict.fromkeys((*known.lexicon.words, *words))))
         tokens = np.zeros((0, encoder.text.spec.passage_length), np.int32)
         corpus = EncodedCorpus(store, tokens, 0, vocabulary, lexicon)

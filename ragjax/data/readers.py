@@ -17,6 +17,7 @@ from ragjax.data.rows import (
     read_lines,
     read_rows,
 )
+from ragjax.data.trec import ranked_passages
 from ragjax.errors import require
 from ragjax.text import OVERLAP, PASSAGE_WORDS, is_empty
 from ragjax.types import Passage, Question
@@ -83,8 +84,11 @@ def passages_with_text(
     overlap: int = OVERLAP,
     fields: str = "",
     hint: str = "",
+    ranking: Path | None = None,
 ) -> tuple[tuple[Passage, ...], tuple[str, ...]]:
     """Reads what `read_passages` yields, those without a text left out.
+
+    With a ranking, the file is read as a stream, and only the passages that this names are kept.
 
     Args:
       path: see `read_passages`, as `words`, `overlap` and `fields`.
@@ -92,21 +96,37 @@ def passages_with_text(
       overlap: see `read_passages`.
       fields: see `read_passages`.
       hint: how else the column of texts can be named, for a message.
+      ranking: a TREC run, of which only the passages are wanted; None for all.
 
     Returns:
-      The passages, and a note on how many were left out, if any were.
+      The passages, and notes on how many were left out, if any were.
 
     Raises:
-      UserError: none is left, or a file can't be read.
+      UserError: none is left, a file can't be read, or one that the ranking names is not there.
     """
-    found = list(read_passages(path, words=words, overlap=overlap, fields=fields))
+    wanted = None if ranking is None else ranked_passages(ranking)
+    found: list[Passage] = []
+    total = 0
+    for passage in read_passages(path, words=words, overlap=overlap, fields=fields):
+        total += 1
+        if wanted is None or passage.id in wanted:
+            found.append(passage)
+    missing = (wanted or set()) - {passage.id for passage in found}
+    require(
+        not missing,
+        f"{ranking} names {len(missing)} passages that {path} does not have, such as "
+        f"{min(missing, default='')!r}; search the same passages again.",
+    )
     kept = tuple(passage for passage in found if not is_empty(passage.text))
     rows = path.is_file() and kind_of(path) in ROW_KINDS
     remedy = "call the column of texts 'text'" if rows else "write one into it"
     require(bool(kept), f"{path} has no passage with a text; {remedy}{hint * rows}.")
-    empty = len(found) - len(kept)
-    notes = (f"{empty} of {len(found)} passages have no text and are left out",)
-    return kept, notes if empty else ()
+    notes = []
+    if len(found) < total:
+        notes.append(f"{total - len(found)} of {total} passages are not ranked and are left out")
+    if empty := len(found) - len(kept):
+        notes.append(f"{empty} of {len(found)} passages have no text and are left out")
+    return kept, tuple(notes)
 
 
 def located_passages(
@@ -177,7 +197,8 @@ def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, 
     """Yields the questions of a file of rows, each with the row as it is in the file.
 
     A row has `question`, and may have `id` (the row's number, if it has none), `answers` (a list or one
-    text), `positives` (ids of gold passages), `relation` and `entity`.
+    text), `positives` (ids of gold passages), `relation`, `entity` and `patterns` (regular expressions
+    that an answer has to match, in place of `answers`).
 
     Args:
       path: a file of rows.
@@ -194,6 +215,7 @@ def read_questions(path: Path, *, fields: str = "") -> Iterator[tuple[Question, 
             positives=row.texts("positives"),
             relation=row.text("relation", ""),
             entity=row.text("entity", ""),
+            patterns=row.texts("patterns"),
         )
         yield question, values
 

@@ -198,5 +198,6 @@ def digest_of(rows: Sequence[Passage | Question]) -> str:
 
 
 def line_of(row: Passage | Question) -> bytes:
-    """What `digest_of` reads of a row."""
-    return json.dumps(vars(row), ensure_ascii=True).encode() + b"\n"
+    """What `digest_of` reads of a row; patterns only of a question that has some, as few have."""
+    read = {name: value for name, value in vars(row).items() if name != "patterns" or value}
+    return json.dumps(read, ensure_ascii=True).encode() + b"\n"

@@ -29,6 +29,7 @@ QUESTION_NAMES = {
     "positives": ("positives",),
     "relation": ("relation",),
     "entity": ("entity",),
+    "patterns": ("patterns",),
 }
 COLUMNS = tuple(dict.fromkeys((*PASSAGE_NAMES, *QUESTION_NAMES)))
 

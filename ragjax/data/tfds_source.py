@@ -23,6 +23,7 @@ def read_examples(dataset: str, split: str, data_dir: str = "") -> Iterator[dict
       UserError: TFDS does not know the dataset or the split, can't prepare it, or can't read its files.
     """
     import tensorflow_datasets as tfds
+    import tensorflow_datasets.question_answering  # else some of its datasets are not known
 
     try:
         with quiet():

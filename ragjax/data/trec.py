@@ -62,6 +62,17 @@ def read_run(path: Path) -> dict[str, list[tuple[str, float]]]:
     }
 
 
+def ranked_passages(path: Path) -> set[str]:
+    """Reads the ids of all passages of a run, as a stream.
+
+    Raises:
+      UserError: names the file and the line that can't be read, or has no line.
+    """
+    found = {docid for _, (_, _, docid, *_) in _rows(path, _RUN_COLUMNS)}
+    require(bool(found), f"{path} holds no line of a run; name a file that does.")
+    return found
+
+
 def write_run(path: Path, run: Run, tag: str = "ragjax") -> None:
     """Writes a run, whole or not at all; compressed if the name ends in `.gz`.
 

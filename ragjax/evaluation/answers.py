@@ -176,6 +176,7 @@ class Answerer:
             topk, log_prior, decoded = jax.device_get(answered)
             for place, row in enumerate(rows):
                 question = encoded.questions[row]
+                answers, patterns = question.answers, question.patterns
                 prediction, hits = decode(decoded.tokens[place]), _hits(topk, place)
                 posterior = np.exp(decoded.log_posterior[place, hits])
                 records.append(
@@ -184,23 +185,23 @@ class Answerer:
                         "question": question.question,
                         "relation": question.relation,
                         "entity": question.entity,
-                        "answers": list(question.answers),
+                        "answers": list(answers),
                         "positives": list(question.positives),
                         "prediction": prediction,
                         "probability": _rounded(np.exp(decoded.log_prob[place])),
-                        "em": exact_match(prediction, question.answers),
-                        "strict_em": strict_match(prediction, question.answers),
-                        "f1": _rounded(token_f1(prediction, question.answers)),
+                        "em": exact_match(prediction, answers, patterns),
+                        "strict_em": strict_match(prediction, answers, patterns),
+                        "f1": _rounded(token_f1(prediction, answers)),
                         "retrieved": [passages[topk.ids[place, hit]].id for hit in hits],
                         "prior": [_rounded(value) for value in np.exp(log_prior[place, hits])],
                         "posterior": [_rounded(value) for value in posterior],
                         "similarity": _similarity(topk, place),
                         "known": _rounded(self._text.known_share(question.question)),
                         "answer_rank": answer_rank(
-                            (self._tokenised(topk.ids[place, hit]) for hit in hits),
-                            question.answers,
+                            (self._tokenised(topk.ids[place, hit]) for hit in hits), answers
                         ),
                     }
+                    | ({"patterns": list(patterns)} if patterns else {})
                 )
             progress(len(records))
         return records

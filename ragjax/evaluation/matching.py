@@ -18,6 +18,10 @@ An answer of which normalisation leaves nothing, such as "the" or "!!!", equals 
 around it aside. This is the one deviation from SQuAD's script, where all such answers are alike, and
 have an F1 of 0.
 
+Where regular expressions say what is accepted, as in CuratedTREC, exact match is that of DrQA (Chen et
+al. 2017, `regex_match_score`): one of them matches from the answer's first character on, whatever the
+case, and more may follow. Strict exact match wants the whole answer matched.
+
 Whether a passage holds an answer is told as by DPR (Karpukhin et al. 2020, `has_answer` with its
 `SimpleTokenizer`): the answer's tokens stand in the passage's text, one after the other. Tokens are runs
 of letters, numbers and marks, and single other characters that are no white space, of the text in
@@ -88,21 +92,34 @@ def _same(prediction: str, answer: str, normalise: Callable[[str], str]) -> bool
     return left == right if left and right else prediction.strip() == answer.strip()
 
 
-def exact_match(prediction: str, answers: Sequence[str]) -> int:
+def exact_match(prediction: str, answers: Sequence[str], patterns: Sequence[str] = ()) -> int:
     """Returns 1 if the normalised prediction equals any normalised answer, else 0.
 
-    Where either normalises to nothing they are compared as they are, see the head of this file.
+    Where either normalises to nothing they are compared as they are, see the head of this file. If there
+    are `patterns`, these regular expressions decide instead, see there, too.
     """
     _require_answers(answers)
+    if patterns:
+        said = prediction.strip()
+        return int(any(answer_pattern(pattern).match(said) for pattern in patterns))
     return int(any(_same(prediction, answer, normalise_answer) for answer in answers))
 
 
-def strict_match(prediction: str, answers: Sequence[str]) -> int:
+def answer_pattern(pattern: str) -> re.Pattern[str]:
+    """A regular expression of accepted answers, as DrQA reads it."""
+    return re.compile(pattern, re.IGNORECASE | re.MULTILINE)
+
+
+def strict_match(prediction: str, answers: Sequence[str], patterns: Sequence[str] = ()) -> int:
     """Returns 1 if the prediction is an answer with digits, signs, decimals and symbols kept, else 0.
 
-    Where either normalises to nothing they are compared as they are, see the head of this file.
+    Where either normalises to nothing they are compared as they are, see the head of this file. If there
+    are `patterns`, one has to match the whole prediction instead.
     """
     _require_answers(answers)
+    if patterns:
+        said = prediction.strip()
+        return int(any(answer_pattern(pattern).fullmatch(said) for pattern in patterns))
     return int(any(_same(prediction, answer, normalise_strictly) for answer in answers))
 
 

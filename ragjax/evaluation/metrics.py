@@ -5,7 +5,8 @@ A record is one JSON object a line:
     {"id", "question", "relation", "entity", "answers": [str], "positives": [passage id],
      "prediction": str, "probability": float, "em": 0 or 1, "strict_em": 0 or 1, "f1": float,
      "retrieved": [passage id, best first], "prior": [float], "posterior": [float],
-     "answer_rank": rank, from 1, of the first of these that holds an answer, or null}
+     "answer_rank": rank, from 1, of the first of these that holds an answer, or null,
+     "patterns": [str], of a question whose accepted answers regular expressions tell}
 
 `evaluation.matching` says what exact match, strict exact match, F1 and holding an answer are. Records
 without `strict_em` or `answer_rank` can be summarised: the first is made anew of the texts, the second
@@ -194,8 +195,9 @@ def _score(record: Mapping[str, Any]) -> tuple[int, int, float, int, int, float]
         f"{where} has {len(retrieved)} retrieved passages but {len(record['prior'])} prior and "
         f"{len(posterior)} posterior probabilities; {remedy}.",
     )
-    said = record["prediction"], record["answers"]
-    em, strict_em, f1 = exact_match(*said), strict_match(*said), token_f1(*said)
+    said, patterns = (record["prediction"], record["answers"]), record.get("patterns", ())
+    em, strict_em = exact_match(*said, patterns), strict_match(*said, patterns)
+    f1 = token_f1(*said)
     for name, value in (("em", em), ("strict_em", strict_em), ("f1", f1)):
         recorded = record.get(name, value)
         require(
@@ -319,10 +321,22 @@ def _fault(record: Any) -> str:
                 return f"lacks the field {name!r}"
             if name in record and not right(record[name]):
                 return f"has the field {name!r} of {record[name]!r}, which is not {expected}"
+    patterns = record.get("patterns", [])
+    if not _is_list(patterns, _is_pattern):
+        return (
+            f"has the field 'patterns' of {patterns!r}, which is not a list of regular expressions"
+        )
     rank = record.get("answer_rank")
     if not (rank is None or isinstance(rank, int)):
         return f"has the field 'answer_rank' of {rank!r}, which is not a whole number or null"
     return ""
+
+
+def _is_pattern(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and re.compile(value) is not None
+    except re.error:
+        return False
 
 
 def _is_number(value: Any) -> bool:

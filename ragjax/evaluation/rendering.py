@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -87,14 +88,20 @@ def recorded_runs(table: Table) -> dict[str, list[Run]]:
       UserError: the runs aren't comparable, see `load_runs`.
     """
     loaded = {row.directory: load_runs(table.directory(row), table.seeds) for row in table.rows}
-    require_same_questions([run for runs in loaded.values() for run in runs])
+    # The cells of a column are about the same questions.
+    of_columns = {
+        tuple(row.directory for row in table.rows if row.measures(column.label))
+        for column in table.columns
+    }
+    for keys in of_columns:
+        require_same_questions([run for key in keys for run in loaded[key]])
     return loaded
 
 
 def measured_cell(column: Column, row: Row, loaded: Mapping[str, Sequence[Run]]) -> Interval | None:
     """Returns the interval of a column over the runs of a row, None where there is nothing to show."""
     runs = loaded[row.directory]
-    scaled = _outcomes(column, runs)
+    scaled = _outcomes(column, runs) if row.measures(column.label) else []
     if column.against:
         others = loaded[column.against]
         subtracted = _outcomes(column, others)
@@ -165,6 +172,19 @@ def cell_texts(table: Table, line: Line) -> list[str]:
     ]
 
 
+def _printed(table: Table, lines: Sequence[Line]) -> list[list[str]]:
+    """Returns the cells of each printed line, its label first; rows of one label are a line."""
+    printed: dict[Any, list[str]] = {}
+    for number, line in enumerate(lines):
+        name = line.row.label if line.row.columns else number
+        cells = cell_texts(table, line)
+        if name in printed:
+            others = zip(table.columns, printed[name][1:], cells, strict=True)
+            cells = [new if line.row.measures(of.label) else old for of, old, new in others]
+        printed[name] = [line.row.label, *cells]
+    return list(printed.values())
+
+
 def legend(table: Table, lines: Sequence[Line]) -> str:
     """Returns the sentence that says what a cell is."""
     runs = [run for line in lines for run in line.runs]
@@ -183,8 +203,17 @@ def legend(table: Table, lines: Sequence[Line]) -> str:
     seeds = ", ".join(map(str, sorted(table.seeds)))
     return (
         f"Cells: mean ± half the width of the {LEVEL:.0%} bootstrap interval over "
-        f"seed{'s' * (len(table.seeds) > 1)} {seeds} and {len(outcomes.ids):,} questions "
+        f"seed{'s' * (len(table.seeds) > 1)} {seeds} and {_questions(lines)} "
         f"({RESAMPLES:,} resamples){exceptions}."
+    )
+
+
+def _questions(lines: Sequence[Line]) -> str:
+    """Returns how many questions were asked, of the columns that have their own."""
+    counts = {line.row.columns: len(line.runs[0].outcomes.ids) for line in lines if line.runs}
+    return ", ".join(
+        f"{count:,} questions" + f" ({', '.join(columns)})" * bool(columns)
+        for columns, count in counts.items()
     )
 
 
@@ -226,7 +255,8 @@ def footnotes(table: Table, lines: Sequence[Line], quote: str = "") -> list[str]
         facts = _provenance(table, line)
         found = f"runs {quote}{facts['runs']}{quote}; git commit {facts['commit']}"
         config = f"config {quote}{facts['config']}{quote}"
-        notes.append(f"{line.row.label}: {config}; {found if line.runs else 'no finished run'}")
+        label = ", ".join((line.row.label, *line.row.columns))
+        notes.append(f"{label}: {config}; {found if line.runs else 'no finished run'}")
     return notes
 
 
@@ -237,7 +267,7 @@ def _folded(summary: str, lines: Sequence[str]) -> list[str]:
 
 def _markdown(table: Table, lines: Sequence[Line]) -> str:
     rows = [["", *(column.label for column in table.columns)]]
-    rows += [[line.row.label, *cell_texts(table, line)] for line in lines]
+    rows += _printed(table, lines)
     for published in table.references:
         figures = [published.values.get(column.label, MISSING) for column in table.columns]
         rows.append([f"{published.label} (published: {published.source})", *figures])
@@ -267,7 +297,7 @@ def _latex(table: Table, lines: Sequence[Line]) -> str:
             r"\toprule",
             row(["", *(column.label for column in table.columns)]),
             r"\midrule",
-            *(row([line.row.label, *cell_texts(table, line)]) for line in lines),
+            *(row(cells) for cells in _printed(table, lines)),
             *([r"\midrule", *references] if references else []),
             r"\bottomrule",
             r"\end{tabular}",

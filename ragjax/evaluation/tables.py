@@ -38,6 +38,9 @@ class Row:
       overrides: command-line arguments that change the config, as `("--k", "8")`.
       key: name of the row's directory of runs; by default the stem of the config file.
       published: column label -> figure of others, printed as given beside our own.
+      columns: labels of the columns that its runs are figures of; () for all. Rows of one label and of
+        different columns are printed as one line, as of a model that was trained for each of several
+        sets of questions.
     """
 
     label: str
@@ -45,11 +48,16 @@ class Row:
     overrides: tuple[str, ...] = ()
     key: str = ""
     published: Mapping[str, str] = field(default_factory=dict)
+    columns: tuple[str, ...] = ()
 
     @property
     def directory(self) -> str:
         """Name of the directory that holds the row's runs."""
         return self.key or Path(self.config).stem
+
+    def measures(self, column: str) -> bool:
+        """Whether its runs are figures of the column of a label."""
+        return not self.columns or column in self.columns
 
 
 @dataclass(frozen=True)
@@ -162,20 +170,25 @@ class Table:
             not self.side_by_side or max(self.seeds) - min(self.seeds) < len(self.seeds),
             f"{where} has seeds {list(self.seeds)}, which can't run side by side; use consecutive ones.",
         )
-        keys = {row.directory for row in self.rows}
+        # Column label -> keys of the rows whose runs are figures of it.
+        keys = {
+            column.label: {row.directory for row in self.rows if row.measures(column.label)}
+            for column in self.columns
+        }
         for column in self.columns:
             require(
-                not column.against or column.against in keys,
-                f"{where} column {column.label!r} is against {column.against!r}, which is no row; use "
-                f"one of {sorted(keys)}.",
+                not column.against or column.against in keys[column.label],
+                f"{where} column {column.label!r} is against {column.against!r}, which is no row of it; "
+                f"use one of {sorted(keys[column.label])}.",
             )
-        labels = {column.label for column in self.columns}
+        labels = set(keys)
         for claim in self.claims:
             named = {claim.row, claim.above} if isinstance(claim.above, str) else {claim.row}
+            rows = keys.get(claim.column, {row.directory for row in self.rows})
             require(
-                named <= keys and claim.column in labels,
+                named <= rows and claim.column in labels,
                 f"{where} claims something of rows {sorted(named)} in column {claim.column!r}; use rows "
-                f"of {sorted(keys)} and a column of {sorted(labels)}.",
+                f"of {sorted(rows)} and a column of {sorted(labels)}.",
             )
             require(
                 isinstance(claim.above, str) or bool(claim.source),
@@ -183,11 +196,18 @@ class Table:
                 "figure is from.",
             )
         for row in self.rows:
-            unknown = sorted(set(row.published) - labels)
+            unknown = sorted({*row.published, *row.columns} - labels)
             require(
                 not unknown,
                 f"{where} row {row.label!r} gives {unknown}, which is no column; use one of "
                 f"{sorted(labels)}.",
+            )
+        for label in labels:
+            lines = [row.label for row in self.rows if row.columns and row.measures(label)]
+            require(
+                len(set(lines)) == len(lines),
+                f"{where} has two rows for the same cell of column {label!r}; give rows of one label "
+                "different columns.",
             )
         for reference in self.references:
             unknown = sorted(set(reference.values) - {column.label for column in self.columns})

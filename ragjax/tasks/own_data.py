@@ -43,6 +43,8 @@ class OwnData(Task):
       test_share: share of the test split, likewise.
       passage_words: words of a passage that is cut from a text.
       overlap: words that such a passage and the next have in common.
+      ranking: a TREC run, as `ragjax index search --output` writes it; of `passages` only those that it
+        names are read. "" for all.
     """
 
     name: ClassVar[str] = "own_data"
@@ -59,10 +61,11 @@ class OwnData(Task):
     test_share: float = 0.2
     passage_words: int = PASSAGE_WORDS
     overlap: int = OVERLAP
+    ranking: str = ""
 
     def __post_init__(self):
         """Checks the fields, and makes paths absolute."""
-        self._make_absolute("passages", "questions", "dev", "test")
+        self._make_absolute("passages", "questions", "dev", "test", "ranking")
         parse_fields(self.fields, COLUMNS)
         require(
             bool(self.dev) == bool(self.test),
@@ -89,10 +92,8 @@ class OwnData(Task):
     @property
     def files(self) -> tuple[Path, ...]:
         """The files that are read, those of a folder each."""
-        named = [
-            Path(value) for value in (self.passages, self.questions, self.dev, self.test) if value
-        ]
-        return tuple(file for path in named for file in text_files(path))
+        named = (self.passages, self.questions, self.dev, self.test, self.ranking)
+        return tuple(file for name in named if name for file in text_files(Path(name)))
 
     def generate(self) -> QaData:
         """Reads the files.
@@ -110,6 +111,7 @@ class OwnData(Task):
             overlap=self.overlap,
             fields=self.fields,
             hint=", or give its name: --task.fields text=NAME",
+            ranking=Path(self.ranking) if self.ranking else None,
         )
         notes = list(left_out)
         splits: dict[str, list[Question]] = {split: [] for split in SPLITS}

@@ -11,7 +11,7 @@ from ragjax.errors import UserError
 from ragjax.evaluation import rendering, tables
 from ragjax.evaluation.rendering import render
 from ragjax.evaluation.statistics import bootstrap_interval
-from ragjax.evaluation.tables import Column, Reference, Row, Table
+from ragjax.evaluation.tables import Claim, Column, Reference, Row, Table
 
 
 def declare(root, **fields):
@@ -294,7 +294,7 @@ def test_the_last_bits_of_a_sum_do_not_show():
         ({"references": (Reference("Peer", "", {"EM": "1"}),)}, "lacks a source"),
         (
             {"columns": (Column("gain", "em", against="no"),)},
-            "'gain' is against 'no', which is no row",
+            "'gain' is against 'no', which is no row of it",
         ),
     ],
 )
@@ -309,6 +309,67 @@ def test_rows_may_share_a_config_under_keys_of_their_own(tmp_path):
     table = declare(tmp_path, rows=rows)
     assert table.directory(rows[1], 1) == table.results / "tiny" / "rag_k8" / "seed_1"
     assert "- K=8: config `configs/tiny/rag.py --k 8`; no finished run" in render(table)
+
+
+def parts(root, *more):
+    """A table of two sets of questions, each with runs of its own; rows of one label are one line."""
+    rows = tuple(
+        Row(label, f"configs/tiny/{key}_{part.lower()}.py", columns=(part,))
+        for label, key in (("Closed book", "closed_book"), ("RAG", "rag"))
+        for part in ("A", "B")
+    )
+    columns = (Column("A", "em"), Column("B", "em"))
+    reference = Reference("Peer", "Doe 2020", {"A": "44.1", "B": "55.2 / 66.1"})
+    return declare(root, rows=rows + more, columns=columns, references=(reference,), seeds=(0,))
+
+
+def test_rows_of_one_label_are_printed_as_one_line(tmp_path, record):
+    """A model for each of two sets of questions; one of the four runs is missing."""
+    record(tmp_path, "closed_book_a", 0, {"q0"}, closed=True)
+    record(tmp_path, "rag_a", 0, {"q0", "q1", "q3"})
+    record(tmp_path, "rag_b", 0, {"q1"}, ids=("q1", "q2"))
+    text = render(parts(tmp_path))
+    assert text.splitlines()[2:7] == [
+        "|  | A | B |",
+        "| --- | ---: | ---: |",
+        "| Closed book | 25.0 ± 37.5 | \u2013 |",
+        "| RAG | 75.0 ± 37.5 | 50.0 ± 50.0 |",
+        "| Peer (published: Doe 2020) | 44.1 | 55.2 / 66.1 |",
+    ]
+    assert "over seed 0 and 4 questions (A), 2 questions (B) (2,000 resamples)." in text
+    assert "- Closed book, B: config `configs/tiny/closed_book_b.py`; no finished run\n" in text
+    latex = render(parts(tmp_path), "latex")
+    assert r"RAG & 75.0 $\pm$ 37.5 & 50.0 $\pm$ 50.0 \\" in latex
+    rows = list(csv.DictReader(render(parts(tmp_path), "csv").splitlines()))
+    told = [(row["row"], row["A mean"], row["B mean"]) for row in rows]
+    assert told == [
+        ("Closed book", "25.000", ""),
+        ("Closed book", "", ""),
+        ("RAG", "75.000", ""),
+        ("RAG", "", "50.000"),
+        ("Peer", "44.1", "55.2 / 66.1"),
+    ]
+    missing = tables.missing_runs(parts(tmp_path))
+    assert [row.directory for row, _, _ in missing] == ["closed_book_b"]
+
+
+def test_a_silent_subset_of_a_column_s_questions_is_refused(tmp_path, record):
+    record(tmp_path, "rag_b", 0, {"q1"}, ids=("q1", "q2"))
+    record(tmp_path, "closed_book_b", 0, {"q1"}, ids=("q1", "q3"), closed=True)
+    with pytest.raises(UserError, match="answer different questions"):
+        render(parts(tmp_path))
+
+
+def test_impossible_parts_are_refused(tmp_path):
+    twice = Row("RAG", "configs/tiny/other.py", columns=("B", "A"))
+    with pytest.raises(UserError, match=r"two rows for the same cell of column '[AB]'"):
+        parts(tmp_path, twice)
+    with pytest.raises(UserError, match=r"gives \['C'\], which is no column"):
+        parts(tmp_path, Row("RAG", "configs/tiny/other.py", columns=("C",)))
+    fields = {name: getattr(parts(tmp_path), name) for name in ("rows", "columns")}
+    claim = Claim("rag_a", "A", above="closed_book_b")
+    with pytest.raises(UserError, match=r"column 'A'; use rows of \['closed_book_a', 'rag_a'\]"):
+        declare(tmp_path, **fields, claims=(claim,))
 
 
 NO_SEEDS = """

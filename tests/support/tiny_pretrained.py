@@ -1,4 +1,4 @@
-"""A directory as sentence-transformers writes it: a tiny BERT with drawn weights, and its tokenizer."""
+"""Directories of encoders with drawn weights: a tiny BERT of sentence-transformers, and DPR's two."""
 
 import json
 from pathlib import Path
@@ -65,4 +65,19 @@ def write_pretrained(path: Path, seed: int = 0, tokens=TOKENS, **fields) -> Path
     (path / "modules.json").write_text(json.dumps(steps))
     (path / "1_Pooling").mkdir()
     (path / "1_Pooling" / "config.json").write_text('{"pooling_mode_mean_tokens": true}')
+    return path
+
+
+def write_dpr(path: Path, seed: int = 0, tokens=TOKENS, **fields) -> Path:
+    """Writes the directory of DPR's encoder of questions or passages: the first state of a text."""
+    config = CONFIG | {"model_type": "dpr", "projection_dim": 0} | fields
+    module = TextEncoderModule(Bert.from_config(config, "", ()), Pooling())
+    given = jnp.ones((1, 2), jnp.int32)
+    params = module.init(jax.random.PRNGKey(seed), given, given > 0)["params"]
+    keys = iter(jax.random.split(jax.random.PRNGKey(seed + 1), len(jax.tree.leaves(params))))
+    params = jax.tree.map(
+        lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), params
+    )
+    write_checkpoint(path, config, tensors_of(params, "question_encoder."))
+    (path / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
     return path

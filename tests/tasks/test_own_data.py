@@ -205,3 +205,14 @@ def test_questions_without_any_answer_are_refused(passages, tmp_path):
 
 def test_no_file_of_questions_is_told(passages):
     assert OwnData(passages).load().notes == ("task.questions names no file",)
+
+
+def test_only_passages_that_a_ranking_names(passages, tmp_path):
+    run = tmp_path / "found.trec"
+    run.write_text("q Q0 p7 1 3.0 t\nq Q0 p3 2 2.0 t\n")
+    task = OwnData(passages, ranking=str(run))
+    assert [passage.id for passage in task.load().passages] == ["p3", "p7"]
+    assert task.load().notes[0] == "38 of 40 passages are not ranked and are left out"
+    before = task.fingerprint()
+    run.write_text("q Q0 p7 1 3.0 t\n")
+    assert task.fingerprint() != before

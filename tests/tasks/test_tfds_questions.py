@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 
 from ragjax.errors import UserError
 from ragjax.tasks.tfds_questions import TfdsQuestions
-from ragjax.types import Passage
+from ragjax.types import Passage, Question
 
 
 class MiniQuestions(tfds.core.GeneratorBasedBuilder):
@@ -137,6 +137,63 @@ def test_passages_of_ones_own(data_dir, tmp_path):
     assert task.fingerprint() != before
 
 
+def test_only_passages_that_a_ranking_names(data_dir, tmp_path):
+    rows = "".join(f'{{"id": "{name}", "text": "{name * 2}"}}\n' for name in "abcd")
+    (tmp_path / "p.jsonl").write_text(rows + '{"id": "e", "text": ""}\n')
+    run = tmp_path / "found.trec"
+    run.write_text("q Q0 c 1 3.0 t\nq Q0 e 2 2.0 t\nr Q0 a 1 1.0 t\nr Q0 c 2 0.5 t\n")
+    task = TfdsQuestions(
+        "mini_questions",
+        "answers=answers/text",
+        passages=str(tmp_path / "p.jsonl"),
+        ranking=str(run),
+        data_dir=data_dir,
+    )
+    data = task.load()
+    assert [passage.id for passage in data.passages] == ["a", "c"]
+    assert data.notes[:2] == (
+        "2 of 5 passages are not ranked and are left out",
+        "1 of 3 passages have no text and are left out",
+    )
+    assert set(task.files) == {tmp_path / "p.jsonl", run}
+    run.write_text("q Q0 z 1 3.0 t\nq Q0 a 2 2.0 t\nq Q0 y 3 1.0 t\n")
+    with pytest.raises(
+        UserError, match=r"names 2 passages that .*p\.jsonl does not have, such as 'y'"
+    ):
+        task.load()
+    run.write_text("\n")
+    with pytest.raises(UserError, match="holds no line of a run"):
+        task.load()
+
+
+def test_each_answer_is_learned_from(data_dir):
+    """Of training questions alone; that which stands first is the target of a row."""
+    splits = {"dev_split": "validation[:5]", "test_split": "validation[5:]"}
+    options = splits | {"data_dir": data_dir}
+    once = TfdsQuestions("mini_questions", FIELDS, **options).load()
+    twice = TfdsQuestions("mini_questions", FIELDS, **options, each_answer=True).load()
+    assert twice.splits["test"] == once.splits["test"]
+    assert twice.splits["dev"] == once.splits["dev"]
+    rows = [(question.id, question.answers) for question in twice.splits["train"]]
+    assert rows[:4] == [
+        ("q0#0", ("0", "ß")),
+        ("q0#1", ("ß", "0")),
+        ("q1#0", ("1", "ß")),
+        ("q1#1", ("ß", "1")),
+    ]
+    assert len(rows) == 2 * len(once.splits["train"])
+    assert twice.notes[-1] == "each answer of 39 train questions is learned from"
+
+
+def test_answers_of_several_fields(data_dir):
+    """The first answer is of the field that is named first; what stands in both is there once."""
+    fields = "answers=page/title+answers/text,context=context,id=qid"
+    ((_, first), *_) = TfdsQuestions("mini_questions", fields, data_dir=data_dir).asked()
+    assert first == Question(
+        "q0", "Wer ist Nummer 0?", ("Seite 0", "0", "ß"), first.positives, "", ""
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -147,6 +204,7 @@ def test_passages_of_ones_own(data_dir, tmp_path):
         ({"fields": "answer=answers/text"}, "write it as column=name, with a column of question"),
         ({"fields": "answers=answers/text"}, "give one of both"),
         ({"dataset": ""}, r"task\.dataset is empty"),
+        ({"ranking": "found.trec"}, r"task\.ranking is .*found\.trec, but task\.passages names no"),
     ],
 )
 def test_what_does_not_fit_is_named(data_dir, options, message):

@@ -11,7 +11,7 @@ import pytest
 import tiny_config
 import tokenizers
 from command_line import the_sentence
-from tiny_pretrained import TOKENS, write_pretrained, write_tokenizer
+from tiny_pretrained import TOKENS, write_dpr, write_pretrained, write_tokenizer
 from tiny_task import TinyTask, write_tiny_files
 
 from ragjax.agents.adaptive_retrieval.reader import TrainedReader
@@ -25,6 +25,7 @@ from ragjax.models.adapters import Lora, QueryOnly
 from ragjax.models.encoder import BagEncoder, PerceptronEncoder
 from ragjax.models.pretrained import load
 from ragjax.models.pretrained.encoder import PretrainedEncoder
+from ragjax.models.pretrained.tokenizer_files import tokenizer_json
 from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.models.retriever import Dense
 from ragjax.retrieval.embeddings import StoredEmbeddings
@@ -305,6 +306,43 @@ def test_an_encoder_embeds_a_corpus_without_a_run(source, corpus, tmp_path, caps
     questions = ["--questions", str(corpus / "questions.jsonl"), "--json"]
     assert main(["index", "evaluate", str(index), *questions]) == 0
     assert json.loads(capsys.readouterr().out)["questions"] == 84
+
+
+def test_questions_may_have_an_encoder_of_their_own(corpus, tmp_path, capsys):
+    """As DPR's two, which read title and text as two segments."""
+    passages, index = str(corpus / "passages.tsv"), str(tmp_path / "index")
+    paths = [str(write_dpr(tmp_path / name, seed)) for seed, name in enumerate(("its", "asked"))]
+    build = ["index", "build", passages, index, "--encoder", paths[0], "--query-encoder"]
+    assert main([*build, paths[1]]) == 0
+    searched = ["index", "search", index, "Where does Zzyzx live?", "--k", "3", "--json"]
+    capsys.readouterr()
+    assert main(searched) == 0
+    told = json.loads(capsys.readouterr().out)["passages"]
+    words = tokenizers.Tokenizer.from_str(tokenizer_json(tmp_path / "its", "", ""))
+
+    def embedded(path, text):
+        model, ids = load(path), jnp.asarray([words.encode(text).ids])
+        return np.asarray(model.module.apply({"params": model.params}, ids, ids > 0))[0]
+
+    query = embedded(paths[1], "Where does Zzyzx live?")
+    scores = {
+        each.id: float(query @ embedded(paths[0], f"{each.title} [SEP] {each.text}"))
+        for each in TinyTask().generate().passages
+    }
+    best = sorted(scores, key=lambda name: -scores[name])[:3]
+    assert [hit["id"] for hit in told] == best
+    assert [hit["score"] for hit in told] == pytest.approx([scores[name] for name in best], 1e-4)
+    narrow = str(write_dpr(tmp_path / "narrow", 1, hidden_size=4))
+    for given, sentence in (
+        ([*build, narrow], "embed in different widths"),
+        ([*build[:4], "--query-encoder", paths[1]], "there is no --encoder of passages"),
+        ([*build, paths[0]], "was made with another encoder"),
+    ):
+        assert main(given) == 2
+        assert sentence in the_sentence(capsys.readouterr().err)
+    shutil.rmtree(paths[1])
+    assert main(searched) == 2
+    assert f"the encoder {paths[1]}, which is not there" in the_sentence(capsys.readouterr().err)
 
 
 def test_an_encoder_reads_as_much_as_its_files_say(source, tmp_path):
