@@ -1,0 +1,271 @@
+"""A run on many devices, and on several hosts, against the same run on one."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tiny_config
+import tiny_policy_config
+from command_line import the_sentence
+from processes import PATIENCE, finish, wait_for
+
+from ragjax import cli
+from ragjax.config import from_json, to_json
+from ragjax.errors import UserError
+from ragjax.hosts import connect
+from ragjax.mesh import IN_ORDER, DeviceMesh, mesh_notes
+from ragjax.models.hybrid import Hybrid
+from ragjax.models.retriever import Dense
+from ragjax.retrieval.fixed import Random
+
+SUPPORT = Path(__file__).parents[1] / "support"
+TINY = str(SUPPORT / "tiny_config.py")
+EIGHT = [
+    *("--phases.0.batch-size", "8", "--phases.1.batch-size", "8", "--evaluation.every", "0"),
+    *("--phases.0.steps", "6", "--phases.1.steps", "6", "--objective.documents", "in_batch"),
+]
+
+
+def environment(devices):
+    flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
+    return os.environ | {
+        "XLA_FLAGS": f"{flags} {IN_ORDER}",
+        "PYTHONPATH": os.pathsep.join([str(SUPPORT), str(SUPPORT.parents[1])]),
+        "JAX_PLATFORMS": "cpu",
+    }
+
+
+def told_of(name):
+    done = subprocess.run(
+        [sys.executable, str(SUPPORT / "on_devices.py"), name],
+        env=environment(8),
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [
+        pytest.param("rag", 1e-5, marks=pytest.mark.slow),
+        ("rag_sharded", 1e-5),
+        pytest.param("rag_bfloat16", 0.1, marks=pytest.mark.slow),
+    ],
+)
+def test_questions_on_eight_devices_and_on_one(name, near):
+    """50 steps with an index that is refreshed, and with gradients that are accumulated."""
+    told = told_of(name)
+    np.testing.assert_allclose(told["many"], told["one"], rtol=near, atol=near)
+    assert len(told["many"]) == 50
+    assert told["many"][-1] < told["many"][0]
+    assert told["compilations"] == 1
+    assert told["same_shapes"]
+    assert told["back_and_forth"]
+    assert told["is_sharded"]
+    assert told["rows_of_each"] == 8  # 30 passages in blocks of 8, of which four devices have one
+    plain, gathered, on_mesh = told["ids"]
+    assert gathered == on_mesh
+    if near < 1e-4:
+        assert plain == on_mesh
+    assert any(told["parts"]) == (name != "rag")
+
+
+@pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.slow), "ppo_sharded"])
+def test_a_policy_on_eight_devices_and_on_one(name):
+    told = told_of(name)
+    np.testing.assert_allclose(told["many"], told["one"], rtol=1e-5, atol=1e-5)
+    assert told["compilations"] == 1
+    assert told["back_and_forth"]
+    assert told["environments_of_each"] == [1]
+
+
+def run_of(processes, *arguments, devices=2):
+    return processes([sys.executable, "-m", "ragjax", "train", TINY, *EIGHT, *arguments], devices)
+
+
+@pytest.fixture
+def started():
+    """(arguments, devices) -> a process; those that are left are killed."""
+    made = []
+
+    def start(arguments, devices):
+        made.append(
+            subprocess.Popen(
+                arguments,
+                env=environment(devices),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+        return made[-1]
+
+    yield start
+    for process in made:
+        process.kill()
+        process.communicate()
+
+
+def losses_of(run_dir):
+    rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row["loss"] for row in rows if "loss" in row}
+
+
+@pytest.mark.slow
+def test_saved_on_two_devices_and_continued_on_one(tmp_path, started):
+    """And by the command; the losses are those of a run that was on one device throughout."""
+    both, alone = tmp_path / "both", tmp_path / "alone"
+    finish(run_of(started, "--run-dir", str(alone), devices=1))
+    process = run_of(started, "--run-dir", str(both), "--mesh.devices", "2")
+    wait_for(process, both / "checkpoints" / "4")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 130, errors
+    assert not (both / "result.json").exists()
+    errors = finish(run_of(started, "--run-dir", str(both), "--resume", devices=1))
+    assert "continuing at step" in errors
+    ours, theirs = losses_of(both), losses_of(alone)
+    assert list(ours) == list(range(1, 13))
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+
+
+def free_port():
+    with socket.socket() as listening:
+        listening.bind(("localhost", 0))
+        return listening.getsockname()[1]
+
+
+def two_hosts(started, run_dir, *arguments):
+    address = f"localhost:{free_port()}"
+    options = ("--mesh.devices", "0", "--coordinator", address, "--hosts", "2")
+    return [
+        run_of(
+            started, "--run-dir", str(run_dir), *options, "--host", str(host), *arguments, devices=1
+        )
+        for host in (0, 1)
+    ]
+
+
+def test_two_hosts_train_one_run_and_a_signal_to_one_saves_it(tmp_path, started):
+    """One checkpoint of both; a signal stops both at the same step; they go on where they were."""
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    first, second = two_hosts(started, together, "--checkpoint-every", "2")
+    wait_for(first, together / "checkpoints" / "2")
+    second.send_signal(signal.SIGTERM)
+    for process in (first, second):
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 130, errors
+        assert "stopped; continue with" in errors
+    (*_, last) = sorted(int(path.name) for path in (together / "checkpoints").iterdir())
+    assert last == max(losses_of(together))
+    for process in two_hosts(started, together, "--checkpoint-every", "2", "--resume"):
+        finish(process)
+    finish(run_of(started, "--run-dir", str(alone), "--checkpoint-every", "2", devices=1))
+    ours, theirs = losses_of(together), losses_of(alone)
+    np.testing.assert_allclose(list(ours.values()), list(theirs.values()), rtol=1e-5)
+    assert len(ours) == 12
+    result = json.loads((together / "result.json").read_text())
+    assert 0 < result["resumed_at"] == last
+    assert result["devices"].startswith("2 x")
+
+
+# What bad input gets
+
+
+def test_fewer_devices_than_none():
+    with pytest.raises(UserError, match=r"mesh.devices is -1; give a number"):
+        DeviceMesh(devices=-1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (
+            ("--mesh.devices", "9"),
+            "mesh.devices is 9, but JAX has 2 here; choose at most that many",
+        ),
+        (
+            ("--mesh.devices", "0", "--phases.1.batch-size", "9"),
+            "phases.1.batch_size is 9, which the 2",
+        ),
+        (
+            ("--mesh.devices", "2", "--optimizer.accumulate", "8"),
+            "phases.0.batch_size / optimizer.accumulate is 1, which the 2 devices",
+        ),
+        (("--mesh.devices", "2", "--num-seeds", "2"), "seeds side by side run on one device"),
+        (("--coordinator", "localhost:1"), "but mesh.devices is 1; set --mesh.devices 0"),
+        (("--hosts", "2"), "without --coordinator"),
+        (
+            ("--mesh.devices", "0", "--coordinator", "localhost", "--hosts", "2", "--host", "1"),
+            "--coordinator is 'localhost'; give address:port",
+        ),
+        (
+            ("--mesh.devices", "0", "--coordinator", "localhost:1", "--hosts", "2", "--host", "2"),
+            "give the number of hosts and which of them this is, from 0",
+        ),
+        (
+            ("--mesh.devices", "0", "--coordinator", "auto", "--hosts", "2"),
+            "--coordinator auto takes them from the cluster; leave them out",
+        ),
+    ],
+)
+def test_what_can_not_be_spread_is_one_sentence(tmp_path, capsys, arguments, sentence):
+    code = cli.main(["train", TINY, *EIGHT, "--run-dir", str(tmp_path / "run"), *arguments])
+    assert code == 2
+    assert sentence in the_sentence(capsys.readouterr().err)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_environments_that_the_devices_do_not_divide():
+    config = tiny_policy_config.get_config()
+    algorithm = dataclasses.replace(config.algorithm, num_envs=5)
+    config = dataclasses.replace(config, algorithm=algorithm, mesh=DeviceMesh(2))
+    with pytest.raises(UserError, match=r"algorithm.num_envs is 5, which the 2 devices"):
+        config.check_mesh(config.mesh.build())
+
+
+@pytest.mark.parametrize("retriever", [Hybrid(), Dense(asynchronous=True)])
+def test_retrievers_of_one_device(retriever):
+    config = dataclasses.replace(tiny_config.get_config(), mesh=DeviceMesh(2))
+    mesh = config.mesh.build()
+    config = dataclasses.replace(config, retriever=retriever, phases=config.phases[:1])
+    with pytest.raises(UserError, match=f"the retriever {type(retriever).__name__} of this config"):
+        config.check_mesh(mesh)
+    assert Random().on_mesh
+
+
+def test_a_host_that_does_not_answer():
+    address = f"localhost:{free_port()}"
+    with pytest.raises(
+        UserError, match=f"Host 0 does not answer at --coordinator {address} within"
+    ):
+        connect(address, 2, 1, wait=0.5)
+
+
+def test_what_is_said_of_devices():
+    assert mesh_notes(None) == ["1 of 2 devices is used; set mesh.devices to 0 for all"]
+    notes = mesh_notes(DeviceMesh(0).build())
+    assert len(notes) == (IN_ORDER not in os.environ.get("XLA_FLAGS", ""))
+    assert all(IN_ORDER in note for note in notes)
+    assert DeviceMesh().build() is None
+    assert DeviceMesh(2).build().devices.tolist() == jax.devices()[:2]
+
+
+def test_a_config_written_before_there_was_a_mesh():
+    config = tiny_config.get_config()
+    value = to_json(config)
+    del value["mesh"]
+    modules = {"tiny_task": str(SUPPORT / "tiny_task.py")}
+    assert from_json(value, modules).mesh == DeviceMesh()
