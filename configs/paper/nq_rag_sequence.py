@@ -5,8 +5,9 @@
 DPR's encoder of questions and BART are trained by the marginal over 5 passages; DPR's encoder of
 passages is not, so that the index is embedded once. Tests read 50 passages and score every proposed
 answer under each of them ("thorough decoding"). It needs the files of experiments/paper/README.md under
-runs/paper, and one device of 80 GB for up to about 4 million passages that the search of DPR's index
-has found: each takes some 5 KB there, and twice that while the index is made.
+runs/paper, and a device of 80 GB for up to about 4 million passages that the search of DPR's index has
+found: each takes some 5 KB there, and twice that while the index is made. `--mesh.devices 0` trains on
+all devices, each with its part of the passages; one of them measures and saves with all.
 
 Steps, batch, rates and lengths are of our choosing, and have not been run at this size.
 
