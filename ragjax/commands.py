@@ -12,6 +12,7 @@ from ragjax.files import check_output, check_place
 from ragjax.hosts import is_first
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
+from ragjax.mesh import mesh_notes
 from ragjax.precision import single_precision
 from ragjax.printing import PlainConsole
 from ragjax.run_dir import (
@@ -149,6 +150,9 @@ def evaluate(
 def check(config: Config, console: PlainConsole) -> None:
     """Prints what a run would be: parameters, memory, and its first examples; trains nothing."""
     require_rebuilt(config)
+    mesh = config.mesh.build()
+    if mesh is not None:
+        config.check_mesh(mesh)
     learner = config.create()
     shapes = state_shapes(learner, config.seeds[:1])
 
@@ -173,5 +177,5 @@ def check(config: Config, console: PlainConsole) -> None:
         console.print(f"  {line}")
     if len(batch) > EXAMPLES:
         console.print(f"  and {len(batch) - EXAMPLES} more")
-    for note in learner.notes():
+    for note in [*learner.notes(), *mesh_notes(mesh)]:
         console.print(note)

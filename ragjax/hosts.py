@@ -3,6 +3,7 @@
 Every host runs the same command. All make every step together; the first alone writes and measures.
 """
 
+import contextlib
 import os
 import socket
 import sys
@@ -38,18 +39,17 @@ def connect(coordinator: str, hosts: int | None, host: int | None, wait: float =
     """
     told: dict[str, Any] = {}
     if coordinator != "auto":
-        require(
-            hosts is not None and host is not None and 0 <= host < hosts,
-            f"--coordinator is {coordinator}, --hosts {hosts} and --host {host}; give the number of "
-            "hosts and which of them this is, from 0.",
-        )
+        if hosts is None or host is None or not 0 <= host < hosts:
+            raise UserError(
+                f"--coordinator is {coordinator}, --hosts {hosts} and --host {host}; give the number of "
+                "hosts and which of them this is, from 0."
+            )
         address, _, port = coordinator.rpartition(":")
         require(
             bool(address) and port.isdigit() and 0 < int(port) < 2**16,
             f"--coordinator is {coordinator!r}; give address:port of host 0, or auto.",
         )
-        if host != 0:
-            _await_port(address, int(port), coordinator, wait)
+        _meet(address, int(port), hosts, host, wait)
         told = {"coordinator_address": coordinator, "num_processes": hosts, "process_id": host}
     else:
         require(
@@ -75,20 +75,77 @@ def connect(coordinator: str, hosts: int | None, host: int | None, wait: float =
         ) from error
 
 
-def _await_port(address: str, port: int, coordinator: str, wait: float) -> None:
-    """Waits until host 0 listens: JAX itself ends the process where it never does."""
-    until = time.monotonic() + wait
+def _meet(address: str, port: int, hosts: int, host: int, wait: float) -> None:
+    """Waits until all hosts are there: JAX itself ends the process where one never comes.
+
+    Every other host tells host 0 its number and waits for its answer.
+
+    Raises:
+      UserError: one does not come, two have one number, or the port can't be used.
+    """
+    until, place = time.monotonic() + wait, f"--coordinator {address}:{port}"
+    try:
+        if host == 0:
+            _receive(port, hosts, until, place, wait)
+        else:
+            _report(address, port, host, until)
+    except OSError as error:
+        what = "Its port can't be used" if host == 0 else "Host 0 does not answer"
+        raise UserError(
+            f"{what} at {place} within {wait:.0f} s ({error.strerror or error}); check that host 0 "
+            "runs, its address, and that the port is free and open."
+        ) from error
+
+
+def _receive(port: int, hosts: int, until: float, place: str, wait: float) -> None:
+    """Host 0: hears of all others, then answers them."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    here: dict[int, socket.socket] = {}
+    with (
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual) as server,
+        contextlib.ExitStack() as stack,
+    ):
+        while len(here) < hosts - 1:
+            missing = ", ".join(str(of) for of in range(1, hosts) if of not in here)
+            server.settimeout(max(0.01, until - time.monotonic()))
+            try:
+                other, _ = server.accept()
+                stack.enter_context(other)
+                other.settimeout(5)
+                said = other.recv(16).decode(errors="replace").strip()
+            except TimeoutError as error:
+                if time.monotonic() < until:  # who came said nothing, and is none of ours
+                    continue
+                raise UserError(
+                    f"Of {hosts} hosts, {missing} did not come to {place} within {wait:.0f} s; check "
+                    "that they run the same command, each with its own --host."
+                ) from error
+            if said.isdigit() and 0 < int(said) < hosts:
+                require(
+                    int(said) not in here,
+                    f"--host {said} is given on two hosts; give each its own.",
+                )
+                here[int(said)] = other
+        for other in here.values():
+            other.sendall(b"go")
+        for other in here.values():
+            other.recv(1)  # they close first, which leaves the port free for JAX
+
+
+def _report(address: str, port: int, host: int, until: float) -> None:
+    """Another host: tells host 0 its number, as soon as that listens, and waits for its answer."""
     while True:
         try:
-            socket.create_connection((address, port), timeout=5).close()
-            return
-        except OSError as error:
+            with socket.create_connection((address, port), timeout=5) as first:
+                first.sendall(f"{host}\n".encode())
+                first.settimeout(max(0.01, until - time.monotonic()))
+                if first.recv(2) == b"go":
+                    return
+                raise ConnectionAbortedError("it has ended")
+        except OSError:
             if time.monotonic() > until:
-                raise UserError(
-                    f"Host 0 does not answer at --coordinator {coordinator} within {wait:.0f} s "
-                    f"({error.strerror or error}); check that it runs, its address, and that the port "
-                    "is open."
-                ) from error
+                raise
             time.sleep(0.2)
 
 

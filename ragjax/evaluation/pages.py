@@ -155,12 +155,12 @@ A config is a Python file with `get_config()`. Every field can be given on the c
 recorded runs, which `{COMMAND}` takes from the tables of
 [experiments/README.md](../experiments/README.md).
 
-Every config trains on several devices: `--mesh.devices 0` deals its batches, or its environments, out to
-all there are, `--mesh.parameters sharded` its parameters, too. On several hosts each runs the same command
-over a shared disk with `--coordinator ADDRESS:PORT --hosts N --host I` (or `--coordinator auto` where the
-cluster tells), ADDRESS being that of host 0, which alone writes and measures. A run goes on by `--resume`
-on any other number of devices. An index on the host, environments outside JAX and seeds side by side stay
-on one device.""",
+Every config trains on several devices: `--mesh.devices 0` deals its batches, or its environments, out
+to all there are, `--mesh.parameters sharded` its parameters, too. On several hosts each runs the same
+command over a shared disk with `--coordinator ADDRESS:PORT --hosts N --host I` (or `--coordinator auto`
+where the cluster tells), ADDRESS being that of host 0, which alone writes and measures. A run goes on by
+`--resume` on any other number of devices. An index on the host, environments outside JAX and seeds side
+by side stay on one device.""",
     ]
     directory = None
     for path in sorted(configs.rglob("*.py")):

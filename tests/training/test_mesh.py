@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -20,7 +21,7 @@ from processes import PATIENCE, finish, wait_for
 from ragjax import cli
 from ragjax.config import from_json, to_json
 from ragjax.errors import UserError
-from ragjax.hosts import connect
+from ragjax.hosts import _meet, connect
 from ragjax.mesh import IN_ORDER, DeviceMesh, mesh_notes
 from ragjax.models.hybrid import Hybrid
 from ragjax.models.retriever import Dense
@@ -252,6 +253,54 @@ def test_a_host_that_does_not_answer():
         UserError, match=f"Host 0 does not answer at --coordinator {address} within"
     ):
         connect(address, 2, 1, wait=0.5)
+    with pytest.raises(
+        UserError, match=f"Of 3 hosts, 1, 2 did not come to --coordinator {address}"
+    ):
+        connect(address, 3, 0, wait=0.5)
+
+
+def met(address, hosts, *numbers, wait=20.0):
+    """What each of the hosts with these numbers is told: nothing, or why not."""
+
+    def meet(host):
+        try:
+            _meet("localhost", int(address.partition(":")[2]), hosts, host, wait)
+        except UserError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(meet, numbers))
+
+
+def test_hosts_meet_whoever_comes_first():
+    address = f"localhost:{free_port()}"
+    assert met(address, 3, 2, 0, 1) == [None] * 3
+    assert met(address, 2, 1, 0) == [None] * 2  # on the same port again
+
+
+def test_two_hosts_of_one_number():
+    address = f"localhost:{free_port()}"
+    first, *others = met(address, 4, 0, 1, 1, wait=2.0)
+    assert "--host 1 is given on two hosts" in first
+    assert all("Host 0 does not answer" in other for other in others)
+
+
+def test_a_stranger_at_the_port_is_no_host():
+    address = f"localhost:{free_port()}"
+    with ThreadPoolExecutor() as threads:
+        waiting = threads.submit(met, address, 2, 0)
+        for said in (b"GET / HTTP/1.1\r\n", b"7\n", b""):
+            while True:
+                try:
+                    stranger = socket.create_connection(("localhost", int(address[10:])), timeout=5)
+                    break
+                except OSError:
+                    assert not waiting.done()
+            stranger.sendall(said)
+            stranger.close()
+        assert met(address, 2, 1) == [None]
+        assert waiting.result() == [None]
 
 
 def test_what_is_said_of_devices():
