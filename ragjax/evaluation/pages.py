@@ -160,7 +160,11 @@ to all there are, `--mesh.parameters sharded` its parameters, too. On several ho
 command over a shared disk with `--coordinator ADDRESS:PORT --hosts N --host I` (or `--coordinator auto`
 where the cluster tells), ADDRESS being that of host 0, which alone writes and measures. A run goes on by
 `--resume` on any other number of devices. An index on the host, environments outside JAX and seeds side
-by side stay on one device.""",
+by side stay on one device.
+
+JAX multiplies float32 numbers with fewer bits on an accelerator unless
+`JAX_DEFAULT_MATMUL_PRECISION=highest` is set;
+[device_check](../experiments/README.md#device_check) says what either does to losses.""",
     ]
     directory = None
     for path in sorted(configs.rglob("*.py")):
