@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import traceback
 
 from ragjax.interrupts import SIGNALS, held_interrupts
 
@@ -11,7 +12,13 @@ def main() -> int:
     with held_interrupts():
         from ragjax import cli
 
-        code = cli.main()
+        try:
+            code = cli.main()
+        except (
+            Exception
+        ):  # of the code itself: shown as Python does, but no other host is kept waiting
+            traceback.print_exc()
+            code = 1
     # All is written and said: nothing of what Python does on its way out can be stopped.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

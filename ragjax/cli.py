@@ -319,7 +319,7 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
     before = False if run_dir is None else _holds_run(run_dir)
     try:
         stop_if_interrupted()
-        from ragjax import commands, compiled
+        from ragjax import commands, compiled, hosts
         from ragjax.config import load_config
         from ragjax.overrides import override
 
@@ -327,7 +327,8 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
         config = override(load_config(options.config), overrides, " ".join(words[:3]))
         stop_if_interrupted()
         compiled.keep_compiled()
-        _join_hosts(options, config, console)
+        told = options.coordinator, options.hosts, options.host
+        console.quiet = not hosts.join(*told, spreads=config.mesh.spreads)
         stop_if_interrupted()
         if options.check:
             for name, given in (("--resume", options.resume), ("--run-dir", run_dir)):
@@ -362,25 +363,6 @@ def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
             print_text(f"stopped; continue with: {shlex.join(words)}", sys.stderr)
         return INTERRUPTED
     return 0
-
-
-def _join_hosts(options: Train, config: Any, console: PlainConsole) -> None:
-    """Joins the other hosts of a run, if there are any, and lets the first alone speak."""
-    from ragjax import hosts
-
-    require(
-        options.coordinator is not None or (options.hosts is None and options.host is None),
-        "--hosts or --host is given without --coordinator; add address:port of host 0.",
-    )
-    if options.coordinator is None:
-        return
-    require(
-        config.mesh.spreads,
-        "--coordinator is given, but mesh.devices is 1; set --mesh.devices 0 for all devices of all "
-        "hosts.",
-    )
-    hosts.connect(options.coordinator, options.hosts, options.host)
-    console.quiet = not hosts.is_first()
 
 
 def _holds_run(run_dir: Path) -> bool:

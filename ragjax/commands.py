@@ -8,8 +8,9 @@ from typing import Any
 import jax
 
 from ragjax.config import Config, require_rebuilt
+from ragjax.errors import UserError, require
 from ragjax.files import check_output, check_place
-from ragjax.hosts import is_first
+from ragjax.hosts import from_first, is_first
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.lease import leased
 from ragjax.mesh import mesh_notes
@@ -61,12 +62,21 @@ def train(
     places = [(config, run_dir), *runs] if len(runs) > 1 else runs
     for own, _ in places:
         require_rebuilt(own)
-    if not is_first():  # of several hosts, which writes nothing that would have to be leased
+    if not is_first():  # of several hosts: it writes nothing, and begins once the first one may
+        refused = from_first("")
+        require(not refused, refused)
         return _train(config, run_dir, runs, resume, console, lambda: None)
-    with leased([directory for _, directory in places], console.print) as check_lease:
-        # Once more, since another process may have worked there until just now.
-        for own, directory in [(config, run_dir)] if resume else places:
-            check_run_dir(own, directory, resume)
+    with contextlib.ExitStack() as stack:
+        try:
+            directories = [directory for _, directory in places]
+            check_lease = stack.enter_context(leased(directories, console.print))
+            # Once more, since another process may have worked there until just now.
+            for own, directory in [(config, run_dir)] if resume else places:
+                check_run_dir(own, directory, resume)
+        except UserError as error:
+            from_first(str(error))
+            raise
+        from_first("")
         return _train(config, run_dir, runs, resume, console, check_lease)
 
 

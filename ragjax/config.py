@@ -77,11 +77,7 @@ class Config:
         )
 
     def check_mesh(self, mesh: Mesh) -> None:
-        """Checks that the run can be spread over these devices.
-
-        Raises:
-          UserError: names the field that does not fit.
-        """
+        """Checks that the run can be spread over these devices; refuses a field that does not fit."""
         raise NotImplementedError
 
     @property

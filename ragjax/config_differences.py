@@ -22,6 +22,11 @@ def first_difference(one: Any, other: Any, where: str = "") -> str | None:
     return next((name for name in found if name is not None), None)
 
 
+def without_place(config: dict[str, Any]) -> dict[str, Any]:
+    """A config as JSON without its mesh: on which devices a run computes doesn't make it another."""
+    return {name: value for name, value in config.items() if name != "mesh"}
+
+
 def differing_fields(left: Any, right: Any, prefix: str = "") -> list[str]:
     """Dotted names of the fields in which two configs, as JSON values, differ."""
     if isinstance(left, dict) and isinstance(right, dict):

@@ -19,10 +19,37 @@ from jax.sharding import Mesh, NamedSharding
 from ragjax.errors import UserError, require
 
 WAIT = 120.0  # seconds for the others to come
-TEXT = 256  # bytes of what `from_first` hands on, at most
+TEXT = 4096  # bytes of what `from_first` hands on, at most
 MISSED = 60  # seconds without a sign of life, after which a host counts as gone and the others end
 PARTING = 20  # seconds that a host which was stopped waits for the others to stop with it
 LAST = 24 * 3600  # seconds that a host waits for another that still measures, at the end
+
+
+def join(coordinator: str | None, hosts: int | None, host: int | None, *, spreads: bool) -> bool:
+    """Joins the other hosts of a run if it has any, and says whether this is the first.
+
+    Args:
+      coordinator: see `connect`; None for a run on this host alone.
+      hosts: see `connect`.
+      host: see `connect`.
+      spreads: whether the run's mesh may have more than one device.
+
+    Raises:
+      UserError: see `connect`; or the options don't fit together.
+    """
+    require(
+        coordinator is not None or (hosts is None and host is None),
+        "--hosts or --host is given without --coordinator; add address:port of host 0.",
+    )
+    if coordinator is None:
+        return True
+    require(
+        spreads,
+        "--coordinator is given, but mesh.devices is 1; set --mesh.devices 0 for all devices of all "
+        "hosts.",
+    )
+    connect(coordinator, hosts, host)
+    return is_first()
 
 
 def connect(coordinator: str, hosts: int | None, host: int | None, wait: float = WAIT) -> None:
@@ -49,7 +76,7 @@ def connect(coordinator: str, hosts: int | None, host: int | None, wait: float =
             bool(address) and port.isdigit() and 0 < int(port) < 2**16,
             f"--coordinator is {coordinator!r}; give address:port of host 0, or auto.",
         )
-        _meet(address, int(port), hosts, host, wait)
+        _meet(address.strip("[]"), int(port), hosts, host, wait)
         told = {"coordinator_address": coordinator, "num_processes": hosts, "process_id": host}
     else:
         require(
@@ -69,9 +96,8 @@ def connect(coordinator: str, hosts: int | None, host: int | None, wait: float =
     except Exception as error:  # of gRPC, or of whatever detects the cluster
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"The hosts of --coordinator {coordinator} did not all answer within {wait:.0f} s "
-            f"({reason}); check that every host runs the command with a --host of its own, and that the "
-            "port is open."
+            f"JAX can't join the hosts of --coordinator {coordinator} ({reason}); check that every host "
+            "runs the command with a --host of its own, and that the port is open."
         ) from error
 
 
@@ -114,6 +140,8 @@ def _receive(port: int, hosts: int, until: float, place: str, wait: float) -> No
                 stack.enter_context(other)
                 other.settimeout(5)
                 said = other.recv(16).decode(errors="replace").strip()
+            except ConnectionError:  # who came has gone, and is none of ours
+                continue
             except TimeoutError as error:
                 if time.monotonic() < until:  # who came said nothing, and is none of ours
                     continue
@@ -160,9 +188,9 @@ def from_first(text: str) -> str:
         return text
     from jax.experimental.multihost_utils import broadcast_one_to_all
 
-    said = np.zeros(TEXT, np.uint8)
-    said[: len(text.encode())] = np.frombuffer(text.encode(), np.uint8)
-    return bytes(np.asarray(broadcast_one_to_all(said))).rstrip(b"\0").decode()
+    said, words = np.zeros(TEXT, np.uint8), text.encode()[:TEXT]
+    said[: len(words)] = np.frombuffer(words, np.uint8)
+    return bytes(np.asarray(broadcast_one_to_all(said))).rstrip(b"\0").decode(errors="replace")
 
 
 def leave(code: int) -> None:
@@ -194,8 +222,8 @@ class AnyHost:
         self._before: Any = None
         self._devices = mesh.size
 
-    def __call__(self, here: bool) -> bool:
-        """What all hosts said the last time, of which each says now."""
+    def __call__(self, here: bool, last: bool) -> bool:
+        """What all hosts said the time before, and where it is the last time what they say now, too."""
         told = False if self._before is None else bool(np.asarray(self._before))
         flags = jax.make_array_from_callback(
             (self._devices,),
@@ -203,4 +231,4 @@ class AnyHost:
             lambda index: np.full(self._devices, here, np.int32)[index],
         )
         self._before = self._sum(flags)
-        return told
+        return told or (last and bool(np.asarray(self._before)))

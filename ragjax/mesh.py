@@ -72,7 +72,7 @@ def mesh_notes(mesh: Mesh | None) -> list[str]:
     """What a user should know of the devices that a run uses, and of those that it does not."""
     there, used, notes = jax.device_count(), 1 if mesh is None else mesh.size, []
     if used != there:
-        notes.append(f"{used} of {there} devices is used; set mesh.devices to 0 for all")
+        notes.append(f"{used} of {there} devices used; mesh.devices says how many")
     flags = os.environ.get("XLA_FLAGS", "")
     if mesh is not None and jax.default_backend() == "cpu" and IN_ORDER not in flags:
         notes.append(

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from ragjax.config import Config, config_json, read_json
-from ragjax.config_differences import differing_fields
+from ragjax.config_differences import differing_fields, without_place
 from ragjax.data.checks import checked, in_plain_text
 from ragjax.data.readers import passages_with_text
 from ragjax.errors import UserError, require
@@ -187,12 +187,11 @@ def check_run_dir(config: Config, run_dir: Path, resume: bool) -> None:
         require(
             is_run(run_dir), f"{run_dir} holds no run to resume; leave out --resume to start one."
         )
-        # Where it computes may change: a run goes on on another mesh.
-        begun = replace(read_json(run_dir / CONFIG), mesh=config.mesh)
-        longer = config_json(begun.lengthened_to(config)) == config_json(config)
+        begun, wanted = read_json(run_dir / CONFIG), without_place(config_json(config))
+        longer = without_place(config_json(begun.lengthened_to(config))) == wanted
         if longer and not config.optimizer.depends_on_length:
             return
-        differing = differing_fields(config_json(begun), config_json(config))
+        differing = differing_fields(without_place(config_json(begun)), wanted)
         how = "; a run is lengthened only where optimizer.schedule is constant" * longer
         require(
             not differing,

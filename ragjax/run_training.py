@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from rich.progress import MofNCompleteColumn, Progress
 
 from ragjax.config import Config, config_json, read_json, write_config
+from ragjax.config_differences import without_place
+from ragjax.errors import require
 from ragjax.files import write_json
-from ragjax.hosts import is_first
+from ragjax.hosts import from_first, is_first
 from ragjax.interrupts import stop_if_interrupted
 from ragjax.mesh import mesh_notes
 from ragjax.origin import (
@@ -39,6 +41,7 @@ from ragjax.training.logging import METRICS, MetricLog, NoLog, RunProgress, Seed
 from ragjax.training.loop import Program, fit
 from ragjax.training.program import (
     Hyper,
+    on_device,
     stack_states,
     starting_state,
     state_of_seed,
@@ -196,13 +199,28 @@ class RunTraining:
     def _continued(self, before: int | None) -> tuple[int, State]:
         """The step and the state of the newest whole checkpoint, before a step if given, and says so."""
         shapes = state_shapes(self.learner, self._seeds)
-        begun, state, damaged = self._checkpoints.restore(shapes, before)
+        begun, state, damaged = self._restored(shapes, before)
         report_damaged(damaged, begun, self._console)
         self._console.print(f"continuing at step {begun} of {self.config.steps}")
         state, lost = self.learner.resume(state)
         for sentence in lost:
             self._console.print(sentence)
         return begun, state
+
+    def _restored(self, shapes: State, before: int | None) -> tuple[int, State, list[int]]:
+        """What `Checkpoints.restore` gives; of several hosts the first one chooses the step."""
+        if is_first():
+            found = self._checkpoints.restore(shapes, before)
+            from_first(str(found[0]))
+            return found
+        chosen = int(from_first(""))
+        found = self._checkpoints.restore(shapes, chosen + 1)
+        require(
+            found[0] == chosen,
+            f"Host 0 goes on at step {chosen}, but this host finds the checkpoint of step {found[0]} in "
+            f"{self._checkpoints.directory}; check that the hosts share that directory.",
+        )
+        return found
 
     def advance(self, end: int | None = None) -> None:
         """Trains up to a step, or to the end.
@@ -220,9 +238,13 @@ class RunTraining:
             RunProgress(self._console, self.config.steps, self.step) as progress,
             contextlib.closing(log),
         ):
-            self._state, self.failed = fit(
-                self._program, self._state, self.step, self._checkpoints, log, progress, end=end
+            # Given away: on a mesh the run would hold it twice.
+            state = self._state
+            del self._state
+            state, self.failed = fit(
+                self._program, state, self.step, self._checkpoints, log, progress, end=end
             )
+        self._state = on_device(state) if self._mesh is not None else state
         self.step = self.config.steps if end is None else end
 
     def keep(self, places: Sequence[int]) -> None:
@@ -333,8 +355,10 @@ def _write_begun(learner: Learner, config: Config, directory: Path, begun: int) 
         return
     if begun == 0:
         require_same_runs(directory, learner.origins(config.seed))
-    if config_json(read_json(directory / CONFIG)) != config_json(config):
-        (directory / RESULT).unlink(missing_ok=True)
+    before, now = config_json(read_json(directory / CONFIG)), config_json(config)
+    if before != now:
+        if without_place(before) != without_place(now):
+            (directory / RESULT).unlink(missing_ok=True)
         write_config(directory / CONFIG, config)
 
 

@@ -412,7 +412,7 @@ def record(path: Path) -> int:
         )
         return 2
     commit = {name: here[name] for name in ("git_commit", "uncommitted")}
-    own = RESULTS / f"{found['machine']['device'].replace(' ', '_')}.json"
+    own = RESULTS / f"{found['devices'].partition(' x ')[2].replace(' ', '_')}.json"
     before = json.loads(own.read_text()) if own.exists() else {}
     sections = {of.__name__: found[of.__name__] for of in SECTIONS if of.__name__ in found}
     measured = {

@@ -57,8 +57,8 @@ def needs(devices: int, card: dict[str, Any]) -> dict[str, str]:
 
 
 def _exchanged(devices: int) -> str:
-    """Megabytes that a device gets in a search: all queries, and k maxima and 32 k scores of each."""
-    return f"{4 * BATCH * (WIDTH + 2 * K * devices + 32 * K * devices) / 1e6:.2f}"
+    """Megabytes that a device gets in a search: queries, maxima of each device, best scores."""
+    return f"{4 * BATCH * (WIDTH + 2 * K * devices + 2 * 32 * K) / 1e6:.2f}"
 
 
 def get_table() -> MarkdownTable:
@@ -78,8 +78,9 @@ def get_table() -> MarkdownTable:
         f"of which {SHARE:.0%} are assumed to be reached), and what exact search reads a second for 256 "
         f"queries over float32 embeddings of {card['search']['width']} numbers. Exchanges go by "
         f"published rates: {LINK / 1e9:.0f} GB/s within a host of 8, {NETWORK / 1e9:.0f} GB/s between "
-        "hosts. A refresh is needed only where the passages' encoder is trained. One device measures "
-        f"and saves, and has to hold the whole index then: {4 * WIDTH * PASSAGES / 1e9:.0f} GB."
+        "hosts. A refresh is needed only where the passages' encoder is trained. One device measures, "
+        f"for which it holds all tokens throughout ({4 * TOKENS * PASSAGES / 1e9:.0f} GB) and the whole "
+        f"index then ({4 * WIDTH * PASSAGES / 1e9:.0f} GB)."
     )
     return MarkdownTable(
         title="Natural Questions over 21 million passages, on paper",

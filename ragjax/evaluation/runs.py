@@ -362,7 +362,8 @@ def _is_number_or_none(value: Any) -> bool:
 
 
 def _without_seed(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in config.items() if name != "seed"}
+    """The config but for its seed, and the devices, which don't make it another."""
+    return {name: value for name, value in config.items() if name not in ("seed", "mesh")}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -272,10 +272,7 @@ class EpisodesLearner(EpisodeQuestions):
     def acting(self, state: State) -> Callable[[Array], Any]:
         """The policy that a run has learned: observation [E,O...] -> action distribution.
 
-        Where an estimator draws passages, the likeliest ones are read.
-
-        Args:
-          state: the run, whose normaliser's statistics are taken as they are.
+        Where an estimator draws passages, the likeliest are read; normalisers stay as the run has them.
         """
         policy = self.policy(self.data)
         inputs = policy_inputs(state, policy)

@@ -107,6 +107,11 @@ class EpisodesConfig(Config):
             f"mesh.devices is {self.mesh.devices}, but environment {self.env.name} lives outside JAX, "
             "on one host; set mesh.devices to 1.",
         )
+        require(
+            self.policy.on_mesh,
+            f"mesh.devices is {self.mesh.devices}, but policy.retriever.index works on one device; "
+            "choose Exact, or set mesh.devices to 1.",
+        )
         require_divided("algorithm.num_envs", self.algorithm.num_envs, mesh)
 
     @property

@@ -24,6 +24,11 @@ class Policy:
 
     learns: ClassVar[bool] = True
 
+    @property
+    def on_mesh(self) -> bool:
+        """Whether it works on a mesh of several devices."""
+        return True
+
     def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations, passages and actions.
 

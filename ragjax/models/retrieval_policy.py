@@ -80,6 +80,11 @@ class RetrievalPolicy(Policy):
     drawn: int = 1
     temperature: float = 1.0
 
+    @property
+    def on_mesh(self) -> bool:
+        """What its retriever says."""
+        return self.retriever.on_mesh
+
     def __post_init__(self):
         """Checks the fields."""
         for name in ("k", "drawn"):

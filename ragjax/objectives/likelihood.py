@@ -112,9 +112,9 @@ class Likelihood(Objective):
 
         Returns:
           The loss with `recall` (a gold passage is among the K) and `posterior_mass` (on gold passages,
-          given the gold answer), of the questions that name a gold passage and are not answered from
-          memory, and, where some are, `memory_loss` (the loss of these, in nats). Of a learned retriever
-          also those of `ops.retrieval_figures.retrieval_figures`, of the prior over the K passages.
+          given the gold answer), of the questions that name one and are not answered from memory, and,
+          where some are, `memory_loss` (of these, in nats). Of a learned retriever also those of
+          `ops.retrieval_figures.retrieval_figures`, of the prior over the K passages.
         """
         del samples, reference
         reading = self.read(context, params, key, batch, corpus=corpus, index=index)
@@ -260,8 +260,8 @@ def retrieve(
       objective: says what p(d|x) is normalised over.
       context: the composed model, and K.
       params: the parameters.
-      batch: B questions. Passages that it brings along (of a fixed retriever, or as candidates for a
-        learned one) are taken instead of searching; a learned retriever still scores them itself.
+      batch: B questions. Passages that it brings along (of a fixed retriever, or for a learned one,
+        which scores them itself) are taken instead of searching.
       corpus: [N,P] passage tokens.
       index: what a learned retriever searches.
       rename: [V] new token ids for the retriever, or None.
@@ -390,12 +390,5 @@ class RagToken(Likelihood):
         length: int,
     ) -> Decoded:
         """See `decoding.marginal.decode_rag_token`."""
-        return decode_rag_token(
-            model,
-            params,
-            question,
-            passages=passages,
-            log_prior=log_prior,
-            length=length,
-            beam=self.beam,
-        )
+        read = {"passages": passages, "log_prior": log_prior, "length": length}
+        return decode_rag_token(model, params, question, **read, beam=self.beam)

@@ -6,8 +6,8 @@ of highest maxima, whose rows are then scored once more.
 On a CPU passages pass in blocks of `BLOCK`, and the matrix of all scores is never there as a whole.
 Blocks have one size whatever the number of devices, so that a product of the same shape gives each
 score: one device and many agree to the bit. An accelerator, which a product of a block would not fill,
-scores all its rows at once, for so many queries that there are at most `SCORES` scores; the scores that
-are returned are of one shape there, too, and the maxima that choose the groups agree to rounding.
+scores all its rows at once, for so many queries that there are at most `SCORES` scores; one and many
+accelerators agree to rounding.
 """
 
 from functools import partial

@@ -174,6 +174,8 @@ class _Part:
             for name in configs[0].hyper()
         }
         try:
+            if (mesh := configs[0].mesh.build()) is not None:
+                configs[0].check_mesh(mesh)
             learner = None if resume else self._trainer.learner(configs[0])
         except UserError as error:
             self._fail(dict.fromkeys(range(len(self._runs)), str(error)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ragjax.config import Config, to_json
+from ragjax.config_differences import without_place
 from ragjax.errors import UserError
 from ragjax.sweep.space import with_values
 
@@ -16,7 +17,7 @@ DIGITS = 16  # of an identity
 
 def identity(config: Config) -> str:
     """The name of a run: a hash of its config, wherever and by whomever it is made."""
-    return _digest(to_json(config))
+    return _digest(without_place(to_json(config)))
 
 
 def _digest(value: Any) -> str:

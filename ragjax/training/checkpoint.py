@@ -135,7 +135,10 @@ class Checkpoints:
           UserError: it can't be written or read; the earlier checkpoints are as they were.
         """
         if not self._writes:
-            self._save_with_others(step, self.directory / from_first(""), state)
+            partial = self.directory / from_first("")
+            _write(partial, state)
+            self._require_readable(step, partial, state)
+            from_first("")
             return
         self._may_write()
         partial = self.directory / f"{PARTIAL}{Owner.this().tag}"
@@ -145,14 +148,16 @@ class Checkpoints:
         try:
             partial.mkdir(parents=True)
             from_first(partial.name)
-            self._save_with_others(step, partial, state)
+            _write(partial, state)
             files, leaves = _digests(partial), _leaves(state)
             manifest = {"files": files, "leaves": leaves, "spent": self._spent()}
             (partial / MANIFEST).write_text(json.dumps(manifest))
+            self._require_readable(step, partial, state)
             with contextlib.suppress(FileNotFoundError):
                 # Out of the way in one move: half of it would pass for a damaged checkpoint.
                 final.rename(replaced)
             partial.rename(final)
+            from_first("")  # from now on every host sees it
         except (OSError, ValueError) as error:  # what is an OSError in Python, is none in Orbax
             _remove(partial)
             if replaced.exists() and not final.exists():
@@ -172,21 +177,8 @@ class Checkpoints:
             if is_abandoned(tag, _age(left)):
                 shutil.rmtree(left, ignore_errors=True)
 
-    def _save_with_others(self, step: int, partial: Path, state: Any) -> None:
-        """Saves by Orbax and reads it again, which it wants all hosts to do in the same order.
-
-        Raises:
-          UserError: it can't be read.
-        """
-        if jax.process_count() > 1:
-            state = jax.tree.map(np.asarray, state)
-        with _plain(partial) as plain:
-            _orbax().save(str(plain / STATE), state)
-        self._require_readable(step, partial, state)
-        from_first("")  # before the first one renames it
-
     def _require_readable(self, step: int, directory: Path, state: Any) -> None:
-        """Restores what was just written, on the host, and compares it bit for bit.
+        """Restores what was just written, on the host, and compares it bit for bit; every host does.
 
         Raises:
           UserError: it can't be read, or is another state.
@@ -201,6 +193,7 @@ class Checkpoints:
             same = all(np.array_equal(_bytes(a), _bytes(b)) for a, b in pairs)
         except Exception as error:
             same, reason = False, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        from_first("")  # before the first host renames it
         require(
             same,
             f"Checkpoint {step} can't be read again from {self.directory} ({reason}); name another "
@@ -286,6 +279,14 @@ class Checkpoints:
         raise UserError(
             f"{self.directory} should hold a whole checkpoint but has {found}; {remedy}."
         )
+
+
+def _write(partial: Path, state: Any) -> None:
+    """Saves by Orbax, which wants every host to save the same at the same place."""
+    if jax.process_count() > 1:
+        state = jax.tree.map(np.asarray, state)
+    with _plain(partial) as plain:
+        _orbax().save(str(plain / STATE), state)
 
 
 def _orbax() -> Any:

@@ -34,7 +34,8 @@ class Program:
         loss may become NaN and leave parameters finite.
       place: a state as the loop is given it -> as `advance` takes it, on the devices of a mesh.
       gather: the inverse, for what is measured, saved and returned.
-      agreed: whether this host is to stop -> whether all stop here, as each of them is told.
+      agreed: (whether this host is to stop, whether it is asked for the last time) -> whether all stop
+        here, as each of them is told.
     """
 
     total: int
@@ -48,7 +49,7 @@ class Program:
     mark_failed: Callable[[Any, Sequence[int]], Any] = lambda state, places: state
     place: Callable[[Any], Any] = lambda state: state
     gather: Callable[[Any], Any] = lambda state: state
-    agreed: Callable[[bool], bool] = lambda stopping: stopping
+    agreed: Callable[[bool, bool], bool] = lambda stopping, last: stopping
 
 
 # Metrics whose being finite is looked at in every step: of drawn answers, and of an environment's steps.
@@ -222,7 +223,7 @@ def fit(
                 settle(pending)
                 pending = None
                 show(step, program.evaluate(program.gather(state), step))
-            stopping = program.agreed(interrupted())
+            stopping = program.agreed(interrupted(), False)
             if stopping or step % program.checkpoint_every == 0 or step == last:
                 settle(pending)
                 pending = None
@@ -231,6 +232,6 @@ def fit(
                 checkpoints.save(step, program.gather(state))
             if stopping:
                 raise KeyboardInterrupt
-        if interrupted():  # while the last checkpoint was written
+        if program.agreed(interrupted(), True):  # while the last checkpoint was written
             raise KeyboardInterrupt
     return program.gather(state), seeds.failed

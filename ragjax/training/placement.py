@@ -1,7 +1,7 @@
 """Where the arrays of a run lie on a mesh of devices.
 
     batch, environments      dealt out by rows
-    passages, their index    dealt out by rows where they are many, else on every device
+    passages, their index    dealt out by rows where they are many; few, or a policy's, on every device
     parameters, moments      on every device; or large ones dealt out along an axis (`DeviceMesh`)
     everything else          on every device
 
@@ -27,8 +27,8 @@ LARGE = 2**12  # numbers of an array of parameters from which on it is dealt out
 class Placement:
     """The places of one learner's arrays on a mesh.
 
-    A state outside of it is plain: arrays of one device, as a run without a mesh has them and as
-    checkpoints hold them, whatever the number of devices.
+    A state outside of it is plain: whole arrays, as a run without a mesh has them and as checkpoints
+    hold them, whatever the number of devices.
     """
 
     def __init__(self, spec: DeviceMesh, mesh: Mesh, learner: Learner):
@@ -81,7 +81,8 @@ class Placement:
         """Whether the index of a plain state, or of its shapes, is dealt out."""
         embeddings: Any = getattr(state.index, "embeddings", None)
         # A tree of other arrays is of an index that no mesh searches.
-        return hasattr(embeddings, "shape") and are_sharded(embeddings.shape[0], self.mesh)
+        plain = not hasattr(embeddings, "shape") or self._learner.environments > 0
+        return not plain and are_sharded(embeddings.shape[0], self.mesh)
 
     def place(self, state: State) -> State:
         """A plain state on the devices of the mesh, in memory of its own."""
@@ -91,15 +92,15 @@ class Placement:
         return self._own(jax.tree.map(self._put, state, self.shardings))
 
     def gather(self, state: State) -> State:
-        """The inverse of `place`, on a device of this host; every host has to call it."""
+        """The inverse of `place`, in this host's memory; every host has to call it."""
         index = state.index
         if isinstance(getattr(index, "embeddings", None), ShardedRows):
             rows = index.embeddings
             state = state.replace(index=index.replace(embeddings=rows.rows))
-            plain = jax.tree.map(_local, state)
+            plain = jax.tree.map(_whole, state)
             embeddings = plain.index.embeddings[: rows.count]
             return plain.replace(index=plain.index.replace(embeddings=embeddings))
-        return jax.tree.map(_local, state)
+        return jax.tree.map(_whole, state)
 
     def data(self, data: Any) -> Any:
         """The arrays of `Learner.data` on the devices."""
@@ -123,19 +124,27 @@ class Placement:
         host = np.asarray(leaf)
         return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
+    def spread(self, rows: Any) -> Any:
+        """A part of a batch, within a step, dealt out by rows again; traceable.
+
+        Left to itself XLA computes a micro-batch, or a shuffled minibatch, on every device alike.
+        """
+
+        def dealt(leaf: Any) -> Any:
+            divided = leaf.ndim > 0 and leaf.shape[0] % self.mesh.size == 0
+            return jax.lax.with_sharding_constraint(leaf, self._by_rows) if divided else leaf
+
+        return jax.tree.map(dealt, rows)
+
     def jit(self, step: Callable[..., Any]) -> Callable[..., Any]:
         """The compiled step: the state stays where it lies, metrics are on every device."""
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings, self._everywhere))
 
 
-def _local(leaf: Any) -> Any:
-    """An array as a whole, on a device of this host."""
-    if not isinstance(leaf, jax.Array):
-        return leaf
-    if leaf.is_fully_addressable:
-        host = np.asarray(leaf)
-    else:
-        from jax.experimental.multihost_utils import process_allgather
+def _whole(leaf: Any) -> np.ndarray:
+    """An array as a whole, in this host's memory."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+        return np.array(leaf)
+    from jax.experimental.multihost_utils import process_allgather
 
-        host = np.asarray(process_allgather(leaf, tiled=True))
-    return jax.device_put(host, jax.local_devices()[0])
+    return np.asarray(process_allgather(leaf, tiled=True))

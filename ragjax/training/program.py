@@ -148,6 +148,8 @@ def training_program(
         kind = (stage, several, axis, mesh)
         if kind not in learner.compiled:
             step = make_step(learner, stage)
+            if placement is not None:
+                step = make_step(learner, stage, placement.spread)
             if several:
                 axes = seed_axes(state_shapes(learner, seeds))
                 step = jax.vmap(step, in_axes=(axes, 0, axis, None), out_axes=(axes, 0))
@@ -168,7 +170,7 @@ def training_program(
         if not is_first():
             return {}
         if not several:
-            return learner.measure(state)
+            return learner.measure(on_device(state))
         figures = [learner.measure(state_of_seed(state, n)) for n in range(len(seeds))]
         return {name: np.array([of[name] for of in figures]) for name in figures[0]}
 
@@ -197,6 +199,11 @@ def training_program(
         mark_failed=mark_failed,
         **({} if placement is None else _on_mesh(placement)),
     )
+
+
+def on_device(state: State) -> State:
+    """A plain state on a device of this host."""
+    return jax.device_put(state, jax.local_devices()[0])
 
 
 def _on_mesh(placement: Placement) -> dict[str, Any]:

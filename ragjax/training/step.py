@@ -1,7 +1,6 @@
 """The one training step: collect a batch, then one or several updates of the parameters on it."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
@@ -163,12 +162,15 @@ def repeated_updates(
     return state, {name: mean(values) for name, values in metrics.items()}
 
 
-def make_step(learner: Learner, stage: Stage) -> Step:
+def make_step(
+    learner: Learner, stage: Stage, spread: Callable[[Any], Any] = lambda rows: rows
+) -> Step:
     """Builds one step of a run: a pure function, to be jitted, vmapped or scanned.
 
     Args:
       learner: what is trained.
       stage: static.
+      spread: deals the rows of a batch, or of a part of it, out to devices, see `Placement.spread`.
 
     Returns:
       (state, fed, hyper, data) -> (state, metrics): `fed` from `Learner.feed`, `hyper` traced scalars,
@@ -180,7 +182,10 @@ def make_step(learner: Learner, stage: Stage) -> Step:
         keys = step_keys(state)
         state, batch, collected = learner.collect(state, fed, stage=stage, hyper=hyper, data=data)
         before = jax.lax.stop_gradient(state)
-        loss = partial(learner.loss, stage=stage, state=before, hyper=hyper, data=data)
+
+        def loss(params: Params, key: Array, rows: Any) -> Loss:
+            given = {"stage": stage, "state": before, "hyper": hyper, "data": data}
+            return learner.loss(params, key, spread(rows), **given)
 
         def once(state: State, part: Any) -> tuple[State, Metrics]:
             return update(

@@ -1,8 +1,6 @@
 """The same runs on one device and on eight simulated ones; prints what came of them as JSON.
 
-    XLA_FLAGS="--xla_force_host_platform_device_count=8 ..." python on_devices.py NAME [WIDE]
-
-WIDE runs in bfloat16.
+XLA_FLAGS="--xla_force_host_platform_device_count=8 ..." python on_devices.py NAME
 """
 
 import dataclasses

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_config
@@ -19,13 +20,22 @@ from command_line import the_sentence
 from processes import PATIENCE, finish, wait_for
 
 from ragjax import cli
-from ragjax.config import from_json, to_json
+from ragjax.config import from_json, load_config, to_json, write_config
 from ragjax.errors import UserError
+from ragjax.evaluation.runs import _without_seed
 from ragjax.hosts import _meet, connect
 from ragjax.mesh import IN_ORDER, DeviceMesh, mesh_notes
 from ragjax.models.hybrid import Hybrid
+from ragjax.models.retrieval_policy import RetrievalPolicy
 from ragjax.models.retriever import Dense
+from ragjax.overrides import override
+from ragjax.retrieval import blocks
 from ragjax.retrieval.fixed import Random
+from ragjax.retrieval.scann import Scann
+from ragjax.run_dir import check_run_dir
+from ragjax.sweep.trials import identity
+from ragjax.training.placement import Placement
+from ragjax.training.program import starting_state, training_program
 
 SUPPORT = Path(__file__).parents[1] / "support"
 TINY = str(SUPPORT / "tiny_config.py")
@@ -304,7 +314,7 @@ def test_a_stranger_at_the_port_is_no_host():
 
 
 def test_what_is_said_of_devices():
-    assert mesh_notes(None) == ["1 of 2 devices is used; set mesh.devices to 0 for all"]
+    assert mesh_notes(None) == ["1 of 2 devices used; mesh.devices says how many"]
     notes = mesh_notes(DeviceMesh(0).build())
     assert len(notes) == (IN_ORDER not in os.environ.get("XLA_FLAGS", ""))
     assert all(IN_ORDER in note for note in notes)
@@ -318,3 +328,65 @@ def test_a_config_written_before_there_was_a_mesh():
     del value["mesh"]
     modules = {"tiny_task": str(SUPPORT / "tiny_task.py")}
     assert from_json(value, modules).mesh == DeviceMesh()
+
+
+def test_parts_of_a_batch_are_dealt_out_again():
+    """Without that every device computes each micro-batch, and each shuffled minibatch, as a whole."""
+    config = dataclasses.replace(tiny_policy_config.get_config(), mesh=DeviceMesh(2))
+    learner, mesh = config.create(), config.mesh.build()
+    place = Placement(config.mesh, mesh, learner)
+    rows = np.random.default_rng(0).normal(size=(32, 8)).astype(np.float32)
+
+    def parts_of(spread):
+        def total(rows, order):
+            return jnp.tanh(spread(rows[order]) @ rows.T)
+
+        placed = place.feed({"rows": rows})["rows"]
+        program = jax.jit(total).lower(placed, np.arange(32)[::-1]).compile().as_text()
+        return "f32[16,32]" in program
+
+    assert parts_of(place.spread)
+    assert not parts_of(lambda rows: rows)
+
+
+def test_a_policy_has_its_passages_on_every_device(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 32)
+    config = override(
+        load_config(Path("lookup/marginal")),
+        ["--env.passages", "64", "--env-steps", "20480", "--mesh.devices", "2"],
+    )
+    learner = config.create()
+    program = training_program(learner, [0], config, None, config.mesh.build())
+    state = program.place(starting_state(learner, [0]))
+    state, metrics = program.advance(state, 0)
+    assert np.isfinite(metrics["loss"])
+    assert isinstance(state.index.embeddings, jax.Array)
+
+
+def test_a_policy_whose_index_is_of_one_device():
+    config = dataclasses.replace(
+        tiny_policy_config.get_config(), policy=RetrievalPolicy(retriever=Dense(index=Scann()))
+    )
+    with pytest.raises(UserError, match=r"policy.retriever.index works on one device"):
+        config.check_mesh(DeviceMesh(2).build())
+
+
+def test_devices_make_no_run_another(tmp_path):
+    """Its name in a sweep, the comparison with other seeds, and the result of one that is resumed."""
+    config = tiny_config.get_config()
+    spread = dataclasses.replace(config, mesh=DeviceMesh(2))
+    assert identity(config) == identity(spread) != identity(dataclasses.replace(config, seed=1))
+    assert _without_seed(to_json(config)) == _without_seed(to_json(spread))
+    write_config(tmp_path / "config.json", config)
+    check_run_dir(spread, tmp_path, resume=True)
+    with pytest.raises(UserError, match="differs in log_every"):
+        check_run_dir(dataclasses.replace(spread, log_every=7), tmp_path, resume=True)
+
+
+def test_a_run_that_is_there_is_refused_on_every_host(tmp_path, started):
+    """The first host alone looks, and tells the others, which would wait for it."""
+    (tmp_path / "config.json").write_text("{}")
+    for process in two_hosts(started, tmp_path):
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 2, errors
+        assert "already holds a run" in errors
