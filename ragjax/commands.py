@@ -1,13 +1,15 @@
 """What the commands do: train and evaluate, whatever is learned."""
 
 import contextlib
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from ragjax.config import Config, require_rebuilt
+from ragjax.config import Config, config_json, require_rebuilt
 from ragjax.errors import UserError, require
 from ragjax.files import check_output, check_place
 from ragjax.hosts import from_first, is_first
@@ -28,6 +30,7 @@ from ragjax.run_training import Place, RunTraining, measuring, report_damaged, s
 from ragjax.training.loop import NonFiniteLossError
 from ragjax.training.program import state_shapes
 
+BEGINS = "begins with config "  # what the first host tells the others unless the run is refused
 EXAMPLES = 2  # of the first batch, which `check` shows
 
 
@@ -62,9 +65,14 @@ def train(
     places = [(config, run_dir), *runs] if len(runs) > 1 else runs
     for own, _ in places:
         require_rebuilt(own)
+    same = BEGINS + hashlib.sha256(json.dumps(config_json(config)).encode()).hexdigest()
     if not is_first():  # of several hosts: it writes nothing, and begins once the first one may
-        refused = from_first("")
-        require(not refused, refused)
+        said = from_first("")
+        require(
+            said == same or not said.startswith(BEGINS),
+            "This host's config is not that of host 0; run the same command on every host.",
+        )
+        require(said == same, said)
         return _train(config, run_dir, runs, resume, console, lambda: None)
     with contextlib.ExitStack() as stack:
         try:
@@ -76,7 +84,7 @@ def train(
         except UserError as error:
             from_first(str(error))
             raise
-        from_first("")
+        from_first(same)
         return _train(config, run_dir, runs, resume, console, check_lease)
 
 

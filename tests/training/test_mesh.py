@@ -390,3 +390,17 @@ def test_a_run_that_is_there_is_refused_on_every_host(tmp_path, started):
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 2, errors
         assert "already holds a run" in errors
+
+
+def test_a_host_with_another_config_does_not_begin(tmp_path, started):
+    """Else the two would make different numbers of steps, and wait for each other for ever."""
+    address = f"localhost:{free_port()}"
+    options = ("--run-dir", str(tmp_path / "run"), "--mesh.devices", "0", "--hosts", "2")
+    first, second = (
+        run_of(started, *options, "--coordinator", address, "--host", host, *more, devices=1)
+        for host, more in (("0", ()), ("1", ("--seed", "3")))
+    )
+    _, errors = second.communicate(timeout=PATIENCE)
+    assert second.returncode == 2, errors
+    assert "This host's config is not that of host 0" in errors
+    first.kill()
