@@ -40,10 +40,17 @@ class Played:
     compiled_again: list[str]
 
 
+def random_actions(env, shape):
+    """Actions [...], or slates [...,slate] of distinct ones."""
+    rng = np.random.default_rng(0)
+    if not env.slate:
+        return rng.integers(env.num_actions, size=shape)
+    return np.argsort(rng.random((*shape, env.num_actions)), axis=-1)[..., : env.slate]
+
+
 def play(spec, env, shape) -> Played:
     reset, step = jax.jit(env.reset), jax.jit(env.step)
-    actions = np.random.default_rng(0).integers(env.num_actions, size=(STEPS, *shape))
-    actions = jnp.asarray(actions, jnp.int32)
+    actions = jnp.asarray(random_actions(env, (STEPS, *shape)), jnp.int32)
 
     def run(seed):
         key = jax.random.key(seed)
