@@ -1,0 +1,195 @@
+"""Interest evolution: a user's interests drift with what is watched, and good documents give time back.
+
+The environment that SlateQ was measured in (Ie et al. 2019, arXiv 1905.12767), with the rules of RecSim
+0.2.4. What pleases at once makes a user come to like its topic, but time goes by with it; documents of
+good quality give most of that time back.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Float
+
+from ragjax.envs.recommendation.base import (
+    Ranges,
+    Reaction,
+    Recommendation,
+    Simulation,
+    beside,
+    between,
+)
+from ragjax.envs.recommendation.choice import chosen, proportional
+from ragjax.types import Leaf, PRNGKey
+
+TOPICS = 20
+TOPIC_QUALITY = np.concatenate([np.linspace(-3, 0, 14), np.linspace(0, 3, 6)])
+
+
+@struct.dataclass
+class Rules:
+    """The constants; all are [] but the first.
+
+    Attributes:
+      topic_quality: [20] mean quality of each topic's documents.
+      quality_deviation: standard deviation of a document's quality about it.
+      budget: time of a user, at the start.
+      length: time that a document takes.
+      returned: share of a document's time that comes back for each unit of quality, 0.9 / 3.4.
+      idle: time that passes where nothing is clicked.
+      no_click: c of the choice model.
+      least_affinity: m of the choice model, the least interest there is.
+      change: share of 1 - |u| of the way to 1 that an interest u moves by.
+    """
+
+    topic_quality: Leaf
+    quality_deviation: Leaf
+    budget: Leaf
+    length: Leaf
+    returned: Leaf
+    idle: Leaf
+    no_click: Leaf
+    least_affinity: Leaf
+    change: Leaf
+
+
+@struct.dataclass
+class Documents:
+    """Topic and quality of each, [...]."""
+
+    topic: Leaf
+    quality: Leaf
+
+
+@struct.dataclass
+class User:
+    """Interest [20] in each topic, -1 to 1, and the time [] that is left."""
+
+    interests: Leaf
+    budget: Leaf
+
+
+@struct.dataclass
+class Chance:
+    """Numbers drawn from [0, 1), []: by one a document is clicked, by the other an interest rises."""
+
+    click: Leaf
+    rise: Leaf
+
+
+def rules() -> Rules:
+    """The constants of RecSim."""
+    return Rules(
+        topic_quality=jnp.asarray(TOPIC_QUALITY, jnp.float32),
+        quality_deviation=jnp.float32(0.1),
+        budget=jnp.float32(200.0),
+        length=jnp.float32(4.0),
+        returned=jnp.float32(0.9 / 3.4),
+        idle=jnp.float32(0.5),
+        no_click=jnp.float32(1.0),
+        least_affinity=jnp.float32(-1.0),
+        change=jnp.float32(0.3),
+    )
+
+
+def _documents(rules: Rules, key: PRNGKey, count: int) -> Documents:
+    topic_key, quality_key = jax.random.split(key)
+    topic = jax.random.randint(topic_key, (count,), 0, TOPICS)
+    blur = rules.quality_deviation * jax.random.normal(quality_key, (count,))
+    return Documents(topic, rules.topic_quality[topic] + blur)
+
+
+def _looks(documents: Documents) -> Float[Array, "... 20"]:
+    return jax.nn.one_hot(documents.topic, TOPICS)
+
+
+def _user(rules: Rules, key: PRNGKey) -> User:
+    return User(jax.random.uniform(key, (TOPICS,), minval=-1.0, maxval=1.0), rules.budget)
+
+
+def _chance(rules: Rules, key: PRNGKey) -> Chance:
+    del rules
+    return Chance(*jax.random.uniform(key, (2,)))
+
+
+def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> Reaction:
+    """A user chooses, watches, and changes.
+
+    A document of topic t and quality q is clicked by the proportional model of interests u. Then it is
+    watched for w = min(budget, length), the reward; the budget changes by -w + returned · w · q; and
+    with Δ = change · (1 - |u_t|) (1 - u_t) the interest u_t becomes u_t + Δ with probability
+    (u_t + 1) / 2, else u_t - Δ. Where none is clicked, the budget falls by `idle`.
+
+    Args:
+      rules: the constants.
+      user: before.
+      shown: documents [S].
+      chance: the numbers drawn.
+    """
+    interest = user.interests[shown.topic]
+    place = chosen(*proportional(interest, rules.no_click, rules.least_affinity), chance.click)
+    clicks = jnp.arange(len(interest)) == place
+    clicked = jnp.any(clicks)
+    one = jnp.minimum(place, len(interest) - 1)
+    topic, quality, before = shown.topic[one], shown.quality[one], interest[one]
+
+    watched = jnp.where(clicked, jnp.minimum(user.budget, rules.length), 0.0)
+    spent = jnp.where(clicked, watched - rules.returned * watched * quality, rules.idle)
+    budget = user.budget - spent
+
+    move = rules.change * (1.0 - jnp.abs(before)) * (1.0 - before)
+    rises = chance.rise < (before + 1.0) / 2.0
+    after = jnp.clip(before + jnp.where(rises, move, -move), -1.0, 1.0)
+    interests = user.interests.at[topic].set(jnp.where(clicked, after, before))
+
+    seen = jnp.stack([clicks * 1.0, clicks * watched, shown.quality], axis=-1)
+    return Reaction(
+        user=User(interests, budget),
+        responses=jnp.concatenate([seen, _looks(shown)], axis=-1),
+        reward=watched,
+        terminated=budget <= 0.0,
+        figures={"click_rate": clicked * 1.0, "shown_quality": jnp.mean(shown.quality)},
+    )
+
+
+@dataclass(frozen=True)
+class InterestEvolution(Recommendation):
+    """Reward is the time that a user watches, until the user's time is spent.
+
+    Seen of the user: the interest in each of 20 topics. Of each place: clicked, time watched, quality,
+    the topic as one-hot. Of a candidate or a document of the corpus: the topic as one-hot, not its
+    quality, which is drawn about the mean of its topic. Hidden: the time that is left. Metrics of an
+    episode: `click_rate`, clicks a step, and `shown_quality`, the mean over all places.
+
+    Published settings are 10 candidates with a slate of 3 (SlateQ) or 2. An episode ends by itself
+    after some hundred steps at most.
+    """
+
+    name: ClassVar[str] = "interest_evolution"
+
+    slate: int = 3
+    time_limit: int = 1000
+
+    def simulation(self) -> Simulation:
+        """Users and documents with the constants of RecSim."""
+        topics = between(0, 1, TOPICS)
+        return Simulation(
+            rules=rules(),
+            documents=_documents,
+            looks=_looks,
+            user=_user,
+            observed=lambda user: user.interests,
+            hidden=lambda rules, user: user.budget[None],
+            chance=_chance,
+            respond=respond,
+            figures=("click_rate", "shown_quality"),
+            ranges=Ranges(
+                user=between(-1, 1, TOPICS),
+                place=beside(between(0, 1), between(0, 4), between(-np.inf, np.inf), topics),
+                hidden=between(-np.inf, np.inf),
+                document=topics,
+            ),
+        )
