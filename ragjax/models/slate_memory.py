@@ -104,7 +104,8 @@ class SlateMemory(SlatePolicy):
             }
 
         def embed(params, items):
-            return unit_length(embedder.apply({"params": params["retriever"]["embedder"]}, items))
+            embedded: Any = embedder.apply({"params": params["retriever"]["embedder"]}, items)
+            return unit_length(embedded)
 
         def apply(params, observation):
             user, candidates, memory, known = seen(observation)

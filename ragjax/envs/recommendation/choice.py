@@ -1,7 +1,7 @@
 """Which item of a slate a user clicks: item i with s_i / (Σ_j s_j + s_0), and none with the rest.
 
-The choice models of RecSim (Ie et al. 2019, arXiv 1909.04847). Each makes the positive scores s_i and s_0
-of what a user feels for the items; `chosen` draws by them.
+The choice models of RecSim (Ie et al. 2019, arXiv 1909.04847). Each makes the positive scores s_i and
+s_0 of what a user feels for the items; `chosen` draws by them.
 """
 
 import jax.numpy as jnp

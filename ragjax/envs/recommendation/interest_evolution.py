@@ -66,10 +66,17 @@ class Documents:
 
 @struct.dataclass
 class User:
-    """Interest [20] in each topic, -1 to 1, and the time [] that is left."""
+    """A user of an episode.
+
+    Attributes:
+      interests: [20] in each topic, -1 to 1.
+      budget: [] the time that is left.
+      dealt: [20] the topic whose quality each topic has in this episode; None for its own.
+    """
 
     interests: Leaf
     budget: Leaf
+    dealt: Leaf = None
 
 
 @struct.dataclass
@@ -110,6 +117,12 @@ def _user(rules: Rules, key: PRNGKey) -> User:
     return User(jax.random.uniform(key, (TOPICS,), minval=-1.0, maxval=1.0), rules.budget)
 
 
+def _dealt_user(rules: Rules, key: PRNGKey) -> User:
+    user_key, deal_key = jax.random.split(key)
+    user = _user(rules, user_key)
+    return User(user.interests, user.budget, jax.random.permutation(deal_key, TOPICS))
+
+
 def _chance(rules: Rules, key: PRNGKey) -> Chance:
     del rules
     return Chance(*jax.random.uniform(key, (2,)))
@@ -134,7 +147,11 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     clicks = jnp.arange(len(interest)) == place
     clicked = jnp.any(clicks)
     one = jnp.minimum(place, len(interest) - 1)
-    topic, quality, before = shown.topic[one], shown.quality[one], interest[one]
+    qualities = shown.quality
+    if user.dealt is not None:
+        means = rules.topic_quality
+        qualities = qualities - means[shown.topic] + means[user.dealt[shown.topic]]
+    topic, quality, before = shown.topic[one], qualities[one], interest[one]
 
     watched = jnp.where(clicked, jnp.minimum(user.budget, rules.length), 0.0)
     spent = jnp.where(clicked, watched - rules.returned * watched * quality, rules.idle)
@@ -145,13 +162,13 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     after = jnp.clip(before + jnp.where(rises, move, -move), -1.0, 1.0)
     interests = user.interests.at[topic].set(jnp.where(clicked, after, before))
 
-    seen = jnp.stack([clicks * 1.0, clicks * watched, shown.quality], axis=-1)
+    seen = jnp.stack([clicks * 1.0, clicks * watched, qualities], axis=-1)
     return Reaction(
-        user=User(interests, budget),
+        user=User(interests, budget, user.dealt),
         responses=jnp.concatenate([seen, _looks(shown)], axis=-1),
         reward=watched,
         terminated=budget <= 0.0,
-        figures={"click_rate": clicked * 1.0, "shown_quality": jnp.mean(shown.quality)},
+        figures={"click_rate": clicked * 1.0, "shown_quality": jnp.mean(qualities)},
     )
 
 
@@ -166,12 +183,17 @@ class InterestEvolution(Recommendation):
 
     Published settings are 10 candidates with a slate of 3 (SlateQ) or 2. An episode ends by itself
     after some hundred steps at most.
+
+    Attributes:
+      dealt: whether each episode deals the qualities of topics out anew among them, so that they can be
+        known by this episode's responses alone; not so in RecSim.
     """
 
     name: ClassVar[str] = "interest_evolution"
 
     slate: int = 3
     time_limit: int = 1000
+    dealt: bool = False
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""
@@ -180,7 +202,7 @@ class InterestEvolution(Recommendation):
             rules=rules(),
             documents=_documents,
             looks=_looks,
-            user=_user,
+            user=_dealt_user if self.dealt else _user,
             observed=lambda user: user.interests,
             hidden=lambda rules, user: user.budget[None],
             chance=_chance,
