@@ -212,8 +212,8 @@ def get_table() -> MarkdownTable:
         f"{ITEMS} items, {STATES} states, {numbers['steps']} updates of {BATCH} draws each by Adam at "
         f"{RATE:g}, seeds {', '.join(map(str, numbers['seeds']))}; half-widths are of 95 % bootstrap "
         f"intervals over them. Variance: of {numbers['draws']:,} single draws before training, over "
-        "that of the marginal. Return: mean reward of what the ranker shows of the K best, after training; "
-        f"before it {untrained}.",
+        "that of the marginal. Return: mean reward of what the ranker shows of the K best, after "
+        f"training; before it {untrained}.",
     ]
     return MarkdownTable(
         title="Credit of a retriever of candidates",
