@@ -197,7 +197,7 @@ class InterestEvolution(Recommendation):
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""
-        topics = between(0, 1, TOPICS)
+        topics = between(0.0, 1.0, TOPICS)
         return Simulation(
             rules=rules(),
             documents=_documents,
@@ -209,8 +209,8 @@ class InterestEvolution(Recommendation):
             respond=respond,
             figures=("click_rate", "shown_quality"),
             ranges=Ranges(
-                user=between(-1, 1, TOPICS),
-                place=beside(between(0, 1), between(0, 4), between(-np.inf, np.inf), topics),
+                user=between(-1.0, 1.0, TOPICS),
+                place=beside(between(0.0, 1.0), between(0.0, 4.0), between(-np.inf, np.inf), topics),
                 hidden=between(-np.inf, np.inf),
                 document=topics,
             ),

@@ -138,7 +138,7 @@ class InterestExploration(Recommendation):
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""
-        document = beside(between(0, np.inf), between(0, 1, TOPICS))
+        document = beside(between(0, np.inf), between(0.0, 1.0, TOPICS))
         return Simulation(
             rules=rules(),
             documents=_documents,
@@ -151,7 +151,7 @@ class InterestExploration(Recommendation):
             figures=("click_rate", "shown_quality"),
             ranges=Ranges(
                 user=between(0, 0, 0),
-                place=beside(between(0, 1), document),
+                place=beside(between(0.0, 1.0), document),
                 hidden=between(0, np.inf, TOPICS),
                 document=document,
             ),

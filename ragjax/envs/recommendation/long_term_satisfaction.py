@@ -177,7 +177,7 @@ class LongTermSatisfaction(Recommendation):
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim, but for the fields."""
-        share = between(0, 1)
+        share = between(0.0, 1.0)
         return Simulation(
             rules=rules(self.sensitivity, self.steps),
             documents=_documents,
@@ -190,7 +190,7 @@ class LongTermSatisfaction(Recommendation):
             figures=("clickbait", "satisfaction"),
             ranges=Ranges(
                 user=between(0, 0, 0),
-                place=beside(share, between(0, 100), share),
+                place=beside(share, between(0.0, 1.000), share),
                 hidden=share,
                 document=share,
             ),
