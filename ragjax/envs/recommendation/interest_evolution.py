@@ -22,6 +22,7 @@ from ragjax.envs.recommendation.base import (
     beside,
     between,
 )
+from ragjax.envs.recommendation.baselines import Ranked, Ranking
 from ragjax.envs.recommendation.choice import chosen, proportional
 from ragjax.types import Leaf, PRNGKey
 
@@ -30,7 +31,7 @@ TOPIC_QUALITY = np.concatenate([np.linspace(-3, 0, 14), np.linspace(0, 3, 6)])
 
 
 @struct.dataclass
-class Rules:
+class Rules(Ranked):
     """The constants; all are [] but the first.
 
     Attributes:
@@ -54,6 +55,27 @@ class Rules:
     no_click: Leaf
     least_affinity: Leaf
     change: Leaf
+
+    def rankings(self) -> dict[str, Ranking]:
+        """By what a user likes now, by the mean quality of the topic, and by one step's use of both.
+
+        `affinity_quality` is (u_t + 1) · (length + length · returned · mean quality of t): the click
+        score times the time watched and the time given back. Quality is that of an oracle, which no
+        observation tells.
+        """
+
+        def affinity(user: Array, looks: Array) -> Array:
+            return jnp.einsum("...t,...kt->...k", user[..., :TOPICS], looks)
+
+        def quality(user: Array, looks: Array) -> Array:
+            del user
+            return looks @ self.topic_quality
+
+        def both(user: Array, looks: Array) -> Array:
+            gain = self.length * (1.0 + self.returned * quality(user, looks))
+            return (affinity(user, looks) - self.least_affinity) * gain
+
+        return {"affinity": affinity, "affinity_quality": both, "quality": quality}
 
 
 @struct.dataclass
@@ -83,15 +105,15 @@ class Chance:
 def rules() -> Rules:
     """The constants of RecSim."""
     return Rules(
-        topic_quality=jnp.asarray(TOPIC_QUALITY, jnp.float32),
-        quality_deviation=jnp.float32(0.1),
-        budget=jnp.float32(200.0),
-        length=jnp.float32(4.0),
-        returned=jnp.float32(0.9 / 3.4),
-        idle=jnp.float32(0.5),
-        no_click=jnp.float32(1.0),
-        least_affinity=jnp.float32(-1.0),
-        change=jnp.float32(0.3),
+        topic_quality=jnp.asarray(TOPIC_QUALITY, float),
+        quality_deviation=jnp.asarray(0.1, float),
+        budget=jnp.asarray(200.0, float),
+        length=jnp.asarray(4.0, float),
+        returned=jnp.asarray(0.9 / 3.4, float),
+        idle=jnp.asarray(0.5, float),
+        no_click=jnp.asarray(1.0, float),
+        least_affinity=jnp.asarray(-1.0, float),
+        change=jnp.asarray(0.3, float),
     )
 
 
@@ -131,8 +153,8 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     """
     interest = user.interests[shown.topic]
     place = chosen(*proportional(interest, rules.no_click, rules.least_affinity), chance.click)
-    clicks = jnp.arange(len(interest)) == place
-    clicked = jnp.any(clicks)
+    clicks = (jnp.arange(len(interest)) == place).astype(float)
+    clicked = place < len(interest)
     one = jnp.minimum(place, len(interest) - 1)
     topic, quality, before = shown.topic[one], shown.quality[one], interest[one]
 
@@ -145,13 +167,13 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     after = jnp.clip(before + jnp.where(rises, move, -move), -1.0, 1.0)
     interests = user.interests.at[topic].set(jnp.where(clicked, after, before))
 
-    seen = jnp.stack([clicks * 1.0, clicks * watched, shown.quality], axis=-1)
+    seen = jnp.stack([clicks, clicks * watched, shown.quality], axis=-1)
     return Reaction(
         user=User(interests, budget),
         responses=jnp.concatenate([seen, _looks(shown)], axis=-1),
         reward=watched,
         terminated=budget <= 0.0,
-        figures={"click_rate": clicked * 1.0, "shown_quality": jnp.mean(shown.quality)},
+        figures={"click_rate": jnp.sum(clicks), "shown_quality": jnp.mean(shown.quality)},
     )
 
 
@@ -175,7 +197,7 @@ class InterestEvolution(Recommendation):
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""
-        topics = between(0, 1, TOPICS)
+        topics = between(0.0, 1.0, TOPICS)
         return Simulation(
             rules=rules(),
             documents=_documents,
@@ -187,8 +209,10 @@ class InterestEvolution(Recommendation):
             respond=respond,
             figures=("click_rate", "shown_quality"),
             ranges=Ranges(
-                user=between(-1, 1, TOPICS),
-                place=beside(between(0, 1), between(0, 4), between(-np.inf, np.inf), topics),
+                user=between(-1.0, 1.0, TOPICS),
+                place=beside(
+                    between(0.0, 1.0), between(0.0, 4.0), between(-np.inf, np.inf), topics
+                ),
                 hidden=between(-np.inf, np.inf),
                 document=topics,
             ),
