@@ -232,7 +232,7 @@ class Env(NamedTuple):
       passages: [N,F] features or [N,P] tokens of the passages that a policy may retrieve from, or None.
       vocabulary: `Vocabulary` of the passages' tokens, None where they are features.
       slate: places of a slate [slate], which is what an action then is; 0 for single actions [].
-      candidates: C if observations end with [A,C] features, of each of the A candidates of a slate.
+      parts: name -> shape of what observations [O] are joined of, in order; None if of one thing.
     """
 
     params: Any
@@ -244,7 +244,7 @@ class Env(NamedTuple):
     passages: Any = None
     vocabulary: Any = None
     slate: int = 0
-    candidates: int = 0
+    parts: Mapping[str, tuple[int, ...]] | None = None
 
 
 @struct.dataclass

@@ -1,5 +1,6 @@
 """Policies that show slates: Plackett-Luce over the candidates that an environment offers."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,12 +44,10 @@ class SlatePolicy(Policy):
         del contents
         require_slates(env)
         require(
-            env.candidates > 0,
+            "candidates" in (env.parts or {}),
             "policy is a SlatePolicy, but the environment offers no candidates, its slates are of "
             "passages; choose SlateRetrieval.",
         )
-        offered = (env.num_actions, env.candidates)
-        user_width = jnp.shape(env.low)[0] - env.num_actions * env.candidates
         policy = Perceptron(self.hidden, 1, "tanh", 0.01)
         critic = Perceptron(self.hidden, 1, "tanh", 1.0)
 
@@ -56,15 +55,15 @@ class SlatePolicy(Policy):
         @jax.custom_batching.sequential_vmap
         def init(key):
             policy_key, value_key = jax.random.split(key)
-            example = jnp.zeros((user_width + env.candidates,))
+            user, candidates = user_and_candidates(env, jnp.zeros(jnp.shape(env.low)))
+            example = jnp.concatenate([user, candidates[0]])
             return {
                 "policy": policy.init(policy_key, example)["params"],
                 "value": critic.init(value_key, example)["params"],
             }
 
         def apply(params, observation):
-            user = observation[..., :user_width]
-            candidates = observation[..., user_width:].reshape(*observation.shape[:-1], *offered)
+            user, candidates = user_and_candidates(env, observation)
             scores = read(policy, params["policy"], user, candidates)
             value = read(
                 critic, params["value"], user, jnp.mean(candidates, axis=-2, keepdims=True)
@@ -72,6 +71,25 @@ class SlatePolicy(Policy):
             return PlackettLuce(scores, env.slate), value[..., 0]
 
         return PolicyModel(init, apply)
+
+
+def split(env: Env, observation: Array) -> dict[str, Array]:
+    """The parts of observations [...,O] by name, each [...] and its shape."""
+    parts, place, lead = {}, 0, observation.shape[:-1]
+    for name, shape in (env.parts or {}).items():
+        size = math.prod(shape)
+        parts[name] = observation[..., place : place + size].reshape(*lead, *shape)
+        place += size
+    return parts
+
+
+def user_and_candidates(env: Env, observation: Array) -> tuple[Array, Array]:
+    """Of observations [...,O] the candidates [...,K,C], and all other parts [...,U] as one."""
+    parts = split(env, observation)
+    candidates = parts.pop("candidates")
+    lead = observation.shape[:-1]
+    user = [part.reshape(*lead, -1) for part in parts.values()]
+    return jnp.concatenate(user, axis=-1), candidates
 
 
 def read(module: Perceptron, params: Any, user: Array, items: Array) -> Array:

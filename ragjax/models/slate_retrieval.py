@@ -79,7 +79,7 @@ class SlateRetrieval(Policy):
         require_slates(env)
         stored = require_retrievable(self.retriever, env, self.k)
         require(
-            not env.candidates and env.num_actions == len(stored),
+            env.num_actions == len(stored) and "candidates" not in (env.parts or {}),
             "policy is a SlateRetrieval, but the environment's slates are of the candidates that it "
             "offers and not of its passages; choose SlatePolicy.",
         )

@@ -135,7 +135,9 @@ def test_steps_are_those_of_the_rules(case):
         advance = jax.jit(lambda *step: spec.advance(simulation, params, *step))
         for _ in range(EPISODES):
             user, offered = draw_user(rng), draw_documents(rng, spec.candidates)
-            plain = SimpleNamespace(**{k: np.copy(v) for k, v in vars(user).items()})
+            plain = SimpleNamespace(
+                **{k: np.copy(v) for k, v in vars(user).items() if v is not None}
+            )
             user, offered = jax.tree.map(jnp.asarray, (user, offered))
             state, first = spec.begin(simulation, params, user, offered)
             np.testing.assert_array_equal(first.reward, 0)
@@ -291,7 +293,8 @@ def test_documents_of_a_corpus_stay_as_they_are():
 def test_passages_show_no_quality():
     env = InterestEvolution(corpus=50).build()
     np.testing.assert_array_equal(env.passages, np.eye(20)[env.params.corpus.topic])
-    assert (env.candidates, env.num_actions, env.slate) == (0, 50, 3)
+    assert "candidates" not in env.parts
+    assert (env.num_actions, env.slate) == (50, 3)
 
 
 @pytest.mark.parametrize("kind", [InterestEvolution, InterestExploration, LongTermSatisfaction])
@@ -331,7 +334,7 @@ def test_observations_are_laid_out_as_said(spec, user, width, look):
     size = user + spec.slate * width + spec.candidates * look
     assert first.observation.shape == env.low.shape == env.high.shape == (size,)
     np.testing.assert_array_equal(first.observation[user : user + spec.slate * width], 0)
-    assert env.candidates == look
+    assert env.parts["candidates"] == (spec.candidates, look)
     candidates = first.observation[-spec.candidates * look :].reshape(spec.candidates, look)
     np.testing.assert_array_equal(candidates, spec.simulation().looks(state.offered))
     revealed = dataclasses.replace(spec, reveal=True).build()

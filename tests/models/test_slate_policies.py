@@ -67,7 +67,8 @@ class Shop(Environment):
         width = WIDTH * (1 + self.offered)
         low, high = np.zeros(width, np.float32), np.ones(width, np.float32)
         if self.offered:
-            return Env({}, reset, step, self.offered, low, high, slate=PLACES, candidates=WIDTH)
+            parts = {"user": (WIDTH,), "candidates": (self.offered, WIDTH)}
+            return Env({}, reset, step, self.offered, low, high, slate=PLACES, parts=parts)
         return Env({}, reset, step, ITEMS, low, high, passages=items, slate=PLACES)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from compilations import compiled
 
-from ragjax.ops.plackett_luce import PlackettLuce, slate_cross_entropy
+from ragjax.ops.plackett_luce import PlackettLuce, log_inclusion, slate_cross_entropy
 
 SHAPES = [(2, 1), (3, 2), (4, 3), (5, 4), (6, 3), (6, 2), (3, 3)]  # K, P
 
@@ -196,3 +196,20 @@ def test_entropy_of_many_candidates_is_that_of_even_scores():
     with compiled() as programs:
         jitted(other, even, 3)
     assert not programs
+
+
+@pytest.mark.parametrize(("count", "places"), [(3, 1), (5, 2), (6, 3), (4, 4)])
+def test_inclusion_is_the_sum_over_all_orders_that_hold_the_item(count, places):
+    scores = rows(count, 11)[0]
+
+    def by_enumeration(scores, item):
+        held = jnp.asarray(np.any(slates(count, places) == item, axis=1))
+        table = jax.vmap(PlackettLuce(scores, places).log_prob)(jnp.asarray(slates(count, places)))
+        return jnp.log(jnp.sum(jnp.where(held, jnp.exp(table), 0.0)))
+
+    found = jax.jit(jax.value_and_grad(log_inclusion), static_argnums=2)
+    for item in range(count):
+        value, slope = found(jnp.asarray(scores), jnp.asarray(item), places)
+        expected, direction = jax.value_and_grad(by_enumeration)(jnp.asarray(scores), item)
+        np.testing.assert_allclose(value, expected, atol=3e-5)
+        np.testing.assert_allclose(slope, direction, atol=1e-4)

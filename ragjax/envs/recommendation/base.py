@@ -19,6 +19,7 @@ from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.baselines import Ranked, Ranking
+from ragjax.envs.recommendation.memory import remember_responses
 from ragjax.errors import require
 from ragjax.ranges import SEED
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
@@ -33,20 +34,18 @@ class Params(Ranked):
     Attributes:
       rules: the constants of users and documents, a tree of arrays that is `Ranked`.
       corpus: the documents, a tree of [N,...]; None where candidates are drawn anew in each step.
-      reveal: whether observations hold what is hidden of the user.
     """
 
     rules: Leaf
     corpus: Leaf
-    reveal: bool = struct.field(pytree_node=False, default=False)
 
     def rankings(self) -> dict[str, Ranking]:
         """Those of the rules."""
         return self.rules.rankings()
 
     def oracles(self) -> dict[str, Ranking]:
-        """Those of the rules, where observations reveal what they go by."""
-        return self.rules.oracles() if self.reveal else {}
+        """Those of the rules."""
+        return self.rules.oracles()
 
 
 @struct.dataclass
@@ -86,7 +85,7 @@ class Reaction:
 
 
 class Ranges(NamedTuple):
-    """The values of what is seen of a user [U], of each place [R] and of a document [F], and of [H]."""
+    """The values of a user [U], of each place [R], of what is hidden [H] and of a document [F]."""
 
     user: Range
     place: Range
@@ -127,7 +126,8 @@ class Recommendation(Environment):
     """Base of the environments after RecSim. A subclass says what users and documents are.
 
     Observation: what is seen of the user [U]; what is seen of each place of the slate shown last [S,R],
-    zeros at first; with `reveal` what is hidden of the user [H]; with `corpus` 0 what is seen of each
+    zeros at first; with `reveal` what is hidden of the user [H]; with `memory` what was seen of all
+    places so far [M,R+1], see `remember_responses`; with `corpus` 0 what is seen of each
     candidate [C,F], last. Actions: S distinct places of candidates, or rows of the corpus, in the order
     in which they are shown. Passages, with a corpus: what is seen of each document [N,F].
 
@@ -138,6 +138,7 @@ class Recommendation(Environment):
         candidates that are drawn anew in each step, as in RecSim.
       passage_seed: seed that the corpus is drawn from.
       reveal: whether observations hold what is hidden of the user, for an oracle to compare with.
+      memory: M, responses of the episode that are remembered and shown; 0 for none.
     """
 
     candidates: int = 10
@@ -145,6 +146,7 @@ class Recommendation(Environment):
     corpus: int = 0
     passage_seed: int = field(default=0, metadata=SEED)
     reveal: bool = False
+    memory: int = 0
 
     def __post_init__(self):
         """Checks the fields."""
@@ -160,6 +162,11 @@ class Recommendation(Environment):
             self.slate <= self.choices,
             f"env.slate is {self.slate}, more than env.{source} {self.choices}; show at most as many "
             "documents as there are.",
+        )
+        require(
+            self.memory == 0 or self.memory >= self.slate,
+            f"env.memory is {self.memory}; set it to 0 for no memory, or to at least the {self.slate} "
+            "places of a slate, which are remembered at once.",
         )
 
     @property
@@ -199,8 +206,8 @@ class Recommendation(Environment):
             return self.advance(simulation, params, state, action, chance, offered)
 
         low, high = self._limits(simulation.ranges)
-        return Env(
-            Params(simulation.rules, corpus, self.reveal),
+        env = Env(
+            Params(simulation.rules, corpus),
             reset,
             step,
             num_actions=self.choices,
@@ -208,8 +215,9 @@ class Recommendation(Environment):
             high=high,
             passages=passages,
             slate=self.slate,
-            candidates=0 if self.corpus else len(simulation.ranges.document[0]),
+            parts=self._parts(simulation.ranges),
         )
+        return remember_responses(env, self.memory) if self.memory else env
 
     def begin(
         self, simulation: Simulation, params: Params, user: Any, offered: Any
@@ -254,6 +262,18 @@ class Recommendation(Environment):
         observation = jnp.concatenate([part.reshape(-1) for part in parts])
         made = timestep(observation.astype(jnp.float32))
         return dataclasses.replace(made, metrics=episode_means(state.totals, state.steps))
+
+    def _parts(self, ranges: Ranges) -> dict[str, tuple[int, ...]]:
+        """What observations are joined of."""
+        parts = {"user": ranges.user, "responses": ranges.place, "hidden": ranges.hidden}
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {name: (len(low),) for name, (low, _) in parts.items()}
+        shapes["responses"] = (self.slate, *shapes["responses"])
+        if not self.reveal:
+            del shapes["hidden"]
+        if not self.corpus:
+            shapes["candidates"] = (self.candidates, len(ranges.document[0]))
+        return shapes
 
     def _limits(self, ranges: Ranges) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and the largest value of each number of an observation."""

@@ -1,23 +1,23 @@
 """Fixed policies of recommendation, to compare learned ones with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ragjax.errors import require
 from ragjax.models.policy import Policy
-from ragjax.models.slate_policy import require_slates
+from ragjax.models.slate_policy import require_slates, split
 from ragjax.ops.plackett_luce import PlackettLuce
 from ragjax.types import Env, PolicyModel, Retrieved
 
 CERTAIN = 30.0  # nats by which each document is likelier in its place than the next
 
-# (the user's part of an observation [...,U], what is seen of documents [...,K,F]) -> scores [...,K]
-Ranking = Callable[[Array, Array], Array]
+# (the parts of observations [...] by name, what is seen of documents [...,K,F]) -> scores [...,K]
+Ranking = Callable[[Mapping[str, Array], Array], Array]
 
 
 class Ranked:
@@ -28,7 +28,7 @@ class Ranked:
         raise NotImplementedError
 
     def oracles(self) -> dict[str, Ranking]:
-        """More of them, which go by what is hidden of the user: the last numbers of its part."""
+        """More of them, which go by what is hidden of the user: for environments with `reveal`."""
         return {}
 
 
@@ -61,9 +61,9 @@ class SlateBaseline(Policy):
         del contents
         require_slates(env)
         ranking = self._ranking(env)
-        count, places, width = env.num_actions, env.slate, env.candidates
+        count, places, offers = env.num_actions, env.slate, "candidates" in (env.parts or {})
         require(
-            not self.drawn or not width,
+            not self.drawn or not offers,
             f"policy.drawn is {self.drawn}, but the environment draws its candidates by itself; leave "
             "it at 0.",
         )
@@ -90,21 +90,15 @@ class SlateBaseline(Policy):
 
         def apply(params, seen: Retrieved):
             del params
-            observation, ids = seen.observation, None
-            user = observation[..., : observation.shape[-1] - count * width]
-            if width:
-                looks = observation[..., user.shape[-1] :]
-                looks = looks.reshape(*user.shape[:-1], count, width)
-            else:
-                looks = jnp.asarray(env.passages)
-            if self.drawn:
-                ids = seen.ids
-                looks = looks[ids]
-            value = jnp.zeros(user.shape[:-1])
+            lead = seen.observation.shape[:-1]
+            ids = seen.ids if self.drawn else None
+            value, known = jnp.zeros(lead), self.drawn or count
             if self.by == "random":
-                known = count if ids is None else self.drawn
-                return PlackettLuce(jnp.zeros((*user.shape[:-1], known)), places, ids), value
-            scores = jnp.broadcast_to(ranking(user, looks), (*user.shape[:-1], looks.shape[-2]))
+                return PlackettLuce(jnp.zeros((*lead, known)), places, ids), value
+            parts = split(env, seen.observation)
+            looks = parts["candidates"] if offers else jnp.asarray(env.passages)
+            looks = looks if ids is None else looks[ids]
+            scores = jnp.broadcast_to(ranking(parts, looks), (*lead, known))
             best = jax.lax.top_k(scores, places)[1].astype(jnp.int32)
             if ids is not None:
                 best = jnp.take_along_axis(ids, best, axis=-1)
@@ -122,13 +116,20 @@ class SlateBaseline(Policy):
             isinstance(known, Ranked),
             f"policy.by is {self.by!r}, but the environment has no rankings; choose policy.by random.",
         )
-        rankings = known.rankings() | known.oracles()
+        rankings = known.rankings()
+        if "hidden" in (env.parts or {}):
+            rankings |= known.oracles()
         require(
             self.by in rankings,
             f"policy.by is {self.by!r}; choose one of {', '.join(['random', *rankings])} in this "
             "environment.",
         )
         return rankings[self.by]
+
+
+def scored(weights: Float[Array, "... F"], looks: Float[Array, "... K F"]) -> Array:
+    """Scores [...,K], the weighted sums of what is seen of documents."""
+    return jnp.einsum("...f,...kf->...k", weights, looks)
 
 
 def drawn_evenly(key: Array, shape: tuple[int, ...], drawn: int, count: int) -> Int[Array, "... K"]:

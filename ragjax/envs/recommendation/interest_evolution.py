@@ -5,6 +5,7 @@ The environment that SlateQ was measured in (Ie et al. 2019, arXiv 1905.12767), 
 good quality give most of that time back.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ from ragjax.envs.recommendation.base import (
     beside,
     between,
 )
-from ragjax.envs.recommendation.baselines import Ranked, Ranking
+from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, proportional
 from ragjax.types import Leaf, PRNGKey
 
@@ -63,19 +64,25 @@ class Rules(Ranked):
         score times the time watched and the time given back. Quality is that of an oracle, which no
         observation tells.
         """
+        known = self._by_quality(lambda parts: self.topic_quality)
+        return {"affinity": lambda parts, looks: scored(parts["user"], looks)} | known
 
-        def affinity(user: Array, looks: Array) -> Array:
-            return jnp.einsum("...t,...kt->...k", user[..., :TOPICS], looks)
+    def oracles(self) -> dict[str, Ranking]:
+        """The same by the mean qualities of this episode, which may be dealt out anew."""
+        known = self._by_quality(lambda parts: parts["hidden"][..., 1:])
+        return {f"episode_{name}": ranking for name, ranking in known.items()}
 
-        def quality(user: Array, looks: Array) -> Array:
-            del user
-            return looks @ self.topic_quality
+    def _by_quality(self, quality_of: Callable[[Mapping[str, Array]], Array]) -> dict[str, Ranking]:
+        """The rankings by what `quality_of` an observation's parts says of topics, [...,20]."""
 
-        def both(user: Array, looks: Array) -> Array:
-            gain = self.length * (1.0 + self.returned * quality(user, looks))
-            return (affinity(user, looks) - self.least_affinity) * gain
+        def quality(parts: Mapping[str, Array], looks: Array) -> Array:
+            return scored(quality_of(parts), looks)
 
-        return {"affinity": affinity, "affinity_quality": both, "quality": quality}
+        def both(parts: Mapping[str, Array], looks: Array) -> Array:
+            gain = self.length * (1.0 + self.returned * quality(parts, looks))
+            return (scored(parts["user"], looks) - self.least_affinity) * gain
+
+        return {"affinity_quality": both, "quality": quality}
 
 
 @struct.dataclass
@@ -88,10 +95,17 @@ class Documents:
 
 @struct.dataclass
 class User:
-    """Interest [20] in each topic, -1 to 1, and the time [] that is left."""
+    """A user of an episode.
+
+    Attributes:
+      interests: [20] in each topic, -1 to 1.
+      budget: [] the time that is left.
+      dealt: [20] the topic whose quality each topic has in this episode; None for its own.
+    """
 
     interests: Leaf
     budget: Leaf
+    dealt: Leaf = None
 
 
 @struct.dataclass
@@ -132,6 +146,17 @@ def _user(rules: Rules, key: PRNGKey) -> User:
     return User(jax.random.uniform(key, (TOPICS,), minval=-1.0, maxval=1.0), rules.budget)
 
 
+def _dealt_user(rules: Rules, key: PRNGKey) -> User:
+    user_key, deal_key = jax.random.split(key)
+    user = _user(rules, user_key)
+    return User(user.interests, user.budget, jax.random.permutation(deal_key, TOPICS))
+
+
+def _hidden(rules: Rules, user: User) -> Float[Array, "21"]:
+    means = rules.topic_quality if user.dealt is None else rules.topic_quality[user.dealt]
+    return jnp.append(user.budget, means)
+
+
 def _chance(rules: Rules, key: PRNGKey) -> Chance:
     del rules
     return Chance(*jax.random.uniform(key, (2,)))
@@ -156,7 +181,11 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     clicks = (jnp.arange(len(interest)) == place).astype(float)
     clicked = place < len(interest)
     one = jnp.minimum(place, len(interest) - 1)
-    topic, quality, before = shown.topic[one], shown.quality[one], interest[one]
+    qualities = shown.quality
+    if user.dealt is not None:
+        means = rules.topic_quality
+        qualities = qualities - means[shown.topic] + means[user.dealt[shown.topic]]
+    topic, quality, before = shown.topic[one], qualities[one], interest[one]
 
     watched = jnp.where(clicked, jnp.minimum(user.budget, rules.length), 0.0)
     spent = jnp.where(clicked, watched - rules.returned * watched * quality, rules.idle)
@@ -167,13 +196,13 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     after = jnp.clip(before + jnp.where(rises, move, -move), -1.0, 1.0)
     interests = user.interests.at[topic].set(jnp.where(clicked, after, before))
 
-    seen = jnp.stack([clicks, clicks * watched, shown.quality], axis=-1)
+    seen = jnp.stack([clicks, clicks * watched, qualities], axis=-1)
     return Reaction(
-        user=User(interests, budget),
+        user=User(interests, budget, user.dealt),
         responses=jnp.concatenate([seen, _looks(shown)], axis=-1),
         reward=watched,
         terminated=budget <= 0.0,
-        figures={"click_rate": jnp.sum(clicks), "shown_quality": jnp.mean(shown.quality)},
+        figures={"click_rate": jnp.sum(clicks), "shown_quality": jnp.mean(qualities)},
     )
 
 
@@ -183,17 +212,23 @@ class InterestEvolution(Recommendation):
 
     Seen of the user: the interest in each of 20 topics. Of each place: clicked, time watched, quality,
     the topic as one-hot. Of a candidate or a document of the corpus: the topic as one-hot, not its
-    quality, which is drawn about the mean of its topic. Hidden: the time that is left. Metrics of an
-    episode: `click_rate`, clicks a step, and `shown_quality`, the mean over all places.
+    quality, which is drawn about the mean of its topic. Hidden: the time that is left, and the mean
+    quality of each topic. Metrics of an episode: `click_rate`, clicks a step, and `shown_quality`, the
+    mean over all places.
 
     Published settings are 10 candidates with a slate of 3 (SlateQ) or 2. An episode ends by itself
     after some hundred steps at most.
+
+    Attributes:
+      dealt: whether each episode deals the qualities of topics out anew among them, so that they can be
+        known by this episode's responses alone; not so in RecSim.
     """
 
     name: ClassVar[str] = "interest_evolution"
 
     slate: int = 3
     time_limit: int = 1000
+    dealt: bool = False
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""
@@ -202,9 +237,9 @@ class InterestEvolution(Recommendation):
             rules=rules(),
             documents=_documents,
             looks=_looks,
-            user=_user,
+            user=_dealt_user if self.dealt else _user,
             observed=lambda user: user.interests,
-            hidden=lambda rules, user: user.budget[None],
+            hidden=_hidden,
             chance=_chance,
             respond=respond,
             figures=("click_rate", "shown_quality"),
@@ -213,7 +248,7 @@ class InterestEvolution(Recommendation):
                 place=beside(
                     between(0.0, 1.0), between(0.0, 4.0), between(-np.inf, np.inf), topics
                 ),
-                hidden=between(-np.inf, np.inf),
+                hidden=between(-np.inf, np.inf, 1 + TOPICS),
                 document=topics,
             ),
         )

@@ -4,6 +4,7 @@ With the rules of RecSim 0.2.4 (Ie et al. 2019, arXiv 1909.04847). Documents of 
 care less for look better; only by showing both does a policy learn whom it serves.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,7 +22,7 @@ from ragjax.envs.recommendation.base import (
     beside,
     between,
 )
-from ragjax.envs.recommendation.baselines import Ranked, Ranking
+from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, logit
 from ragjax.types import Leaf, PRNGKey
 
@@ -52,17 +53,16 @@ class Rules(Ranked):
         """By quality, among all or with one topic before the other."""
         first = 100.0  # far more than any quality
         return {
-            "quality": lambda user, looks: looks[..., 0],
-            "topic_0": lambda user, looks: looks[..., 0] + first * looks[..., 1],
-            "topic_1": lambda user, looks: looks[..., 0] + first * looks[..., 2],
+            "quality": lambda parts, looks: looks[..., 0],
+            "topic_0": lambda parts, looks: looks[..., 0] + first * looks[..., 1],
+            "topic_1": lambda parts, looks: looks[..., 0] + first * looks[..., 2],
         }
 
     def oracles(self) -> dict[str, Ranking]:
         """By what the user clicks by: affinity to the topic + quality."""
 
-        def appeal(user: Array, looks: Array) -> Array:
-            affinity = user[..., -TOPICS:]
-            return looks[..., 0] + jnp.einsum("...t,...kt->...k", affinity, looks[..., 1:])
+        def appeal(parts: Mapping[str, Array], looks: Array) -> Array:
+            return looks[..., 0] + scored(parts["hidden"], looks[..., 1:])
 
         return {"affinity": appeal}
 

@@ -55,8 +55,8 @@ class Rules(Ranked):
     def rankings(self) -> dict[str, Ranking]:
         """The most and the least clickbait first."""
         return {
-            "clickbait": lambda user, looks: looks[..., 0],
-            "wholesome": lambda user, looks: -looks[..., 0],
+            "clickbait": lambda parts, looks: looks[..., 0],
+            "wholesome": lambda parts, looks: -looks[..., 0],
         }
 
 

@@ -6,6 +6,7 @@ for the largest inner product: an encoder of the views is the query, products ar
 """
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -17,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.base import episode_means
-from ragjax.envs.recommendation.baselines import Ranked, Ranking
+from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import drawn_by_weight
 from ragjax.errors import require
 from ragjax.ranges import SEED
@@ -40,7 +41,6 @@ class Shop(Ranked):
       stop_visiting: [] share of visits after which the user is gone, and not back to be shown products.
       visit: [] chance that a user browses again after having been shown a product.
       stop: [] chance that it is gone then.
-      reveal: whether observations hold the user's taste.
     """
 
     products: Leaf
@@ -50,27 +50,26 @@ class Shop(Ranked):
     stop_visiting: Leaf
     visit: Leaf
     stop: Leaf
-    reveal: bool = struct.field(pytree_node=False, default=False)
 
     def rankings(self) -> dict[str, Ranking]:
         """By the share of all users' first views that is a product's."""
 
-        def popularity(user: Array, looks: Array) -> Array:
-            del looks
+        def popularity(parts: Mapping[str, Array], looks: Array) -> Array:
+            del parts
             tastes = jax.random.normal(jax.random.PRNGKey(0), (USERS, self.products.shape[-1]))
             shares = jax.nn.softmax(tastes @ self.products.T + self.appeal, axis=-1)
-            return jnp.broadcast_to(shares.mean(0), (*user.shape[:-1], len(self.appeal)))
+            return shares.mean(0)[products_of(looks)]
 
         return {"popularity": popularity}
 
     def oracles(self) -> dict[str, Ranking]:
         """By the score that a click comes of."""
 
-        def score(user: Array, looks: Array) -> Array:
-            del looks
-            return user[..., -self.products.shape[-1] :] @ self.products.T + self.appeal
+        def score(parts: Mapping[str, Array], looks: Array) -> Array:
+            rows = products_of(looks)
+            return scored(parts["hidden"], self.products[rows]) + self.appeal[rows]
 
-        return {"affinity": score} if self.reveal else {}
+        return {"affinity": score}
 
 
 @struct.dataclass
@@ -122,6 +121,13 @@ class Chance:
     visit: Leaf
 
 
+def products_of(looks: Array) -> Int[Array, "..."]:
+    """[...] the products that passages [...,P] or [...,1] are of: one-hots, or tokens."""
+    if jnp.issubdtype(looks.dtype, jnp.integer):
+        return looks[..., 0] - FIRST_TOKEN
+    return jnp.argmax(looks, axis=-1)
+
+
 def click_chance(score: Float[Array, "..."]) -> Float[Array, "..."]:
     """[...] probability of a click, σ(5 σ(2 σ(0.3 z) - 2) - 6), of scores z = β_a·ω + bias_a."""
     sigmoid = jax.nn.sigmoid
@@ -131,7 +137,8 @@ def click_chance(score: Float[Array, "..."]) -> Float[Array, "..."]:
 def draw_visit(shop: Shop, key: PRNGKey) -> Visit:
     """What chance decides in a visit."""
     uniform_key, views_key = jax.random.split(key)
-    return Visit(*jax.random.uniform(uniform_key, (2,)), views_key)
+    length, end = jax.random.uniform(uniform_key, (2,))
+    return Visit(length, end, views_key)
 
 
 def draw_view(key: PRNGKey, number: Int[Array, ""], factors: int) -> tuple[Array, Array]:
@@ -271,7 +278,6 @@ class RecoGym(Environment):
             stop_visiting=jnp.asarray(0.01 / 0.26, float),
             visit=jnp.asarray(0.05, float),
             stop=jnp.asarray(0.01, float),
-            reveal=self.reveal,
         )
 
     def build(self) -> Env:
@@ -294,11 +300,11 @@ class RecoGym(Environment):
                 self.show(state), reward=state.clicked.astype(jnp.float32), terminated=gone
             )
 
-        high = np.concatenate([*self._largest(), [1.0, np.inf]]).astype(np.float32)
+        parts, largest = self._parts()
+        high = np.concatenate(largest).astype(np.float32)
         low = np.zeros_like(high)
         if self.reveal:
-            taste = np.full(self.factors, np.inf, np.float32)
-            low, high = np.concatenate([low, -taste]), np.concatenate([high, taste])
+            low[-self.factors :] = -np.inf
         passages, vocabulary = self._passages()
         return Env(
             self.shop(),
@@ -310,6 +316,7 @@ class RecoGym(Environment):
             passages=passages,
             vocabulary=vocabulary,
             slate=1,
+            parts=parts,
         )
 
     def begin(self, shop: Shop, taste: Float[Array, "L"], visit: Visit) -> State:
@@ -343,12 +350,18 @@ class RecoGym(Environment):
         means = episode_means(state.totals, state.steps)
         return dataclasses.replace(timestep(observation), metrics=means)
 
-    def _largest(self) -> tuple[np.ndarray, ...]:
-        """The largest values of what is seen of views and of the product shown last."""
-        if not self.views:
-            return np.ones(self.products), np.ones(self.products)
-        token = float(self.products - 1 + FIRST_TOKEN)
-        return np.full(self.views, token), np.ones(self.views), np.full(1, token)
+    def _parts(self) -> tuple[dict[str, tuple[int, ...]], list[np.ndarray]]:
+        """What observations are joined of, and the largest value of each of their numbers."""
+        if self.views:
+            token = float(self.products - 1 + FIRST_TOKEN)
+            parts = {"views": (self.views, token), "fresh": (self.views, 1.0), "shown": (1, token)}
+        else:
+            parts = {"views": (self.products, 1.0), "shown": (self.products, 1.0)}
+        parts |= {"clicked": (1, 1.0), "amount": (1, np.inf)}
+        if self.reveal:
+            parts["hidden"] = (self.factors, np.inf)
+        shapes = {name: (width,) for name, (width, _) in parts.items()}
+        return shapes, [np.full(width, largest) for width, largest in parts.values()]
 
     def _passages(self) -> tuple[Any, Vocabulary | None]:
         """The products as passages: one-hots, or tokens and their vocabulary."""
