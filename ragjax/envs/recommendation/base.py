@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.recommendation.baselines import Ranked, Ranking
 from ragjax.envs.recommendation.memory import remember_responses
 from ragjax.errors import require
 from ragjax.ranges import SEED
@@ -27,16 +28,24 @@ Range = tuple[np.ndarray, np.ndarray]  # smallest and largest value of each of s
 
 
 @struct.dataclass
-class Params:
+class Params(Ranked):
     """What an environment is made of.
 
     Attributes:
-      rules: the constants of users and documents, a tree of arrays.
+      rules: the constants of users and documents, a tree of arrays that is `Ranked`.
       corpus: the documents, a tree of [N,...]; None where candidates are drawn anew in each step.
     """
 
     rules: Leaf
     corpus: Leaf
+
+    def rankings(self) -> dict[str, Ranking]:
+        """Those of the rules."""
+        return self.rules.rankings()
+
+    def oracles(self) -> dict[str, Ranking]:
+        """Those of the rules."""
+        return self.rules.oracles()
 
 
 @struct.dataclass
@@ -251,10 +260,8 @@ class Recommendation(Environment):
         if state.offered is not None:
             parts.append(simulation.looks(state.offered))
         observation = jnp.concatenate([part.reshape(-1) for part in parts])
-        steps = jnp.maximum(state.steps, 1)
-        means = {f"episode_{name}": total / steps for name, total in state.totals.items()}
         made = timestep(observation.astype(jnp.float32))
-        return dataclasses.replace(made, metrics=means)
+        return dataclasses.replace(made, metrics=episode_means(state.totals, state.steps))
 
     def _parts(self, ranges: Ranges) -> dict[str, tuple[int, ...]]:
         """What observations are joined of."""
@@ -278,6 +285,14 @@ class Recommendation(Environment):
         low, high = (np.concatenate(side).astype(np.float32) for side in sides)
         # Of places where nothing has been shown, zeros are seen.
         return np.minimum(low, 0.0), np.maximum(high, 0.0)
+
+
+def episode_means(totals: dict[str, Array], steps: Int[Array, ""]) -> dict[str, Array]:
+    """Metrics: what `totals` sum up, a step; 0 before the first one."""
+    return {
+        f"episode_{name}": total / jnp.maximum(steps, 1).astype(total.dtype)
+        for name, total in totals.items()
+    }
 
 
 def between(low: float, high: float, count: int = 1) -> Range:

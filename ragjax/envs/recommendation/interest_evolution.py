@@ -5,6 +5,7 @@ The environment that SlateQ was measured in (Ie et al. 2019, arXiv 1905.12767), 
 good quality give most of that time back.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,6 +23,7 @@ from ragjax.envs.recommendation.base import (
     beside,
     between,
 )
+from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, proportional
 from ragjax.types import Leaf, PRNGKey
 
@@ -30,7 +32,7 @@ TOPIC_QUALITY = np.concatenate([np.linspace(-3, 0, 14), np.linspace(0, 3, 6)])
 
 
 @struct.dataclass
-class Rules:
+class Rules(Ranked):
     """The constants; all are [] but the first.
 
     Attributes:
@@ -54,6 +56,33 @@ class Rules:
     no_click: Leaf
     least_affinity: Leaf
     change: Leaf
+
+    def rankings(self) -> dict[str, Ranking]:
+        """By what a user likes now, by the mean quality of the topic, and by one step's use of both.
+
+        `affinity_quality` is (u_t + 1) · (length + length · returned · mean quality of t): the click
+        score times the time watched and the time given back. Quality is that of an oracle, which no
+        observation tells.
+        """
+        known = self._by_quality(lambda parts: self.topic_quality)
+        return {"affinity": lambda parts, looks: scored(parts["user"], looks)} | known
+
+    def oracles(self) -> dict[str, Ranking]:
+        """The same by the mean qualities of this episode, which may be dealt out anew."""
+        known = self._by_quality(lambda parts: parts["hidden"][..., 1:])
+        return {f"episode_{name}": ranking for name, ranking in known.items()}
+
+    def _by_quality(self, quality_of: Callable[[Mapping[str, Array]], Array]) -> dict[str, Ranking]:
+        """The rankings by what `quality_of` an observation's parts says of topics, [...,20]."""
+
+        def quality(parts: Mapping[str, Array], looks: Array) -> Array:
+            return scored(quality_of(parts), looks)
+
+        def both(parts: Mapping[str, Array], looks: Array) -> Array:
+            gain = self.length * (1.0 + self.returned * quality(parts, looks))
+            return (scored(parts["user"], looks) - self.least_affinity) * gain
+
+        return {"affinity_quality": both, "quality": quality}
 
 
 @struct.dataclass
@@ -90,15 +119,15 @@ class Chance:
 def rules() -> Rules:
     """The constants of RecSim."""
     return Rules(
-        topic_quality=jnp.asarray(TOPIC_QUALITY, jnp.float32),
-        quality_deviation=jnp.float32(0.1),
-        budget=jnp.float32(200.0),
-        length=jnp.float32(4.0),
-        returned=jnp.float32(0.9 / 3.4),
-        idle=jnp.float32(0.5),
-        no_click=jnp.float32(1.0),
-        least_affinity=jnp.float32(-1.0),
-        change=jnp.float32(0.3),
+        topic_quality=jnp.asarray(TOPIC_QUALITY, float),
+        quality_deviation=jnp.asarray(0.1, float),
+        budget=jnp.asarray(200.0, float),
+        length=jnp.asarray(4.0, float),
+        returned=jnp.asarray(0.9 / 3.4, float),
+        idle=jnp.asarray(0.5, float),
+        no_click=jnp.asarray(1.0, float),
+        least_affinity=jnp.asarray(-1.0, float),
+        change=jnp.asarray(0.3, float),
     )
 
 
@@ -123,6 +152,11 @@ def _dealt_user(rules: Rules, key: PRNGKey) -> User:
     return User(user.interests, user.budget, jax.random.permutation(deal_key, TOPICS))
 
 
+def _hidden(rules: Rules, user: User) -> Float[Array, "21"]:
+    means = rules.topic_quality if user.dealt is None else rules.topic_quality[user.dealt]
+    return jnp.append(user.budget, means)
+
+
 def _chance(rules: Rules, key: PRNGKey) -> Chance:
     del rules
     return Chance(*jax.random.uniform(key, (2,)))
@@ -144,8 +178,8 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     """
     interest = user.interests[shown.topic]
     place = chosen(*proportional(interest, rules.no_click, rules.least_affinity), chance.click)
-    clicks = jnp.arange(len(interest)) == place
-    clicked = jnp.any(clicks)
+    clicks = (jnp.arange(len(interest)) == place).astype(float)
+    clicked = place < len(interest)
     one = jnp.minimum(place, len(interest) - 1)
     qualities = shown.quality
     if user.dealt is not None:
@@ -162,13 +196,13 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     after = jnp.clip(before + jnp.where(rises, move, -move), -1.0, 1.0)
     interests = user.interests.at[topic].set(jnp.where(clicked, after, before))
 
-    seen = jnp.stack([clicks * 1.0, clicks * watched, qualities], axis=-1)
+    seen = jnp.stack([clicks, clicks * watched, qualities], axis=-1)
     return Reaction(
         user=User(interests, budget, user.dealt),
         responses=jnp.concatenate([seen, _looks(shown)], axis=-1),
         reward=watched,
         terminated=budget <= 0.0,
-        figures={"click_rate": clicked * 1.0, "shown_quality": jnp.mean(qualities)},
+        figures={"click_rate": jnp.sum(clicks), "shown_quality": jnp.mean(qualities)},
     )
 
 
@@ -178,8 +212,9 @@ class InterestEvolution(Recommendation):
 
     Seen of the user: the interest in each of 20 topics. Of each place: clicked, time watched, quality,
     the topic as one-hot. Of a candidate or a document of the corpus: the topic as one-hot, not its
-    quality, which is drawn about the mean of its topic. Hidden: the time that is left. Metrics of an
-    episode: `click_rate`, clicks a step, and `shown_quality`, the mean over all places.
+    quality, which is drawn about the mean of its topic. Hidden: the time that is left, and the mean
+    quality of each topic. Metrics of an episode: `click_rate`, clicks a step, and `shown_quality`, the
+    mean over all places.
 
     Published settings are 10 candidates with a slate of 3 (SlateQ) or 2. An episode ends by itself
     after some hundred steps at most.
@@ -204,14 +239,16 @@ class InterestEvolution(Recommendation):
             looks=_looks,
             user=_dealt_user if self.dealt else _user,
             observed=lambda user: user.interests,
-            hidden=lambda rules, user: user.budget[None],
+            hidden=_hidden,
             chance=_chance,
             respond=respond,
             figures=("click_rate", "shown_quality"),
             ranges=Ranges(
                 user=between(-1.0, 1.0, TOPICS),
-                place=beside(between(0.0, 1.0), between(0.0, 4.0), between(-np.inf, np.inf), topics),
-                hidden=between(-np.inf, np.inf),
+                place=beside(
+                    between(0.0, 1.0), between(0.0, 4.0), between(-np.inf, np.inf), topics
+                ),
+                hidden=between(-np.inf, np.inf, 1 + TOPICS),
                 document=topics,
             ),
         )

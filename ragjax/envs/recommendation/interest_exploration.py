@@ -4,6 +4,7 @@ With the rules of RecSim 0.2.4 (Ie et al. 2019, arXiv 1909.04847). Documents of 
 care less for look better; only by showing both does a policy learn whom it serves.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ from ragjax.envs.recommendation.base import (
     beside,
     between,
 )
+from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, logit
 from ragjax.types import Leaf, PRNGKey
 
@@ -28,7 +30,7 @@ TOPICS = 2
 
 
 @struct.dataclass
-class Rules:
+class Rules(Ranked):
     """The constants.
 
     Attributes:
@@ -46,6 +48,23 @@ class Rules:
     kind_affinity: Leaf
     deviation: Leaf
     no_click: Leaf
+
+    def rankings(self) -> dict[str, Ranking]:
+        """By quality, among all or with one topic before the other."""
+        first = 100.0  # far more than any quality
+        return {
+            "quality": lambda parts, looks: looks[..., 0],
+            "topic_0": lambda parts, looks: looks[..., 0] + first * looks[..., 1],
+            "topic_1": lambda parts, looks: looks[..., 0] + first * looks[..., 2],
+        }
+
+    def oracles(self) -> dict[str, Ranking]:
+        """By what the user clicks by: affinity to the topic + quality."""
+
+        def appeal(parts: Mapping[str, Array], looks: Array) -> Array:
+            return looks[..., 0] + scored(parts["hidden"], looks[..., 1:])
+
+        return {"affinity": appeal}
 
 
 @struct.dataclass
@@ -66,12 +85,12 @@ class User:
 def rules() -> Rules:
     """The constants of RecSim."""
     return Rules(
-        first_topic=jnp.float32(0.2),
-        topic_quality=jnp.asarray([0.8, 0.2]),
-        first_kind=jnp.float32(0.3),
-        kind_affinity=jnp.asarray([[0.1, 0.7], [0.7, 0.1]]),
-        deviation=jnp.float32(0.1),
-        no_click=jnp.float32(5.0),
+        first_topic=jnp.asarray(0.2, float),
+        topic_quality=jnp.asarray([0.8, 0.2], float),
+        first_kind=jnp.asarray(0.3, float),
+        kind_affinity=jnp.asarray([[0.1, 0.7], [0.7, 0.1]], float),
+        deviation=jnp.asarray(0.1, float),
+        no_click=jnp.asarray(5.0, float),
     )
 
 
@@ -112,8 +131,8 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Float[Array, ""]
     """
     appeal = user.affinity[shown.topic] + shown.quality
     place = chosen(*logit(appeal, rules.no_click), chance)
-    clicks = (jnp.arange(len(appeal)) == place) * 1.0
-    clicked = jnp.max(clicks)
+    clicks = (jnp.arange(len(appeal)) == place).astype(float)
+    clicked = jnp.sum(clicks)
     return Reaction(
         user=user,
         responses=jnp.concatenate([clicks[:, None], _looks(shown)], axis=-1),
@@ -138,7 +157,7 @@ class InterestExploration(Recommendation):
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""
-        document = beside(between(0, np.inf), between(0.0, 1.0, TOPICS))
+        document = beside(between(0.0, np.inf), between(0.0, 1.0, TOPICS))
         return Simulation(
             rules=rules(),
             documents=_documents,
@@ -150,9 +169,9 @@ class InterestExploration(Recommendation):
             respond=respond,
             figures=("click_rate", "shown_quality"),
             ranges=Ranges(
-                user=between(0, 0, 0),
+                user=between(0.0, 0.0, 0),
                 place=beside(between(0.0, 1.0), document),
-                hidden=between(0, np.inf, TOPICS),
+                hidden=between(0.0, np.inf, TOPICS),
                 document=document,
             ),
         )

@@ -21,12 +21,13 @@ from ragjax.envs.recommendation.base import (
     beside,
     between,
 )
+from ragjax.envs.recommendation.baselines import Ranked, Ranking
 from ragjax.errors import require
 from ragjax.types import Leaf, PRNGKey
 
 
 @struct.dataclass
-class Rules:
+class Rules(Ranked):
     """The constants; all are [].
 
     Attributes:
@@ -50,6 +51,13 @@ class Rules:
     wholesome_deviation: Leaf
     visible: Leaf
     steps: Leaf
+
+    def rankings(self) -> dict[str, Ranking]:
+        """The most and the least clickbait first."""
+        return {
+            "clickbait": lambda parts, looks: looks[..., 0],
+            "wholesome": lambda parts, looks: -looks[..., 0],
+        }
 
 
 @struct.dataclass
@@ -78,15 +86,15 @@ class Chance:
 def rules(sensitivity: float, steps: int) -> Rules:
     """The constants of RecSim, but for those given."""
     return Rules(
-        memory=jnp.float32(0.7),
-        sensitivity=jnp.float32(sensitivity),
-        innovation=jnp.float32(0.05),
-        clickbait_mean=jnp.float32(5.0),
-        clickbait_deviation=jnp.float32(1.0),
-        wholesome_mean=jnp.float32(4.0),
-        wholesome_deviation=jnp.float32(1.0),
-        visible=jnp.float32(100.0),
-        steps=jnp.int32(steps),
+        memory=jnp.asarray(0.7, float),
+        sensitivity=jnp.asarray(sensitivity, float),
+        innovation=jnp.asarray(0.05, float),
+        clickbait_mean=jnp.asarray(5.0, float),
+        clickbait_deviation=jnp.asarray(1.0, float),
+        wholesome_mean=jnp.asarray(4.0, float),
+        wholesome_deviation=jnp.asarray(1.0, float),
+        visible=jnp.asarray(100.0, float),
+        steps=jnp.asarray(steps, jnp.int32),
     )
 
 
@@ -135,7 +143,7 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
     exposure = rules.memory * user.exposure - 2.0 * (bait - 0.5) + noise
     left = user.left - 1
 
-    first = (jnp.arange(len(shown.clickbait)) == 0) * 1.0
+    first = (jnp.arange(len(shown.clickbait)) == 0).astype(float)
     visible = first * jnp.minimum(engagement, rules.visible)
     return Reaction(
         user=User(exposure, left),
@@ -189,8 +197,8 @@ class LongTermSatisfaction(Recommendation):
             respond=respond,
             figures=("clickbait", "satisfaction"),
             ranges=Ranges(
-                user=between(0, 0, 0),
-                place=beside(share, between(0.0, 1.000), share),
+                user=between(0.0, 0.0, 0),
+                place=beside(share, between(0.0, 100.0), share),
                 hidden=share,
                 document=share,
             ),
