@@ -42,12 +42,7 @@ class SlatePolicy(Policy):
           UserError: the environment is shown no slates, or offers no candidates.
         """
         del contents
-        require_slates(env)
-        require(
-            "candidates" in (env.parts or {}),
-            "policy is a SlatePolicy, but the environment offers no candidates, its slates are of "
-            "passages; choose SlateRetrieval.",
-        )
+        require_offered(env, type(self).__name__)
         policy = Perceptron(self.hidden, 1, "tanh", 0.01)
         critic = Perceptron(self.hidden, 1, "tanh", 1.0)
 
@@ -106,4 +101,14 @@ def require_slates(env: Env) -> None:
         env.slate > 0,
         "policy chooses slates, but the environment takes single actions; choose ActorCritic or "
         "RetrievalPolicy.",
+    )
+
+
+def require_offered(env: Env, policy: str) -> None:
+    """Raises a `UserError` if the environment is shown no slates or offers no candidates for them."""
+    require_slates(env)
+    require(
+        "candidates" in (env.parts or {}),
+        f"policy is a {policy}, but the environment offers no candidates, its slates are of passages; "
+        "choose SlateRetrieval.",
     )

@@ -107,6 +107,8 @@ class Simulation(NamedTuple):
       respond: (rules, user, shown documents [S,...], chance) -> `Reaction`.
       figures: names of the figures of a step.
       ranges: of all that is seen.
+      success: (rules, name -> [] sum of a figure so far) -> [] whether an episode is a success; None
+        where none is.
     """
 
     rules: Any
@@ -119,6 +121,7 @@ class Simulation(NamedTuple):
     respond: Callable[..., Reaction]
     figures: tuple[str, ...]
     ranges: Ranges
+    success: Callable[..., Array] | None = None
 
 
 @dataclass(frozen=True)
@@ -261,7 +264,11 @@ class Recommendation(Environment):
             parts.append(simulation.looks(state.offered))
         observation = jnp.concatenate([part.reshape(-1) for part in parts])
         made = timestep(observation.astype(jnp.float32))
-        return dataclasses.replace(made, metrics=episode_means(state.totals, state.steps))
+        metrics = episode_means(state.totals, state.steps)
+        if simulation.success is not None:
+            success = simulation.success(params.rules, state.totals)
+            metrics["episode_success"] = success.astype(made.reward.dtype)
+        return dataclasses.replace(made, metrics=metrics)
 
     def _parts(self, ranges: Ranges) -> dict[str, tuple[int, ...]]:
         """What observations are joined of."""

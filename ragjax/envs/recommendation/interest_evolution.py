@@ -202,7 +202,11 @@ def respond(rules: Rules, user: User, shown: Documents, chance: Chance) -> React
         responses=jnp.concatenate([seen, _looks(shown)], axis=-1),
         reward=watched,
         terminated=budget <= 0.0,
-        figures={"click_rate": jnp.sum(clicks), "shown_quality": jnp.mean(qualities)},
+        figures={
+            "click_rate": jnp.sum(clicks),
+            "shown_quality": jnp.mean(qualities),
+            "watched": watched,
+        },
     )
 
 
@@ -213,8 +217,8 @@ class InterestEvolution(Recommendation):
     Seen of the user: the interest in each of 20 topics. Of each place: clicked, time watched, quality,
     the topic as one-hot. Of a candidate or a document of the corpus: the topic as one-hot, not its
     quality, which is drawn about the mean of its topic. Hidden: the time that is left, and the mean
-    quality of each topic. Metrics of an episode: `click_rate`, clicks a step, and `shown_quality`, the
-    mean over all places.
+    quality of each topic. Metrics of an episode: `click_rate`, clicks a step; `shown_quality`, the mean
+    over all places; `watched`, time a step; `success`, whether as much is watched as there was time.
 
     Published settings are 10 candidates with a slate of 3 (SlateQ) or 2. An episode ends by itself
     after some hundred steps at most.
@@ -242,7 +246,7 @@ class InterestEvolution(Recommendation):
             hidden=_hidden,
             chance=_chance,
             respond=respond,
-            figures=("click_rate", "shown_quality"),
+            figures=("click_rate", "shown_quality", "watched"),
             ranges=Ranges(
                 user=between(-1.0, 1.0, TOPICS),
                 place=beside(
@@ -251,4 +255,5 @@ class InterestEvolution(Recommendation):
                 hidden=between(-np.inf, np.inf, 1 + TOPICS),
                 document=topics,
             ),
+            success=lambda rules, totals: totals["watched"] >= rules.budget,
         )
