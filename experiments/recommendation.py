@@ -47,13 +47,7 @@ def get_table() -> Table:
         )
         for rule in ("top", "greedy", "optimal")
     )
-    without = ("--env.memory", "0", "--policy", "slate-policy")
-    learned = (
-        Row(label, f"{CONFIGS}/memory.py", without, name)
-        if name == "no_memory"
-        else Row(label, f"{CONFIGS}/{name}.py")
-        for name, label in LEARNED.items()
-    )
+    learned = (Row(label, f"{CONFIGS}/{name}.py") for name, label in LEARNED.items())
     return Table(
         name="recommendation",
         title="Interest evolution: minutes watched until the user's time is spent",

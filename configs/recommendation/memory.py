@@ -15,10 +15,10 @@ from ragjax.training.optimizer import Adam
 def get_config() -> EpisodesConfig:
     return EpisodesConfig(
         env=InterestEvolution(dealt=True, memory=48),
-        algorithm=PPO(num_envs=64, rollout_length=64, minibatches=8, entropy_coef=0.01),
+        algorithm=PPO(num_envs=64, rollout_length=64, minibatches=8, epochs=2, entropy_coef=0.01),
         policy=SlateMemory(k=3),
         optimizer=Adam.for_policies(learning_rate=1e-3),
-        env_steps=300_000,
+        env_steps=250_000,
         normalise_rewards=True,
         evaluation=EpisodeEvaluation(episodes=400, every=9, during=40),
     )

@@ -1,4 +1,4 @@
-"""Slates of 3 of 10 candidates by SlateQ, on interest evolution as in RecSim: 200,000 steps.
+"""Slates of 3 of 10 candidates by SlateQ, on interest evolution as in RecSim: 120,000 steps.
 
 ragjax train configs/recommendation/slate_q.py
 
@@ -18,6 +18,6 @@ def get_config() -> EpisodesConfig:
         algorithm=SlateQ(discount=0.98),
         policy=SlateQPolicy(),
         optimizer=Adam.for_policies(learning_rate=1e-3, max_grad_norm=10.0),
-        env_steps=200_000,
-        evaluation=EpisodeEvaluation(episodes=400, every=400, during=40),
+        env_steps=120_000,
+        evaluation=EpisodeEvaluation(episodes=400, every=300, during=40),
     )
