@@ -1,6 +1,6 @@
 """A policy of slates that learns nothing, on interest evolution: one of random choices by default.
 
-ragjax train configs/recommendation/fixed.py --policy.by affinity
+    ragjax train configs/recommendation/fixed.py --policy.by affinity
 
 Expected (experiments/recommendation.py): not recorded yet.
 """

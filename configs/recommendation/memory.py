@@ -1,6 +1,6 @@
 """Slates by what this episode's responses say, where qualities are dealt out anew for each user.
 
-ragjax train configs/recommendation/memory.py
+    ragjax train configs/recommendation/memory.py
 
 Expected (experiments/recommendation.py): not recorded yet.
 """

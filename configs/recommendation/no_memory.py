@@ -1,6 +1,6 @@
 """Slates without a memory, where qualities are dealt out anew for each user: what memory.py is worth.
 
-ragjax train configs/recommendation/no_memory.py
+    ragjax train configs/recommendation/no_memory.py
 
 Expected (experiments/recommendation.py): not recorded yet.
 """

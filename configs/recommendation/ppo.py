@@ -1,6 +1,6 @@
 """Slates of 3 of 10 candidates by PPO, on interest evolution as in RecSim: 250,000 steps.
 
-ragjax train configs/recommendation/ppo.py
+    ragjax train configs/recommendation/ppo.py
 
 Expected (experiments/recommendation.py): not recorded yet.
 """

@@ -1,6 +1,6 @@
 """Slates of 3 that a policy retrieves from a corpus of 10,000 items, on interest evolution.
 
-ragjax train configs/recommendation/retrieval.py
+    ragjax train configs/recommendation/retrieval.py
 
 Expected (experiments/recommendation.py): not recorded yet.
 """

@@ -1,6 +1,6 @@
 """Slates of 3 of 10 candidates by SlateQ, on interest evolution as in RecSim: 120,000 steps.
 
-ragjax train configs/recommendation/slate_q.py
+    ragjax train configs/recommendation/slate_q.py
 
 Expected (experiments/recommendation.py): not recorded yet.
 """
