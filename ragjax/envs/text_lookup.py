@@ -95,7 +95,7 @@ class TextLookup(Environment):
         ]
         return written, answers
 
-    def scene(self, params: Sentences, state: Array) -> Scene:
+    def scene(self, params: Sentences, state: Leaf) -> Scene:
         """The subject amid the directions, of which that of its sentence is marked."""
         adjective, noun = divmod(int(state), self.nouns)
         right = int(params.answers[int(state)])

@@ -110,9 +110,10 @@ def _gif(frames: Iterable[Frame], hundredths: int) -> bytes:
 
     palette = _palette()
     nearest, images = _Nearest(palette), []
+    table = palette.astype(np.uint8).tobytes()
     for frame in frames:
         image = Image.fromarray(nearest(frame), "P")
-        image.putpalette(palette.astype(np.uint8).tobytes())
+        image.putpalette(table)
         images.append(image)
     durations = [10 * hundredths] * len(images)
     durations[-1] = 10 * max(hundredths, LAST)
@@ -124,6 +125,7 @@ def _gif(frames: Iterable[Frame], hundredths: int) -> bytes:
         append_images=images[1:],
         duration=durations,
         loop=0,
+        palette=table,
         optimize=False,
     )
     return written.getvalue()

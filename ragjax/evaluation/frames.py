@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ragjax.envs.scene import Circle, Label, Line, Polygon, Rectangle, Role, Scene, Shape
-from ragjax.evaluation.plots import DOTS_PER_INCH, empty_figure
+from ragjax.evaluation.plots import DOTS_PER_INCH, Number, empty_figure
 from ragjax.evaluation.replay import Decision, Found
 from ragjax.printing import visible
 from ragjax.text import counted
@@ -45,6 +45,8 @@ ACTIONS, PASSAGES = 6, 8  # of which as many are shown
 TEXT, SMALL = 12.5, 11.0  # heights of letters
 LETTER = 0.56  # their mean width over their height
 CORNERS = 40  # of a circle
+
+Place = tuple[Number, Number, Number]  # left, upper and width
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ class Layout:
     """
 
     height: int
-    scene: tuple[float, float, float, float]
-    actions: tuple[float, float, float]
-    passages: tuple[float, float, float]
+    scene: tuple[Number, Number, Number, Number]
+    actions: Place
+    passages: Place
 
 
 def layout_of(moments: Sequence[Moment]) -> Layout:
@@ -153,7 +155,7 @@ def _sheet(figure: Any, layout: Layout) -> Any:
 
 
 def _write(
-    axes: Any, x: float, y: float, text: str, size: float = TEXT, color: str = "", **options: Any
+    axes: Any, x: Number, y: Number, text: str, size: Number = TEXT, color: str = "", **options: Any
 ) -> None:
     """Writes a text as it is, of letters `size` pixels high; `y` is its middle."""
     axes.text(
@@ -169,7 +171,7 @@ def _write(
     )
 
 
-def _cut(text: str, width: float, size: float) -> str:
+def _cut(text: str, width: Number, size: Number) -> str:
     """A text on one line, or its beginning if there is not enough room for it."""
     text, letters = " ".join(text.split()), max(int(width / (LETTER * size)), 4)
     return text if len(text) <= letters else f"{text[: letters - 1]}…"
@@ -201,7 +203,7 @@ def _draw_scene(figure: Any, sheet: Any, layout: Layout, scene: Scene) -> None:
         _write(sheet, left, upper + height + CAPTION / 2, text, SMALL, HINT)
 
 
-def _draw_shape(axes: Any, shape: Shape, scale: float, order: int) -> None:
+def _draw_shape(axes: Any, shape: Shape, scale: Number, order: int) -> None:
     """Draws a shape; `scale` is pixels in a unit of the scene."""
     color = COLORS[shape.role]
     if isinstance(shape, Label):
@@ -233,7 +235,7 @@ def outline(shape: Rectangle | Circle | Polygon) -> list[tuple[float, float]]:
     return [(x + a * cosine - b * sine, y + a * sine + b * cosine) for a, b in corners]
 
 
-def _draw_actions(sheet: Any, place: tuple[float, float, float], decision: Decision) -> None:
+def _draw_actions(sheet: Any, place: Place, decision: Decision) -> None:
     """The likeliest actions with their probabilities, in their own order, and the one that is taken."""
     left, upper, width = place
     _write(sheet, left, upper + 8, "action", weight="bold")
@@ -254,7 +256,7 @@ def _draw_actions(sheet: Any, place: tuple[float, float, float], decision: Decis
         _write(sheet, left, y, f"{counted(more, 'more action')}, {rest:.3f} in all", SMALL, HINT)
 
 
-def _bar(sheet: Any, place: tuple[float, float, float], share: float, color: str) -> None:
+def _bar(sheet: Any, place: Place, share: float, color: str) -> None:
     """A bar of a probability in the room from `left` about the height `y`, and its number."""
     left, y, width = place
     room = width - 44
@@ -269,9 +271,7 @@ def _bar(sheet: Any, place: tuple[float, float, float], share: float, color: str
     _write(sheet, left + width, y, number, SMALL, HINT, horizontalalignment="right")
 
 
-def _draw_passages(
-    sheet: Any, place: tuple[float, float, float], passages: Sequence[Found]
-) -> None:
+def _draw_passages(sheet: Any, place: Place, passages: Sequence[Found]) -> None:
     """The retrieved passages, each with its weight before and after the action."""
     left, upper, width = place
     weighed = passages[0].prior is not None

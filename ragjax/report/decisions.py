@@ -131,7 +131,7 @@ def _steps(run: Run, count: int) -> list[Episode]:
     ):
         reward = step.timestep.reward
         for place in np.flatnonzero(going).tolist() if number < STEPS else ():
-            decisions[place].append(_told(describer.decision(step, place), reward[place]))
+            decisions[place].append(_told(describer.decision(step, place), float(reward[place])))
         totals, lengths = totals + going * reward, lengths + going
         going &= ~step.timestep.done
         if not going.any():
