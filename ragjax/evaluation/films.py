@@ -4,11 +4,13 @@ A GIF has one palette and counts its time in hundredths of a second. An MP4 is m
 """
 
 import contextlib
+import importlib.util
 import io
 import itertools
 import os
 import secrets
 import shutil
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterable
@@ -38,7 +40,7 @@ def rate_of(count: int) -> int:
 
 
 def check_film(path: Path) -> None:
-    """Checks that a film of this name can be written.
+    """Checks, before anything is played, that a film of this name can be made.
 
     Raises:
       UserError: its suffix is of no known kind, or nothing is there to make it.
@@ -47,6 +49,11 @@ def check_film(path: Path) -> None:
         path.suffix in SUFFIXES,
         f"--output is {path}; give the film a name in {' or '.join(SUFFIXES)}.",
     )
+    for module, package in (("matplotlib", "matplotlib"), ("PIL", "pillow")):
+        require(
+            importlib.util.find_spec(module) is not None,
+            f"{path} can't be drawn, for {package} isn't installed; run `pip install 'ragjax[plots]'`.",
+        )
     if path.suffix == ".mp4":
         _ffmpeg(path)
 
@@ -105,30 +112,47 @@ class _Nearest:
 
 
 def _gif(frames: Iterable[Frame], hundredths: int) -> bytes:
-    """The frames as a GIF that begins again, each for so many hundredths of a second."""
-    from PIL import Image
+    """The frames as a GIF that begins again, each for so many hundredths of a second.
 
+    It is put together frame by frame, so that not all of them are held at once; of each the rectangle is
+    written in which it differs from the one before.
+    """
     palette = _palette()
-    nearest, images = _Nearest(palette), []
-    table = palette.astype(np.uint8).tobytes()
-    for frame in frames:
-        image = Image.fromarray(nearest(frame), "P")
-        image.putpalette(table)
-        images.append(image)
-    durations = [10 * hundredths] * len(images)
-    durations[-1] = 10 * max(hundredths, LAST)
+    nearest = _Nearest(palette)
+    table = palette.astype(np.uint8).tobytes().ljust(3 * 256, b"\0")
     written = io.BytesIO()
-    images[0].save(
-        written,
-        "GIF",
-        save_all=True,
-        append_images=images[1:],
-        duration=durations,
-        loop=0,
-        palette=table,
-        optimize=False,
-    )
+    frames = iter(frames)
+    before = nearest(next(frames))
+    height, width = before.shape
+    # Of version 89a, with one table of 256 colours; and begun again for ever.
+    written.write(b"GIF89a" + struct.pack("<HHBBB", width, height, 0xF7, 0, 0) + table)
+    written.write(b"\x21\xff\x0bNETSCAPE2.0\x03\x01\x00\x00\x00")
+    # A frame is written once it is known whether another follows, for the last one stands longer.
+    waiting, corner = before, (0, 0)
+    for frame in frames:
+        written.write(_gif_frame(waiting, corner, hundredths))
+        places = nearest(frame)
+        waiting, corner = _changed(places, before)
+        before = places
+    written.write(_gif_frame(waiting, corner, max(hundredths, LAST)) + b";")
     return written.getvalue()
+
+
+def _changed(places: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, tuple[int, int]]:
+    """The rectangle, of a pixel at least, in which a frame differs, and its upper left corner."""
+    rows, columns = (np.flatnonzero((places != before).any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return places[:1, :1], (0, 0)
+    kept = places[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    return kept, (int(columns[0]), int(rows[0]))
+
+
+def _gif_frame(places: np.ndarray, corner: tuple[int, int], hundredths: int) -> bytes:
+    """A frame or a rectangle of one, by its colours' places in the table and its upper left corner."""
+    from PIL import GifImagePlugin, Image
+
+    image = Image.fromarray(np.ascontiguousarray(places), "P")
+    return b"".join(GifImagePlugin.getdata(image, corner, duration=10 * hundredths))
 
 
 def _ffmpeg(path: Path) -> str:

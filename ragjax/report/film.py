@@ -54,7 +54,9 @@ def film_run(
       UserError: the run is not of a policy, its environment can't be drawn, or the film can't be made.
     """
     moments, length = play(run, episode, seed, sampled=sampled, most=most)
-    title = f"{run.config.subject}, episode {episode}"
+    begun = run.config.seed if seed is None else seed
+    title = f"{run.config.subject}, episode {episode} of seed {begun}"
+    title += ", actions drawn" * sampled
     rate = rate or rate_of(len(moments))
     with RunProgress(console, len(moments), 0, "frame") as progress:
 
