@@ -94,25 +94,26 @@ def play(
         "This run answers questions and plays no episodes; name the run of a policy.",
     )
     learner: Any = run.learner
-    _require_drawn(learner.env)
+    if type(learner.env).scene is Environment.scene:
+        raise _not_drawn(learner.env)
     spec = learner.env.on_split("test")
     env = spec.watched(episode)
     key = jax.random.PRNGKey(run.config.seed if seed is None else seed)
     limit, place = learner.config.env.limit, episode - 1
-    describer = Describer(spec, env)
+    describer, params = Describer(spec, env), jax.device_get(env.params)
     moments: list[Moment] = []
     total, length, last = 0.0, 0, None
     steps = replay(run.state, learner.config.policy, env, key, limit, greedy=not sampled)
     for length, last in enumerate(steps, 1):
         if len(moments) < most:
-            seen = _scene(spec, env.params, last.before, place)
+            seen = _scene(spec, params, last.before, place)
             moments.append(Moment(seen, length - 1, total, describer.decision(last, place)))
         total += float(last.timestep.reward[place])
         if last.timestep.done[place]:
             break
     assert last is not None  # a limit is at least one step
     if len(moments) < most:
-        seen = _scene(spec, env.params, last.after, place)
+        seen = _scene(spec, params, last.after, place)
         moments.append(Moment(seen, length, total, None, _ending(last, place)))
     return moments, length
 
@@ -126,15 +127,10 @@ def _ending(step: Step, place: int) -> str:
 def _scene(spec: Environment, params: Any, state: Any, place: int) -> Scene:
     """What is seen in one of several environments."""
     own = jax.tree.map(lambda leaf: leaf[place], innermost(state))
-    scene = spec.scene(jax.device_get(params), own)
+    scene = spec.scene(params, own)
     if scene is None:
         raise _not_drawn(spec)
     return scene
-
-
-def _require_drawn(spec: Environment) -> None:
-    if type(spec).scene is Environment.scene:
-        raise _not_drawn(spec)
 
 
 def _not_drawn(spec: Environment) -> UserError:

@@ -8,7 +8,7 @@ import pytest
 
 from ragjax.envs.scene import Circle, Label, Line, Polygon, Rectangle, Scene
 from ragjax.evaluation import frames as module
-from ragjax.evaluation.frames import COLORS, HINT, WIDTH, Moment, frames, layout_of, outline
+from ragjax.evaluation.frames import COLORS, WIDTH, Moment, frames, layout_of, outline
 from ragjax.evaluation.replay import Decision, Found
 
 FILM = Path("film.gif")
@@ -198,4 +198,3 @@ def test_bars_are_as_long_as_the_weights():
         lengths.append(int(dark.sum(axis=1).max()))
     room = module.PANEL - 44
     assert lengths == pytest.approx([0.25 * room, 0.75 * room], abs=2)
-    assert HINT not in COLORS.values()

@@ -170,12 +170,11 @@ def test_drawn_actions_and_seeds(policy):
 def test_a_slate_is_named_item_by_item():
     """An action of several places, of a policy whose distribution is not over single actions."""
 
-    class Items(CartPole):
+    class Items(Environment):
         def action_name(self, action):
             return f"item {action}"
 
-    spec = Items()
-    describer = Describer(spec, spec.build())
+    describer = Describer(Items(), CartPole().build())
     empty = dict.fromkeys(("before", "ids", "prior", "posterior", "after", "timestep"))
     step = Step(action=np.array([[1, 0]]), probabilities=None, **empty)
     decision = describer.decision(step, 0)
@@ -313,17 +312,18 @@ def test_several_seeds(ragjax, refused, tmp_path):
 
 
 @dataclass(frozen=True)
-class Undrawn(CartPole):
-    """CartPole without a picture."""
+class Undrawn(Environment):
+    """CartPole without a picture; not its subclass, for a class with such is no spec of its own."""
 
     name: ClassVar[str] = "undrawn"
 
-    scene = Environment.scene
+    def build(self):
+        return CartPole().build()
 
 
 @dataclass(frozen=True)
-class Shy(CartPole):
-    """CartPole that can be drawn in some configurations only, and not in this one."""
+class Shy(Undrawn):
+    """The same that can be drawn in some configurations only, and not in this one."""
 
     name: ClassVar[str] = "shy"
 
