@@ -8,15 +8,16 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import Positional
 
 from ragjax import (
     import_command,
     index_commands,
     index_search,
+    render_command,
     report_command,
     result_commands,
     sweep_command,
@@ -85,101 +86,6 @@ class Evaluate:
     """A file for the answers or episodes, as JSON lines."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """Ask a run, or a config of pretrained weights; without a question, ask one after another."""
-
-    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
-    """The run's directory; or, with --passages, a config whose model comes with weights."""
-    question: Positional[str | None] = None
-    """The question."""
-    json: bool = False
-    """Print answer, probability and passages as JSON, a line for each question."""
-    force: bool = False
-    """Give an answer that the run is not sure of."""
-    passages: Path | None = None
-    """Other passages to answer from: a file of JSON lines, CSV or TSV, or a folder of texts."""
-
-
-@dataclass(frozen=True)
-class Export:
-    """Write the pretrained models that a run has trained as directories that transformers opens."""
-
-    run_dir: Positional[Path]
-    """The run's directory."""
-    directory: Positional[Path]
-    """Where they go: `reader` and `encoder`, or whichever of them began with pretrained weights."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Print the table of an experiment from its recorded runs."""
-
-    experiment: Positional[Path]
-    """The experiment's file, e.g. experiments/world_facts.py."""
-    format: Literal["markdown", "latex", "csv"] = "markdown"
-    """How to print it."""
-    run: bool = False
-    """Make and record the runs that are missing first."""
-    runs: Annotated[Path | None, arg(metavar="DIR")] = None
-    """Where --run trains; runs if not given."""
-    partial: bool = False
-    """Print it though runs are missing."""
-    check: bool = False
-    """Say instead whether the runs support what the table claims; exit code 2 if not."""
-
-
-@dataclass(frozen=True)
-class Plot:
-    """Draw the curves of runs, or the plots of an experiment from its recorded numbers."""
-
-    what: Positional[tuple[Path, ...]]
-    """Directories of runs, or of seed_<n> runs; or an experiment's file."""
-    output: Annotated[Path | None, arg(metavar="PATH")] = None
-    """The PNG of the runs' curves (curves.png if not given), or the directory of an experiment's
-    pictures (results/<name of the file>, beside the file)."""
-    figures: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
-    """Of runs: what to draw, by the names in metrics.jsonl; the main figures if not given."""
-    run: bool = False
-    """Of an experiment: measure and record the numbers anew first."""
-
-
-@dataclass(frozen=True)
-class Pages:
-    """Write the pages of all tables and configs anew from the recorded runs."""
-
-    directory: Positional[Path] = Path(".")
-    """What holds experiments/, configs/ and README.md."""
-
-
-@dataclass(frozen=True)
-class Configs:
-    """List the configs that came with the package, by name, with the first line of their docstring."""
-
-    directory: Positional[Path | None] = None
-    """Another directory of configs to list instead."""
-
-
-@dataclass(frozen=True)
-class ConfigShow:
-    """Print all fields of a config: ragjax config show CONFIG|RUN [--field.sub value ...]."""
-
-    config: Positional[Path]
-    """A config file or name, or the directory of a run."""
-    json: bool = False
-    """As JSON, which a run's config.json holds."""
-
-
-@dataclass(frozen=True)
-class ConfigDiff:
-    """Print the fields in which two configs differ, with both values."""
-
-    first: Positional[Path]
-    """A config file or name, or the directory of a run."""
-    second: Positional[Path]
-    """Another."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 2 after bad input, 130 after Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -225,16 +131,17 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "train": (Train, _train),
         "evaluate": (Evaluate, _evaluate),
         "sweep": (sweep_command.Sweep, sweep_command.sweep),
-        "answer": (Answer, _answer),
+        "answer": (result_commands.Answer, result_commands.answer),
         "import": (import_command.Import, import_command.import_run),
-        "export": (Export, result_commands.export),
-        "table": (Table, result_commands.table),
-        "plot": (Plot, result_commands.plot),
+        "export": (result_commands.Export, result_commands.export),
+        "table": (result_commands.Table, result_commands.table),
+        "plot": (result_commands.Plot, result_commands.plot),
         "report": (report_command.Report, report_command.report),
-        "pages": (Pages, result_commands.pages),
-        "configs": (Configs, result_commands.configs),
-        "config show": (ConfigShow, result_commands.config_show),
-        "config diff": (ConfigDiff, result_commands.config_diff),
+        "render": (render_command.Render, render_command.render),
+        "pages": (result_commands.Pages, result_commands.pages),
+        "configs": (result_commands.Configs, result_commands.configs),
+        "config show": (result_commands.ConfigShow, result_commands.config_show),
+        "config diff": (result_commands.ConfigDiff, result_commands.config_diff),
         "index build": (index_commands.IndexBuild, index_commands.build),
         "index search": (index_search.IndexSearch, index_search.search),
         "index evaluate": (index_search.IndexEvaluate, index_search.evaluate),
@@ -287,7 +194,7 @@ _OWN_OPTIONS: dict[type, tuple[set[str], set[str]]] = {
         {"--run-dir", "--coordinator", "--hosts", "--host"},
         {"--resume", "--no-resume", "--check", "--no-check"},
     ),
-    ConfigShow: (set(), {"--json", "--no-json"}),
+    result_commands.ConfigShow: (set(), {"--json", "--no-json"}),
     import_command.Import: ({"--passages", "--encoder"}, set()),
     sweep_command.Sweep: (sweep_command.VALUED, sweep_command.BARE),
 }
@@ -387,13 +294,6 @@ def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:
     else:
         result_commands.print_report(records.report([figures]))
     return 0
-
-
-def _answer(options: Answer, overrides: list[str], console: PlainConsole) -> int:
-    from ragjax import compiled
-
-    compiled.keep_compiled()
-    return result_commands.answer(options, overrides, console)
 
 
 if __name__ == "__main__":

@@ -5,10 +5,12 @@ exit code.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from rich.table import Table as RichTable
+from tyro.conf import Positional, arg
 
 from ragjax.errors import UserError, require
 from ragjax.printing import (
@@ -22,6 +24,101 @@ from ragjax.printing import (
 from ragjax.text import counted, shortened
 
 # As in `ragjax.cli`, what is slow to import is imported by the commands that need it.
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Ask a run, or a config of pretrained weights; without a question, ask one after another."""
+
+    run_dir: Annotated[Positional[Path], arg(metavar="RUN")]
+    """The run's directory; or, with --passages, a config whose model comes with weights."""
+    question: Positional[str | None] = None
+    """The question."""
+    json: bool = False
+    """Print answer, probability and passages as JSON, a line for each question."""
+    force: bool = False
+    """Give an answer that the run is not sure of."""
+    passages: Path | None = None
+    """Other passages to answer from: a file of JSON lines, CSV or TSV, or a folder of texts."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write the pretrained models that a run has trained as directories that transformers opens."""
+
+    run_dir: Positional[Path]
+    """The run's directory."""
+    directory: Positional[Path]
+    """Where they go: `reader` and `encoder`, or whichever of them began with pretrained weights."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Print the table of an experiment from its recorded runs."""
+
+    experiment: Positional[Path]
+    """The experiment's file, e.g. experiments/world_facts.py."""
+    format: Literal["markdown", "latex", "csv"] = "markdown"
+    """How to print it."""
+    run: bool = False
+    """Make and record the runs that are missing first."""
+    runs: Annotated[Path | None, arg(metavar="DIR")] = None
+    """Where --run trains; runs if not given."""
+    partial: bool = False
+    """Print it though runs are missing."""
+    check: bool = False
+    """Say instead whether the runs support what the table claims; exit code 2 if not."""
+
+
+@dataclass(frozen=True)
+class Plot:
+    """Draw the curves of runs, or the plots of an experiment from its recorded numbers."""
+
+    what: Positional[tuple[Path, ...]]
+    """Directories of runs, or of seed_<n> runs; or an experiment's file."""
+    output: Annotated[Path | None, arg(metavar="PATH")] = None
+    """The PNG of the runs' curves (curves.png if not given), or the directory of an experiment's
+    pictures (results/<name of the file>, beside the file)."""
+    figures: Annotated[tuple[str, ...], arg(metavar="NAME")] = ()
+    """Of runs: what to draw, by the names in metrics.jsonl; the main figures if not given."""
+    run: bool = False
+    """Of an experiment: measure and record the numbers anew first."""
+
+
+@dataclass(frozen=True)
+class Pages:
+    """Write the pages of all tables and configs anew from the recorded runs."""
+
+    directory: Positional[Path] = Path(".")
+    """What holds experiments/, configs/ and README.md."""
+
+
+@dataclass(frozen=True)
+class Configs:
+    """List the configs that came with the package, by name, with the first line of their docstring."""
+
+    directory: Positional[Path | None] = None
+    """Another directory of configs to list instead."""
+
+
+@dataclass(frozen=True)
+class ConfigShow:
+    """Print all fields of a config: ragjax config show CONFIG|RUN [--field.sub value ...]."""
+
+    config: Positional[Path]
+    """A config file or name, or the directory of a run."""
+    json: bool = False
+    """As JSON, which a run's config.json holds."""
+
+
+@dataclass(frozen=True)
+class ConfigDiff:
+    """Print the fields in which two configs differ, with both values."""
+
+    first: Positional[Path]
+    """A config file or name, or the directory of a run."""
+    second: Positional[Path]
+    """Another."""
 
 
 def table(options: Any, _: list[str], console: PlainConsole) -> int:
@@ -140,11 +237,13 @@ def answer(options: Any, _: list[str], console: PlainConsole) -> int:
         options.question is None or bool(options.question.strip()),
         "The question is empty; ask one in words.",
     )
+    from ragjax import compiled
     from ragjax.commands import open_run
     from ragjax.config import load_config
     from ragjax.run_dir import untrained_run
     from ragjax.shipped import find_config
 
+    compiled.keep_compiled()
     config = find_config(options.run_dir)
     if config.is_file() and config.suffix == ".py":
         require(

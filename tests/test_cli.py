@@ -500,7 +500,7 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 
 COMMANDS = (
     *("train", "evaluate", "sweep", "answer", "import", "export"),
-    *("table", "plot", "report", "pages", "configs"),
+    *("table", "plot", "report", "render", "pages", "configs"),
     *("config show", "config diff", "index build", "index search", "index evaluate"),
 )
 
@@ -655,6 +655,7 @@ def test_bad_options_are_named_once(refused):
         *(["evaluate"], ["evaluate", "a", "b"], ["evaluate", "a", "--splt", "dev"]),
         *(["evaluate", "a", "--split", "all"], ["answer"], ["answer", "a", "b", "c"]),
         *(["table"], ["table", "x.py", "--format", "pdf"], ["pages", "--all"], ["report", "--all"]),
+        *(["render"], ["render", "a", "--sample"]),
         *(["train", "x.py", "--run-dir"],),
     ],
     ids=" ".join,

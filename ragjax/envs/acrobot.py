@@ -16,6 +16,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.scene import Circle, Line, Rectangle, Scene
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
 
@@ -158,6 +159,32 @@ class Acrobot(Environment):
     name: ClassVar[str] = "acrobot"
 
     time_limit: int = 500
+
+    def scene(self, params: Physics, state: State) -> Scene:
+        """Both links, the joints, and the line that the tip has to reach."""
+        length, goal = float(params.length), float(params.length * params.height)
+        upper = float(state.angle_1) - math.pi / 2
+        lower = upper + float(state.angle_2)
+        joint = length * math.cos(upper), length * math.sin(upper)
+        tip = joint[0] + length * math.cos(lower), joint[1] + length * math.sin(lower)
+        reach, thick = 2.3 * length, 0.16 * length
+        return Scene(
+            [
+                Line([(-reach, goal), (reach, goal)], dashed=True, role="goal"),
+                Rectangle(joint[0] / 2, joint[1] / 2, length, thick, upper),
+                Rectangle(
+                    (joint[0] + tip[0]) / 2, (joint[1] + tip[1]) / 2, length, thick, lower, "part"
+                ),
+                *(Circle(*place, 0.09 * length, role="ink") for place in ((0.0, 0.0), joint)),
+            ],
+            x=(-reach, reach),
+            y=(-reach, reach),
+            caption=f"height of the tip {tip[1]:.2f}, which has to exceed {goal:g}",
+        )
+
+    def action_name(self, action: int) -> str:
+        """The torque."""
+        return f"torque {action - 1:+d}" if action != 1 else "torque 0"
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

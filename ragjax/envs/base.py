@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ragjax.envs import wrappers
+from ragjax.envs.scene import Scene
 from ragjax.errors import require
+from ragjax.text import counted
 from ragjax.types import Env, QaData, Timestep
+
+NUMBERS = 4  # of a passage's features that describe it, where its environment says no more
 
 
 class EpisodeList(NamedTuple):
@@ -136,6 +141,41 @@ class Environment:
         del times
         return None
 
+    def scene(self, params: Any, state: Any) -> Scene | None:
+        """What is seen of a state; None of an environment that `ragjax render` can't draw.
+
+        Called on what `on_split` returned, with NumPy's arrays. A few lines do:
+
+            def scene(self, params, state):
+                track = Line([(-2.4, 0.0), (2.4, 0.0)], role="ground")
+                cart = Rectangle(state.position, 0.0, 0.5, 0.3)
+                return Scene([track, cart], x=(-3.0, 3.0), y=(-1.0, 2.0))
+
+        Args:
+          params: those of `build`.
+          state: that of `build`, without those of the wrappers.
+        """
+        del params, state
+        return None
+
+    def action_name(self, action: int) -> str:
+        """What an action is called where a policy's choices are shown; its number by default."""
+        return str(action)
+
+    def describe_passage(self, row: int, content: np.ndarray) -> str:
+        """What one of its passages says, in a few words; its first numbers by default.
+
+        Called on what `on_split` returned.
+
+        Args:
+          row: of the passage.
+          content: [F] its features, or [P] its tokens.
+        """
+        del row
+        numbers = " ".join(f"{number:.3g}" for number in content[:NUMBERS].tolist())
+        more = len(content) - NUMBERS
+        return f"{numbers} and {counted(more, 'more number')}" if more > 0 else numbers
+
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""
         raise NotImplementedError
@@ -146,6 +186,10 @@ class Environment:
         Episodes end at the time limit, start anew by themselves, and report their return and length.
         """
         return wrappers.batch(wrappers.auto_reset(self.whole_episode(self.build())), num_envs)
+
+    def watched(self, num_envs: int) -> Env:
+        """As `vectorise`, step by step under the same keys, until an episode ends: none starts anew."""
+        return wrappers.batch(wrappers.without_reset(self.whole_episode(self.build())), num_envs)
 
     def whole_episode(self, env: Env) -> Env:
         """One episode's functions with the time limit and the history of this spec, and statistics."""

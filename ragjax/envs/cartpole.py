@@ -15,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.scene import Circle, Line, Rectangle, Scene
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
 
@@ -107,6 +108,30 @@ class CartPole(Environment):
     name: ClassVar[str] = "cartpole"
 
     time_limit: int = 500
+
+    def scene(self, params: Physics, state: State) -> Scene:
+        """The cart on its track, with the pole as long as it is; beyond the posts both have failed."""
+        x, angle, edge = float(state.position), float(state.angle), float(params.max_position)
+        length = 2 * float(params.half_length)
+        failed = abs(x) > edge or abs(angle) > float(params.max_angle)
+        middle = x + length / 2 * math.sin(angle), length / 2 * math.cos(angle)
+        posts = [Line([(side, -0.15), (side, 0.2)], role="danger") for side in (-edge, edge)]
+        return Scene(
+            [
+                Line([(-edge - 0.4, -0.15), (edge + 0.4, -0.15)], role="ground"),
+                *posts,
+                Rectangle(x, 0.0, 0.5, 0.3),
+                Rectangle(*middle, 0.07, length, -angle, role="danger" if failed else "part"),
+                Circle(x, 0.0, 0.05, role="ink"),
+            ],
+            x=(-edge - 0.4, edge + 0.4),
+            y=(-0.6, length + 0.4),
+            caption=f"position {x:.2f} m, pole at {math.degrees(angle):.1f} degrees",
+        )
+
+    def action_name(self, action: int) -> str:
+        """Where the cart is pushed."""
+        return ("push left", "push right")[action]
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -14,6 +14,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.scene import Circle, Line, Rectangle, Scene
 from ragjax.errors import require
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
@@ -50,6 +51,30 @@ class Catch(Environment):
         super().__post_init__()
         require(self.rows >= 2, f"env.rows is {self.rows}; the ball needs at least 2 to fall.")
         require(self.columns >= 1, f"env.columns is {self.columns}; there must be at least 1.")
+
+    def scene(self, params: tuple[()], state: State) -> Scene:
+        """The board, row by row from the top, with the ball and the paddle."""
+        del params
+        right, below = self.columns - 0.5, self.rows - 0.5
+        landed = int(state.row) >= self.rows - 1
+        missed = landed and int(state.column) != int(state.paddle)
+        across = [[(-0.5, y - 0.5), (right, y - 0.5)] for y in range(self.rows)]
+        down = [[(x - 0.5, -0.5), (x - 0.5, below)] for x in range(self.columns + 1)]
+        return Scene(
+            [
+                *(Line(points, 1.0, role="muted") for points in across + down),
+                Line([(-0.5, below), (right, below)], 3.0, role="ground"),
+                Rectangle(state.paddle, self.rows - 0.75, 0.9, 0.4),
+                Circle(state.column, state.row, 0.33, role="danger" if missed else "goal"),
+            ],
+            x=(-1.0, self.columns),
+            y=(self.rows, -1.0),
+            caption="missed" if missed else "caught" if landed else "",
+        )
+
+    def action_name(self, action: int) -> str:
+        """Where the paddle moves."""
+        return ("left", "stay", "right")[action]
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

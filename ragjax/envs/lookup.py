@@ -6,6 +6,7 @@ same serve as well, and an encoder of enough width can learn by heart which thes
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.scene import Label, Rectangle, Scene, Shape
 from ragjax.errors import require
 from ragjax.ranges import SEED
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
@@ -87,6 +89,35 @@ class Lookup(Environment):
             f"env.steps is {self.steps}, more than env.time_limit {self.time_limit}; an episode has to "
             "end by itself.",
         )
+
+    def scene(self, params: PassageTable, state: State) -> Scene:
+        """The table of passages with what each says; those that say the right thing are marked."""
+        across = math.ceil(math.sqrt(1.6 * self.passages))
+        named, steps = int(state.passage), int(state.steps)
+        said = int(params.answers[named])
+        shapes: list[Shape] = []
+        for row, answer in enumerate(params.answers.tolist()):
+            x, y = row % across, row // across
+            role = "goal" if row == named else "part" if answer == said else "muted"
+            shapes += [
+                Rectangle(x, y, 0.92, 0.92, role=role),
+                Label(x, y - 0.2, f"{row}", height=0.26),
+                Label(x, y + 0.15, f"{answer}", height=0.42),
+            ]
+        return Scene(
+            shapes,
+            x=(-0.6, across - 0.4),
+            y=(math.ceil(self.passages / across) - 0.4, -0.6),
+            caption=f"passage {named} is named and says {said}; step {steps} of {self.steps}, "
+            f"so action {(said + steps) % self.actions} is right"
+            if steps < self.steps
+            else f"passage {named} was named and says {said}",
+        )
+
+    def describe_passage(self, row: int, content: np.ndarray) -> str:
+        """What it says."""
+        del row
+        return f"says {content[self.key_width :].argmax()}"
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -4,6 +4,7 @@ The task of Moore (1990), "Efficient memory-based learning for robot control", a
 (2nd ed., example 10.1) and Gymnasium's `MountainCar-v0`.
 """
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.scene import Circle, Line, Polygon, Rectangle, Scene
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
 
@@ -82,6 +84,11 @@ def _step(
     return state, timestep(_observe(state), reward=-1.0, terminated=terminated)
 
 
+def _height(position: float) -> float:
+    """Of the hill."""
+    return 0.45 * math.sin(3 * position) + 0.55
+
+
 @dataclass(frozen=True)
 class MountainCar(Environment):
     """Reward -1 a step until the car is on top of the right hill.
@@ -93,6 +100,37 @@ class MountainCar(Environment):
     name: ClassVar[str] = "mountain_car"
 
     time_limit: int = 200
+
+    def scene(self, params: Physics, state: State) -> Scene:
+        """The car on the hill, whose height is 0.45 sin 3x + 0.55 as in Gymnasium's pictures."""
+        left, right = float(params.min_position), float(params.max_position)
+        x, goal = float(state.position), float(params.goal_position)
+        hill = [(place, _height(place)) for place in np.linspace(left, right, 80).tolist()]
+        slope = math.atan(1.35 * math.cos(3 * x))
+
+        def beside(along: float, above: float) -> tuple[float, float]:
+            """A point of the car, as seen from where it touches the hill."""
+            sine, cosine = math.sin(slope), math.cos(slope)
+            return x + along * cosine - above * sine, _height(x) + along * sine + above * cosine
+
+        wheels = [Circle(*beside(side, 0.02), 0.02, role="ink") for side in (-0.035, 0.035)]
+        flag = [(goal, _height(goal) + up) for up in (0.2, 0.13)]
+        return Scene(
+            [
+                Polygon([(left, 0.0), *hill, (right, 0.0)], role="ground"),
+                Line([(goal, _height(goal)), flag[0]], role="ink"),
+                Polygon([*flag, (goal + 0.08, _height(goal) + 0.165)], role="goal"),
+                Rectangle(*beside(0.0, 0.05), 0.12, 0.05, slope),
+                *wheels,
+            ],
+            x=(left, right),
+            y=(0.0, 1.25),
+            caption=f"position {x:.2f}, velocity {float(state.velocity):+.3f}",
+        )
+
+    def action_name(self, action: int) -> str:
+        """Where the car accelerates."""
+        return ("accelerate left", "roll", "accelerate right")[action]
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -11,6 +11,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.scene import Role, Scene, bars
 from ragjax.errors import require
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
@@ -76,6 +77,21 @@ class Testbed(Environment):
         super().__post_init__()
         require(self.arms >= 1, f"env.arms is {self.arms}; there must be at least 1.")
         require(self.mean >= 0, f"env.mean is {self.mean}; it must be at least 0.")
+
+    def scene(self, params: Distributions, state: State) -> Scene:
+        """The true value of each arm."""
+        values = state.values.tolist()
+        reach = 3 * float(params.value_deviation)
+        rows: list[tuple[str, float, Role]] = [
+            (f"arm {arm}", value, "goal" if value == max(values) else "agent")
+            for arm, value in enumerate(values)
+        ]
+        low, high = min(0.0, self.mean - reach), max(0.0, self.mean + reach)
+        return bars(rows, low, high, "true values, which the policy does not see")
+
+    def action_name(self, action: int) -> str:
+        """The arm."""
+        return f"arm {action}"
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -6,6 +6,7 @@ observation stands for, and to act on it, what the words for directions mean.
 """
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -16,6 +17,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.scene import Label, Polygon, Scene, Shape
 from ragjax.errors import require
 from ragjax.ranges import SEED
 from ragjax.types import PAD_ID, UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
@@ -92,6 +94,32 @@ class TextLookup(Environment):
             for subject, wording, answer in zip(subjects, wordings, answers, strict=True)
         ]
         return written, answers
+
+    def scene(self, params: Sentences, state: Leaf) -> Scene:
+        """The subject amid the directions, of which that of its sentence is marked."""
+        adjective, noun = divmod(int(state), self.nouns)
+        right = int(params.answers[int(state)])
+        shapes: list[Shape] = [
+            Label(0.0, 0.0, f"{ADJECTIVES[adjective]} {NOUNS[noun]}", height=0.3)
+        ]
+        for action in range(self.actions):
+            turned = -math.pi / 2 * action  # from north to east
+            sine, cosine = math.sin(turned), math.cos(turned)
+            arrow = [(-0.22, 1.0), (0.22, 1.0), (0.0, 1.35)]
+            corners = [(x * cosine - y * sine, x * sine + y * cosine) for x, y in arrow]
+            role = "goal" if action == right else "muted"
+            shapes.append(Polygon(corners, role=role))
+            shapes.append(Label(-1.62 * sine, 1.62 * cosine, DIRECTIONS[action], height=0.22))
+        return Scene(shapes, x=(-2.1, 2.1), y=(-1.9, 1.9))
+
+    def action_name(self, action: int) -> str:
+        """The direction."""
+        return DIRECTIONS[action]
+
+    def describe_passage(self, row: int, content: np.ndarray) -> str:
+        """The sentence."""
+        del content
+        return self.write()[0][row]
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -1,8 +1,9 @@
 """Wrappers of environments: each takes an `Env` and returns one, and owns one concern alone.
 
-`time_limit`, `episode_statistics` and `auto_reset` wrap one episode; `batch` puts environments side by
-side; `normalise_observations` and `normalise_rewards` wrap a batch, since their statistics are those of
-all its environments. Where an inner state has to be found again, it is the field `inner`.
+`time_limit`, `episode_statistics`, `auto_reset` and `without_reset` wrap one episode; `batch` puts
+environments side by side; `normalise_observations` and `normalise_rewards` wrap a batch, since their
+statistics are those of all its environments. Where an inner state has to be found again, it is the
+field `inner`.
 """
 
 import dataclasses
@@ -154,6 +155,23 @@ def auto_reset(env: Env) -> Env:
         return state, dataclasses.replace(timestep, observation=observation)
 
     return env._replace(step=step)
+
+
+def without_reset(env: Env) -> Env:
+    """Ends as `auto_reset` does under the same keys, but there it stays: its last state can be seen."""
+
+    def step(params, key, state, action):
+        step_key, _ = jax.random.split(key)
+        return env.step(params, step_key, state, action)
+
+    return env._replace(step=step)
+
+
+def innermost(state: Any) -> Any:
+    """The state of the environment proper, within those of the wrappers of one episode."""
+    while isinstance(state, Limited | Remembered | Counted):
+        state = state.inner
+    return state
 
 
 def batch(env: Env, num_envs: int) -> Env:

@@ -22,13 +22,14 @@ What `measure()` returns is recorded in `results/<name of the file>/figures.json
 band about their mean. Equal numbers give equal bytes, with the same version of matplotlib.
 """
 
+import contextlib
 import io
 import json
 import math
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +45,7 @@ from ragjax.records import commit_text
 FIGURES = "figures.json"
 DIGITS = 5  # significant digits of recorded numbers
 
-_DOTS_PER_INCH = 100
+DOTS_PER_INCH = 100
 _INCHES = (7.0, 4.6)
 _INCHES_OF_A_PANEL = (5.0, 3.4)
 _COLUMNS = 3  # of panels
@@ -290,11 +291,19 @@ def draw_panels(plots: Sequence[Plot], path: Path) -> None:
     save_picture(path, inches, lambda figure: _fill_panels(figure, plots, rows, columns))
 
 
-def save_picture(path: Path, inches: tuple[float, float], fill: Callable[[Any], None]) -> None:
-    """Writes the picture that `fill` makes of an empty figure of this size, whole or not at all.
+@contextlib.contextmanager
+def empty_figure(
+    path: Path, inches: tuple[float, float], layout: Literal["constrained"] | None
+) -> Iterator[Any]:
+    """Yields an empty figure of matplotlib, whatever a matplotlibrc says, with a canvas of pixels.
+
+    Args:
+      path: of the file that it is drawn for, for messages.
+      inches: its width and height.
+      layout: by which matplotlib makes room for axes and legends, if it does.
 
     Raises:
-      UserError: matplotlib isn't installed, or the file can't be written.
+      UserError: matplotlib isn't installed.
     """
     try:
         from matplotlib import style
@@ -305,14 +314,24 @@ def save_picture(path: Path, inches: tuple[float, float], fill: Callable[[Any], 
             f"{path} can't be drawn, for matplotlib isn't installed; "
             "run `pip install 'ragjax[plots]'`."
         ) from error
-    picture = io.BytesIO()
     with style.context("default", after_reset=True), warnings.catch_warnings():
-        # Whatever a matplotlibrc says; and a letter that the font lacks is a box, no message.
+        # A letter that the font lacks is a box, and no message.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=inches, dpi=_DOTS_PER_INCH, layout="constrained")
+        figure = Figure(figsize=inches, dpi=DOTS_PER_INCH, layout=layout)
         FigureCanvasAgg(figure)
+        yield figure
+
+
+def save_picture(path: Path, inches: tuple[float, float], fill: Callable[[Any], None]) -> None:
+    """Writes the picture that `fill` makes of an empty figure of this size, whole or not at all.
+
+    Raises:
+      UserError: matplotlib isn't installed, or the file can't be written.
+    """
+    picture = io.BytesIO()
+    with empty_figure(path, inches, layout="constrained") as figure:
         fill(figure)
-        figure.savefig(picture, format="png", dpi=_DOTS_PER_INCH, metadata={"Software": None})
+        figure.savefig(picture, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, picture.getvalue())
 

@@ -1,18 +1,16 @@
 """Episodes that a policy plays anew for a page, by its likeliest actions: each decision in full."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ragjax.errors import UserError
 from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.matching import exact_match
-from ragjax.evaluation.play import policy_inputs
-from ragjax.ops.distributions import JointCategorical, MarginalCategorical
+from ragjax.evaluation.replay import Decision, Describer, replay
 from ragjax.precision import single_precision
 from ragjax.printing import PlainConsole
 from ragjax.report.blocks import Block, Decisions, Section, Words
@@ -20,7 +18,7 @@ from ragjax.report.questions import LETTERS
 from ragjax.report.runs import Group
 from ragjax.run_dir import CHECKPOINTS, Run, load_run
 from ragjax.text import counted, shortened
-from ragjax.types import Env, Question, Retrieved
+from ragjax.types import Question
 
 STEPS = 60  # of an episode that are shown
 
@@ -122,29 +120,20 @@ def _answered(run: Run, question: Question) -> Episode:
 def _steps(run: Run, count: int) -> list[Episode]:
     """Whole episodes side by side, of which the first steps are kept."""
     learner: Any = run.learner
-    env = learner.env.on_split("test").vectorise(count)
-    decide, step = _decider(run, env), jax.jit(env.step)
-    key = jax.random.PRNGKey(run.config.seed)
-    state, shown = env.reset(env.params, key)
+    spec = learner.env.on_split("test")
+    env = spec.vectorise(count)
+    describer, key = Describer(spec, env), jax.random.PRNGKey(run.config.seed)
     decisions: list[list[dict[str, Any]]] = [[] for _ in range(count)]
     totals, lengths = np.zeros(count), np.zeros(count, int)
     going = np.ones(count, bool)
-    for number in range(learner.config.env.limit):
-        action, probabilities, passages = jax.device_get(decide(shown.observation))
-        state, shown = step(env.params, jax.random.fold_in(key, number), state, action)
-        reward, done = jax.device_get((shown.reward, shown.done))
+    for number, step in enumerate(
+        replay(run.state, learner.config.policy, env, key, learner.config.env.limit)
+    ):
+        reward = step.timestep.reward
         for place in np.flatnonzero(going).tolist() if number < STEPS else ():
-            shares = enumerate(probabilities[place].tolist())
-            decisions[place].append(
-                {
-                    "taken": _action(action[place]),
-                    "actions": [(_action(other), share) for other, share in shares],
-                    "facts": [f"reward {reward[place]:g}"],
-                    "passages": _passages(passages, place),
-                }
-            )
+            decisions[place].append(_told(describer.decision(step, place), float(reward[place])))
         totals, lengths = totals + going * reward, lengths + going
-        going &= ~done
+        going &= ~step.timestep.done
         if not going.any():
             break
     return [
@@ -153,28 +142,18 @@ def _steps(run: Run, count: int) -> list[Episode]:
     ]
 
 
-def _decider(run: Run, env: Env) -> Callable[[Any], Any]:
-    """Observation [E,O...] -> (action [E], probabilities [E,A], passages).
-
-    Of the passages the rows, the prior and the posterior, [E,K] each; None if nothing is retrieved.
-    """
-    learner: Any = run.learner
-    policy = learner.config.policy.build(env)
-    inputs = policy_inputs(run.state, policy)
-
-    def decide(observation):
-        found = inputs(None, observation)
-        distribution = policy.apply(run.state.params, found)[0]
-        action = distribution.executed(distribution.mode())
-        if isinstance(distribution, JointCategorical):  # whose choices are pairs with passages
-            distribution = MarginalCategorical(distribution.log_prior, distribution.logits)
-        passages = None
-        if isinstance(distribution, MarginalCategorical) and isinstance(found, Retrieved):
-            posterior = distribution.log_posterior(action)
-            passages = found.ids, jnp.exp(distribution.log_prior), jnp.exp(posterior)
-        return action, jnp.exp(distribution.log_probs), passages
-
-    return jax.jit(decide)
+def _told(decision: Decision, reward: float) -> dict[str, Any]:
+    """A decision as the page's scripts know it; its passages by what the action says of them."""
+    passages = sorted(decision.passages, key=lambda passage: -(passage.posterior or 0.0))
+    return {
+        "taken": decision.taken,
+        "actions": decision.actions,
+        "facts": [f"reward {reward:g}"],
+        "passages": [
+            (each.title, shortened(each.text, LETTERS), each.prior, each.posterior)
+            for each in passages
+        ],
+    }
 
 
 def _episode(place: int, total: float, length: int, decisions: list[dict[str, Any]]) -> Episode:
@@ -183,25 +162,3 @@ def _episode(place: int, total: float, length: int, decisions: list[dict[str, An
         facts.append(f"the first {STEPS} steps are shown")
     label = f"episode {place + 1}"
     return {"label": label, "facts": facts, "right": None, "decisions": decisions}
-
-
-def _action(number: Any) -> str:
-    return f"action {int(number)}"
-
-
-def _passages(passages: Any, place: int) -> list[tuple[str, str, float, float]]:
-    """The passages of a decision, the likeliest first, by their rows in the environment."""
-    if passages is None:
-        return []
-    ids, prior, posterior = (values[place] for values in passages)
-    order = np.argsort(-posterior, kind="stable")
-    return [
-        (
-            f"passage {ids[k]}" if ids[k] >= 0 else "the empty passage",
-            "",
-            float(prior[k]),
-            float(posterior[k]),
-        )
-        for k in order
-        if prior[k] > 0
-    ]

@@ -51,6 +51,7 @@ def counting() -> Env:
     return Env((), reset, step, num_actions=4, low=low, high=high)
 
 
+KEY = jax.random.key(0)
 ACTIONS = np.random.default_rng(0).integers(4, size=(STEPS, E)).astype(np.int32)
 
 
@@ -149,6 +150,26 @@ def test_auto_reset_restarts_at_a_termination_too():
     number = np.arange(STEPS)
     np.testing.assert_array_equal(steps.terminated, number % END == END - 1)
     np.testing.assert_array_equal(steps.observation[:, 0], (number + 1) % END)
+
+
+def test_without_a_reset_steps_are_the_same_until_the_end():
+    """Under the keys of `auto_reset`; there the last state can be seen."""
+    *_, steps = play(wrappers.auto_reset(counting()), ACTIONS[:, 0])
+    *_, states, watched = play(wrappers.without_reset(counting()), ACTIONS[:, 0])
+    np.testing.assert_array_equal(watched.reward[:END], steps.reward[:END])
+    np.testing.assert_array_equal(watched.observation[:END], steps.final_observation[:END])
+    np.testing.assert_array_equal(states.steps, np.arange(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("history", [False, True])
+def test_the_innermost_state_is_the_environment_s_own(history):
+    spec = CartPole(history=history)
+    state, _ = jax.eval_shape(lambda key: spec.watched(E).reset(spec.build().params, key), KEY)
+    own, _ = jax.eval_shape(lambda key: spec.build().reset(spec.build().params, key), KEY)
+    found = wrappers.innermost(state)
+    assert type(found) is type(own)
+    assert found.position.shape == (E,)
+    assert wrappers.innermost(own) is own
 
 
 def test_a_batch_is_its_environments_one_by_one():
