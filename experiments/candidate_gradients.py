@@ -141,7 +141,7 @@ def trained(estimator: str, k: int, world: World, key: Array) -> tuple[Array, Ar
 
     begin = (weights, optimizer.init(weights), jnp.zeros(STATES))
     carry, curve = jax.lax.scan(stretch, begin, jnp.arange(MEASURED))
-    return carry[0], curve
+    return jnp.asarray(carry[0]), curve
 
 
 def measured(k: int, key: Array) -> dict[str, Array]:

@@ -136,13 +136,18 @@ def _cross_entropy_without_each(
 
 
 def _logsumexp_without_each(values: Float[Array, "... K"]) -> Float[Array, "... K"]:
-    """[...,K] log Σ_{j≠i} exp(values_j), without the cancellation of a subtraction."""
-    axis = values.ndim - 1
-    nothing = jnp.full((*values.shape[:-1], 1), REMOVED, values.dtype)
-    before = jax.lax.cumlogsumexp(values, axis=axis)[..., :-1]
-    after = jax.lax.cumlogsumexp(values, axis=axis, reverse=True)[..., 1:]
-    before = jnp.concatenate([nothing, before], axis=-1)
-    return jnp.logaddexp(before, jnp.concatenate([after, nothing], axis=-1))
+    """[...,K] log Σ_{j≠i} exp(values_j).
+
+    A term other than the largest is at most half of the sum, so that subtracting it costs no precision;
+    without the largest the others are added up anew.
+    """
+    largest = jnp.arange(values.shape[-1]) == jnp.argmax(values, axis=-1, keepdims=True)
+    top = jax.lax.stop_gradient(jnp.max(values, axis=-1, keepdims=True))
+    terms = jnp.exp(values - top)
+    total = jnp.sum(terms, axis=-1, keepdims=True)
+    others = top + jnp.log(jnp.where(largest, 1.0, total - terms))
+    without_largest = jax.nn.logsumexp(jnp.where(largest, REMOVED, values), axis=-1, keepdims=True)
+    return jnp.where(largest, without_largest, others)
 
 
 def log_inclusion(
