@@ -10,7 +10,8 @@ import scipy.stats
 from slate_returns import figures_of
 
 from ragjax.envs.recommendation import recogym
-from ragjax.envs.recommendation.recogym import FIRST_TOKEN, RecoGym
+from ragjax.envs.recommendation.base import FIRST_TOKEN
+from ragjax.envs.recommendation.recogym import RecoGym
 from ragjax.errors import UserError
 
 STEPS = 60

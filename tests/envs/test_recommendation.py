@@ -15,7 +15,7 @@ from ragjax.envs.recommendation import (
     interest_exploration,
     long_term_satisfaction,
 )
-from ragjax.envs.recommendation.base import State
+from ragjax.envs.recommendation.base import FIRST_TOKEN, State
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
 from ragjax.envs.recommendation.interest_exploration import InterestExploration
 from ragjax.envs.recommendation.long_term_satisfaction import LongTermSatisfaction
@@ -266,6 +266,15 @@ def test_long_term_satisfaction_returns_what_the_original_does():
     assert_equal_means(LongTermSatisfaction(), SATISFACTION)
 
 
+def test_more_sensitive_users_make_clickbait_the_worst_choice():
+    """As the docstring says; immediate engagement prefers it all the same."""
+    returns = returns_of(LongTermSatisfaction(sensitivity=0.3), tuple(SATISFACTION), 1000)
+    means = {by: of.mean() for by, of in returns.items()}
+    assert means == pytest.approx({"wholesome": 1630, "random": 980, "clickbait": 480}, rel=0.04)
+    at_limit = returns_of(LongTermSatisfaction(sensitivity=0.1), tuple(SATISFACTION), 1000)
+    assert at_limit["wholesome"].mean() > 1.1 * at_limit["clickbait"].mean()
+
+
 # The corpus
 
 
@@ -295,6 +304,18 @@ def test_passages_show_no_quality():
     np.testing.assert_array_equal(env.passages, np.eye(20)[env.params.corpus.topic])
     assert "candidates" not in env.parts
     assert (env.num_actions, env.slate) == (50, 3)
+
+
+def test_passages_may_be_tokens_of_topic_and_document():
+    env = InterestEvolution(corpus=50, tokens=True).build()
+    topics, documents = np.asarray(env.passages).T
+    np.testing.assert_array_equal(topics - FIRST_TOKEN, env.params.corpus.topic)
+    np.testing.assert_array_equal(documents - FIRST_TOKEN, 20 + np.arange(50))
+    idf = np.asarray(env.vocabulary.idf)
+    assert idf.shape == (FIRST_TOKEN + 20 + 50,)
+    np.testing.assert_array_equal(idf[:FIRST_TOKEN], 0)
+    np.testing.assert_allclose(idf[FIRST_TOKEN:][:20], np.log(51 / (50 / 20 + 1)), rtol=1e-6)
+    np.testing.assert_allclose(idf[FIRST_TOKEN + 20 :], np.log(51 / 2), rtol=1e-6)
 
 
 @pytest.mark.parametrize("kind", [InterestEvolution, InterestExploration, LongTermSatisfaction])
@@ -370,6 +391,10 @@ def test_metrics_are_means_of_the_episode_so_far():
         ({"slate": 0}, "env.slate is 0; it must be at least 1."),
         ({"corpus": -1}, "env.corpus is -1; it must not be negative."),
         ({"passage_seed": -1}, "env.passage_seed is -1; it must not be negative."),
+        (
+            {"tokens": True},
+            "env.tokens is true, but with env.corpus 0 there are no passages; set env.",
+        ),
     ],
 )
 def test_bad_fields_are_named(fields, sentence):

@@ -15,15 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.baselines import Ranked, Ranking
 from ragjax.envs.recommendation.memory import remember_responses
 from ragjax.errors import require
 from ragjax.ranges import SEED
-from ragjax.types import Env, Leaf, PRNGKey, Timestep
+from ragjax.types import UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
 
+FIRST_TOKEN = UNK_ID + 1  # of what is numbered
 Range = tuple[np.ndarray, np.ndarray]  # smallest and largest value of each of some numbers
 
 
@@ -181,14 +182,19 @@ class Recommendation(Environment):
         """What users and documents are."""
         raise NotImplementedError
 
+    def passages(self, corpus: Any, looks: Float[Array, "N F"]) -> tuple[Array, Vocabulary | None]:
+        """What a policy sees of a corpus, and the vocabulary if that is tokens; `looks` by default."""
+        del corpus
+        return looks, None
+
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""
         simulation = self.simulation()
-        corpus, passages = None, None
+        corpus, passages, vocabulary = None, None, None
         if self.corpus:
             key = jax.random.PRNGKey(self.passage_seed)
             corpus = simulation.documents(simulation.rules, key, self.corpus)
-            passages = simulation.looks(corpus)
+            passages, vocabulary = self.passages(corpus, simulation.looks(corpus))
 
         def offer(params: Params, key: PRNGKey) -> Any:
             if params.corpus is not None:
@@ -217,6 +223,7 @@ class Recommendation(Environment):
             low=low,
             high=high,
             passages=passages,
+            vocabulary=vocabulary,
             slate=self.slate,
             parts=self._parts(simulation.ranges),
         )
@@ -300,6 +307,25 @@ def episode_means(totals: dict[str, Array], steps: Int[Array, ""]) -> dict[str, 
         f"episode_{name}": total / jnp.maximum(steps, 1).astype(total.dtype)
         for name, total in totals.items()
     }
+
+
+def numbered_vocabulary(*counts: int) -> Vocabulary:
+    """The vocabulary of things of several kinds that are numbered, one kind after another.
+
+    Each token is in as many passages as there are of its kind in all kinds' most numerous one, evenly.
+
+    Args:
+      counts: how many there are of each kind; the most numerous one is a passage each.
+    """
+    passages = max(counts)
+    found = np.repeat([passages / count for count in counts], counts)
+    idf = np.concatenate([np.zeros(FIRST_TOKEN), np.log((passages + 1) / (found + 1))])
+    size = len(idf)
+    return Vocabulary(
+        fold=jnp.arange(size, dtype=jnp.int32),
+        idf=jnp.asarray(idf, jnp.float32),
+        content=jnp.arange(size) >= FIRST_TOKEN,
+    )
 
 
 def between(low: float, high: float, count: int = 1) -> Range:

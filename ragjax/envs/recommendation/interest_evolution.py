@@ -16,16 +16,19 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from ragjax.envs.recommendation.base import (
+    FIRST_TOKEN,
     Ranges,
     Reaction,
     Recommendation,
     Simulation,
     beside,
     between,
+    numbered_vocabulary,
 )
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, proportional
-from ragjax.types import Leaf, PRNGKey
+from ragjax.errors import require
+from ragjax.types import Leaf, PRNGKey, Vocabulary
 
 TOPICS = 20
 TOPIC_QUALITY = np.concatenate([np.linspace(-3, 0, 14), np.linspace(0, 3, 6)])
@@ -226,6 +229,8 @@ class InterestEvolution(Recommendation):
     Attributes:
       dealt: whether each episode deals the qualities of topics out anew among them, so that they can be
         known by this episode's responses alone; not so in RecSim.
+      tokens: whether passages are tokens of the topic and of the document [N,2] in place of the topic
+        as one-hot, so that an encoder has an embedding of each document, which can tell its quality.
     """
 
     name: ClassVar[str] = "interest_evolution"
@@ -233,6 +238,26 @@ class InterestEvolution(Recommendation):
     slate: int = 3
     time_limit: int = 1000
     dealt: bool = False
+    tokens: bool = False
+
+    def __post_init__(self):
+        """Checks the fields."""
+        super().__post_init__()
+        require(
+            self.corpus > 0 or not self.tokens,
+            "env.tokens is true, but with env.corpus 0 there are no passages; set env.corpus, or leave "
+            "env.tokens at false.",
+        )
+
+    def passages(
+        self, corpus: Documents, looks: Float[Array, "N 20"]
+    ) -> tuple[Array, Vocabulary | None]:
+        """The topics as one-hots [N,20]; with `tokens` those of topic and document [N,2]."""
+        if not self.tokens:
+            return looks, None
+        number = TOPICS + jnp.arange(self.corpus, dtype=jnp.int32)
+        rows = jnp.stack([corpus.topic, number], axis=-1) + FIRST_TOKEN
+        return rows, numbered_vocabulary(TOPICS, self.corpus)
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""

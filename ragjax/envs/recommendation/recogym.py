@@ -17,17 +17,16 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
-from ragjax.envs.recommendation.base import episode_means
+from ragjax.envs.recommendation.base import FIRST_TOKEN, episode_means, numbered_vocabulary
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import drawn_by_weight
 from ragjax.errors import require
 from ragjax.ranges import SEED
-from ragjax.types import UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
+from ragjax.types import Env, Leaf, PRNGKey, Timestep, Vocabulary
 
 ONE_HOTS = 4096  # most products that are shown as one-hots
 PAGE = 16  # views for which chance is drawn together
 USERS = 1000  # whose views popularity is the mean of
-FIRST_TOKEN = UNK_ID + 1  # token of product 0
 
 
 @struct.dataclass
@@ -377,7 +376,4 @@ class RecoGym(Environment):
         if not self.views:
             return jnp.eye(self.products), None
         tokens = jnp.arange(self.products, dtype=jnp.int32)[:, None] + FIRST_TOKEN
-        size = self.products + FIRST_TOKEN
-        named = jnp.arange(size) >= FIRST_TOKEN
-        idf = jnp.where(named, jnp.log((self.products + 1) / 2.0), 0.0)
-        return tokens, Vocabulary(jnp.arange(size, dtype=jnp.int32), idf, named)
+        return tokens, numbered_vocabulary(self.products)
