@@ -5,7 +5,7 @@ is what a click on it is worth in the long run. So a slate is worth
 
     V(A) = Σ_{i in A} s_i q_i / (Σ_{i in A} s_i + s_0)
 
-(Ie et al., arXiv 1905.12767, equation 17). A slate is [...,P] positions among the K candidates, all
+(Ie et al., arXiv 1905.12767). A slate is [...,P] positions among the K candidates, all
 different; a place that no candidate is left for holds -1, after all others, and counts for nothing.
 Scores are not negative and s_0 is positive; values may have any sign. All places are filled while
 there are candidates, even with an item that lowers V.
@@ -172,7 +172,7 @@ def slateq_target(
     """Computes SlateQ's target r + γ V(A') for the value of the item that was clicked.
 
     A' is the slate that the rule makes of the candidates of the next step; an item that was shown and
-    not clicked has no target (arXiv 1905.12767, equation 19).
+    not clicked has no target.
 
     Args:
       reward: [...] r, of the step with the click.
