@@ -92,8 +92,7 @@ class RagBatch:
       target: [B,T] answer tokens with a closing end-of-sequence token, padded with 0.
       accepted: [B,Y,T] right answers that are not cut, like `target`; rows of 0 where there are fewer.
       positives: [B,R] corpus rows of the gold passages, padded with -1.
-      retrieved: `TopK` of [B,K] found before, which are used instead of a search; at least as many as
-        are needed, or None.
+      retrieved: `TopK` of [B,K] or more found before, used in place of a search, or None.
       lexical: `TopK` of [B,C] by words in common, for a learned retriever that fuses both rankings.
       weight: [B] 1 for a real example and 0 for one that fills up the batch.
     """
@@ -195,9 +194,8 @@ class Loss:
 class Timestep:
     """What an environment shows after a reset or a step.
 
-    The episode has ended if `terminated` (by the task's own rules: nothing follows, its value is 0) or
+    The episode has ended if `terminated` (by the task's rules: nothing follows, its value is 0) or else
     `truncated` (by a time limit: the value of `final_observation` stands for what would have followed).
-    Both can hold at once; termination then decides.
 
     Attributes:
       observation: [O...] what the policy acts on next; after an automatic reset that of the new episode.
@@ -228,11 +226,13 @@ class Env(NamedTuple):
       params: the constants of its dynamics, a tree of arrays, traced and batched like anything else.
       reset: (params, key) -> (state, `Timestep`), the first of an episode.
       step: (params, key, state, action []) -> (state, `Timestep`).
-      num_actions: A; actions are the integers 0 <= a < A.
+      num_actions: A; actions are the integers 0 <= a < A, or slates of distinct ones.
       low: [O...] smallest value of each number of an observation, -inf where there is none.
       high: [O...] largest value.
       passages: [N,F] features or [N,P] tokens of the passages that a policy may retrieve from, or None.
       vocabulary: `Vocabulary` of the passages' tokens, None where they are features.
+      slate: places of a slate [slate], which is what an action then is; 0 for single actions [].
+      parts: name -> shape of what observations [O] are joined of, in order; None if of one thing.
     """
 
     params: Any
@@ -243,6 +243,8 @@ class Env(NamedTuple):
     high: Any
     passages: Any = None
     vocabulary: Any = None
+    slate: int = 0
+    parts: Mapping[str, tuple[int, ...]] | None = None
 
 
 @struct.dataclass
@@ -251,8 +253,8 @@ class Rollout:
 
     Attributes:
       observation: [T,E,O...] what was acted on; of a policy that retrieves a `Retrieved`.
-      action: [T,E] the choice; what the environment made of it is `distribution.executed(choice)`.
-      log_probs: [T,E,A] log probabilities of all choices under the behaviour policy.
+      action: [T,E] or [T,E,slate] the choice, of which `distribution.executed` was carried out.
+      log_probs: [T,E,A] of the behaviour policy's distribution, all choices or a slate's first place.
       reward: [T,E].
       terminated: [T,E] bool.
       truncated: [T,E] bool.
@@ -276,12 +278,12 @@ class Rollout:
 
 @struct.dataclass
 class PolicyBatch:
-    """Steps to learn from, in no order: what a policy-gradient loss looks at. B is at most T*E.
+    """Steps in no order, B of them: what a policy-gradient loss looks at.
 
     Attributes:
       observation: [B,O...], or a `Retrieved` of them.
-      action: [B].
-      log_probs: [B,A] log probabilities of all actions under the behaviour policy.
+      action: [B] or [B,slate].
+      log_probs: [B,A], see `Rollout`.
       value: [B] V(s) when the targets were made.
       advantage: [B].
       value_target: [B].
@@ -301,14 +303,12 @@ class PolicyBatch:
 class Retrieved:
     """An observation with the passages that were retrieved for it.
 
-    What is learned from later is scored anew over these very passages, so that the ratio of two policies
-    is that of the same sum even if the index has changed in between.
+    Learning scores these very passages anew: the ratio of two policies is that of one and the same sum.
 
     Attributes:
       observation: [...,O...].
-      ids: [...,K] rows of the environment's passages; -1 at a miss, -2 for the empty passage, which is
-        read where nothing is found.
-      noise: [...,K] Gumbel noise of the estimator that draws passages before actions, else None.
+      ids: [...,K] rows of the environment's passages; -1 a miss, -2 the empty one, if none is found.
+      noise: [...,K] what was drawn with the passages, None if nothing is; all 0 as if nothing were.
     """
 
     observation: Leaf

@@ -42,7 +42,7 @@ def as_gymnasium(spec: Environment) -> "gymnasium.Env":
             return np.array(timestep.observation), {}
 
         def step(self, action):
-            self._carry, timestep = step(env.params, self._carry, np.int32(action))
+            self._carry, timestep = step(env.params, self._carry, np.asarray(action, np.int32))
             reward, over = float(timestep.reward), bool(timestep.terminated)
             return np.array(timestep.observation), reward, over, bool(timestep.truncated), {}
 
@@ -120,8 +120,13 @@ def _jitted(env: Env) -> tuple[Any, Any]:
 
 
 def _spaces(gym: Any, env: Env) -> tuple[Any, Any]:
-    """Returns the spaces of observations and actions; no bound is that of float32."""
+    """Returns the spaces of observations and actions; no bound is that of float32.
+
+    A slate is several integers, which have to be distinct, though the space can't say so.
+    """
     bound = np.finfo(np.float32).max
     low, high = np.clip([env.low, env.high], -bound, bound)
     box = gym.spaces.Box(low.astype(np.float32), high.astype(np.float32), dtype=np.float32)
+    if env.slate:
+        return box, gym.spaces.MultiDiscrete([env.num_actions] * env.slate)
     return box, gym.spaces.Discrete(env.num_actions)

@@ -71,10 +71,14 @@ def episode_history(env: Env, limit: int) -> Env:
       limit: steps within which it ends.
 
     Raises:
-      UserError: observations are not flat.
+      UserError: observations are not flat, or actions are slates.
     """
     shape = jnp.shape(env.low)
     require(len(shape) == 1, f"env.history needs flat observations, not those of shape {shape}.")
+    require(
+        not env.slate,
+        "env.history is of single actions, but the environment is shown slates; unset it.",
+    )
     length, width = limit + 1, shape[0] + env.num_actions + 1
 
     def add(history, place, observation):

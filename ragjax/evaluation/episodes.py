@@ -9,10 +9,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ragjax.errors import UserError
+from ragjax.evaluation.statistics import pass_hat
 from ragjax.files import parse_json, write_atomically
 from ragjax.records import Records, ReportTable
 
 MODES = ("greedy", "sampled")  # likeliest actions, and actions drawn from the policy
+SUCCESS = "success"  # the metric, 1 or 0, of an environment whose episodes can be said to succeed
+PASSES = (2, 4, 8)  # k of pass^k
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,8 @@ class Episodes(Records):
     def summary(self) -> dict[str, Any]:
         """Means of each mode, the deviation of returns, and the episodes' number.
 
-        The mean of a metric is that of the episodes that it is about, None if there are none.
+        The mean of a metric is that of the episodes that it is about, None if there are none. Of an
+        environment that says whether an episode was a `success`, also `pass^k`, see `pass_hat`.
         """
         figures: dict[str, Any] = {"episodes": len(self.returns[MODES[0]])}
         for mode in MODES:
@@ -109,6 +113,9 @@ class Episodes(Records):
             for name, values in self.metrics.get(mode, {}).items():
                 known = np.array(values, float)  # None becomes NaN
                 figures[f"{mode}_{name}"] = self._mean(known) if any(known == known) else None
+                if name == SUCCESS:
+                    counts = int(np.nansum(known)), int(np.sum(known == known))
+                    figures |= {f"{mode}_pass^{k}": pass_hat(*counts, k) for k in PASSES}
         return figures
 
     def _mean(self, values: np.ndarray) -> float:

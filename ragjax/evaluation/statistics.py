@@ -31,6 +31,7 @@ Draws take the raw 64-bit words of PCG64, whose stream NumPy guarantees never to
 that is printed today is printed byte for byte by a later NumPy.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -193,3 +194,19 @@ def _check(
     if resamples < 1 or not 0 < level < 1:
         raise ValueError(f"resamples is {resamples} and level {level}: give >= 1 and within (0, 1)")
     return columns
+
+
+def pass_hat(successes: int, trials: int, k: int) -> float | None:
+    """The chance that k of k episodes succeed, without bias from c successes in n trials.
+
+        pass^k = C(c, k) / C(n, k)     (Yao et al. 2024, "τ-bench", arXiv 2406.12045)
+
+    Args:
+      successes: c.
+      trials: n.
+      k: how many.
+
+    Returns:
+      The estimate, or None of fewer trials than k.
+    """
+    return math.comb(successes, k) / math.comb(trials, k) if trials >= k else None

@@ -82,6 +82,7 @@ class ActorCritic(Policy):
     def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations and actions."""
         del contents
+        require_single_actions(env, type(self).__name__)
 
         def network(outputs, scale):
             return Perceptron(self.hidden, outputs, self.activation, scale, self.bias)
@@ -112,3 +113,12 @@ class ActorCritic(Policy):
             return Categorical(logits), values[..., 0]
 
         return PolicyModel(init, apply)
+
+
+def require_single_actions(env: Env, policy: str) -> None:
+    """Raises a `UserError` if the environment's actions are slates, which this policy can't choose."""
+    require(
+        not env.slate,
+        f"policy is {policy}, which chooses single actions, but the environment is shown slates of "
+        f"{env.slate}; choose SlatePolicy, or SlateRetrieval where slates are of passages.",
+    )

@@ -18,7 +18,7 @@ from jaxtyping import Array
 from ragjax.errors import require
 from ragjax.models.encoder import PerceptronEncoder
 from ragjax.models.layers import Perceptron
-from ragjax.models.policy import Policy
+from ragjax.models.policy import Policy, require_single_actions
 from ragjax.models.retriever import Dense
 from ragjax.ops.distributions import (
     Categorical,
@@ -132,29 +132,9 @@ class RetrievalPolicy(Policy):
             few, its passages are text and the retriever's encoder reads numbers, or the other way
             round, or its observations do not hold the episode where the latent is one of the episode.
         """
-        require(
-            self.retriever.learned and not self.retriever.fuses,
-            f"policy.retriever is a {type(self.retriever).__name__}, which looks up the words of "
-            "questions and can't score observations; choose a learned one that goes by embeddings "
-            "alone, such as Dense.",
-        )
-        require(
-            self.retriever.reads is None,
-            "policy.retriever.encoder has a tokenizer of its own, but an environment's texts are tokens "
-            "already; choose an encoder that reads any, such as BagEncoder.",
-        )
-        require(
-            env.passages is not None,
-            "policy is a RetrievalPolicy, but the environment has no passages to retrieve; choose one "
-            "that has, or policy ActorCritic.",
-        )
-        stored = jnp.asarray(env.passages)
+        require_single_actions(env, "a RetrievalPolicy")
+        stored = require_retrievable(self.retriever, env, self.k)
         contents = stored if contents is None else contents
-        require(
-            self.k <= stored.shape[0],
-            f"policy.k is {self.k}, but the environment has {stored.shape[0]} passages; choose at most "
-            "that many.",
-        )
         shape = jnp.shape(env.low)
         whole = self.latent == "episode"
         require(
@@ -259,3 +239,32 @@ class RetrievalPolicy(Policy):
                 log_prior, logits, noise, self.drawn, self.temperature
             )
         return MarginalCategorical(log_prior, logits)
+
+
+def require_retrievable(retriever: RetrieverSpec, env: Env, k: int) -> Array:
+    """Returns the passages of an environment, [N,F] or [N,P], if a policy can retrieve k of them.
+
+    Raises:
+      UserError: the retriever can't score observations, or the environment has no passages or too few.
+    """
+    require(
+        retriever.learned and not retriever.fuses,
+        f"policy.retriever is a {type(retriever).__name__}, which looks up the words of questions and "
+        "can't score observations; choose a learned one that goes by embeddings alone, such as Dense.",
+    )
+    require(
+        retriever.reads is None,
+        "policy.retriever.encoder has a tokenizer of its own, but an environment's texts are tokens "
+        "already; choose an encoder that reads any, such as BagEncoder.",
+    )
+    require(
+        env.passages is not None,
+        "policy is one that retrieves, but the environment has no passages to retrieve; choose one "
+        "that has, or policy ActorCritic.",
+    )
+    count = len(env.passages)
+    require(
+        k <= count,
+        f"policy.k is {k}, but the environment has {count} passages; choose at most that many.",
+    )
+    return jnp.asarray(env.passages)

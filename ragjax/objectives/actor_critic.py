@@ -15,7 +15,7 @@ from jaxtyping import Array
 
 from ragjax.errors import require
 from ragjax.objectives.algorithm import Algorithm, Hyper
-from ragjax.ops.policy_gradient import entropy_sum, policy_gradient_sum, value_sum
+from ragjax.ops.policy_gradient import value_sum
 from ragjax.ops.returns import across_resets
 from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Rollout
 
@@ -80,15 +80,13 @@ class PolicyGradient(Algorithm):
         """
         del key, extra
         distribution, value = policy.apply(params, batch.observation)
-        log_probs = distribution.log_probs
+        weight = batch.weight
         parts = {
-            "policy_loss": policy_gradient_sum(
-                log_probs, batch.action, batch.advantage, batch.weight
-            ),
-            "value_loss": value_sum(value, batch.value_target, batch.weight),
-            "entropy": entropy_sum(log_probs, batch.weight),
+            "policy_loss": distribution.policy_gradient_sum(batch.action, batch.advantage, weight),
+            "value_loss": value_sum(value, batch.value_target, weight),
+            "entropy": distribution.entropy_sum(weight),
         }
-        return self.total(parts, batch.weight, hyper)
+        return self.total(parts, weight, hyper)
 
     def total(self, parts: Mapping[str, Array], weight: Array, hyper: Hyper) -> Loss:
         """Adds the losses up; `parts` has policy_loss, value_loss, entropy and further metrics."""

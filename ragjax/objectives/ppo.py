@@ -8,10 +8,8 @@ from jaxtyping import Array
 
 from ragjax.objectives.a2c import A2C
 from ragjax.objectives.algorithm import Hyper
-from ragjax.ops.distributions import Categorical
 from ragjax.ops.policy_gradient import (
     clipped_surrogate_sum,
-    entropy_sum,
     standardised,
     value_sum,
 )
@@ -72,7 +70,7 @@ class PPO(A2C):
         del key, extra
         weight = batch.weight
         distribution, value = policy.apply(params, batch.observation)
-        behaviour = Categorical(batch.log_probs)
+        behaviour = distribution.with_log_probs(batch.log_probs)
         log_ratio = distribution.log_prob(batch.action) - behaviour.log_prob(batch.action)
         advantage = batch.advantage
         if self.normalise_advantage:
@@ -85,7 +83,7 @@ class PPO(A2C):
             "value_loss": value_sum(
                 value, batch.value_target, weight, old_value, hyper["clip_eps"]
             ),
-            "entropy": entropy_sum(distribution.log_probs, weight),
+            "entropy": distribution.entropy_sum(weight),
             "kl": jnp.sum(jnp.where(counts, behaviour.kl(distribution) * weight, 0.0)),
             "clip_fraction": jnp.sum(jnp.where(counts & clipped, weight, 0.0)),
         }

@@ -9,7 +9,6 @@ from jaxtyping import Array
 from ragjax.errors import require
 from ragjax.objectives.actor_critic import PolicyGradient, counted, policy_batch, rollout_values
 from ragjax.objectives.algorithm import Hyper
-from ragjax.ops.distributions import Categorical
 from ragjax.ops.returns import vtrace
 from ragjax.types import Params, PolicyBatch, PolicyModel, Rollout, Timestep
 
@@ -56,8 +55,7 @@ class VTrace(PolicyGradient):
         rollout = counted(rollout)
         reward, discount, values = rollout_values(policy, params, rollout, hyper)
         distribution, _ = policy.apply(params, rollout.observation)
-        log_ratio = distribution.log_prob(rollout.action) - Categorical(rollout.log_probs).log_prob(
-            rollout.action
-        )
+        behaviour, action = distribution.with_log_probs(rollout.log_probs), rollout.action
+        log_ratio = distribution.log_prob(action) - behaviour.log_prob(action)
         made = vtrace(reward, discount, values, jnp.asarray(log_ratio), hyper["gae_lambda"])
         return policy_batch(rollout, values[:-1], made.advantage, made.value_target)

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.ops.marginal import log_posterior, marginal
 from ragjax.ops.masking import masked_log_softmax
+from ragjax.ops.policy_gradient import entropy_sum, policy_gradient_sum
 from ragjax.types import Leaf
 
 
@@ -51,6 +52,20 @@ class ActionDistribution:
     def perturbed_mode(self, noise: Float[Array, "... A"]) -> Int[Array, "..."]:
         """[...] the action of the largest log π(a|s) + noise: a sample, if the noise is Gumbel's."""
         return jnp.argmax(self.log_probs + noise, axis=-1).astype(jnp.int32)
+
+    def with_log_probs(self, log_probs: Float[Array, "... A"]) -> "ActionDistribution":
+        """The distribution over the same choices that has these `log_probs`, such as stored ones."""
+        return Categorical(log_probs)
+
+    def policy_gradient_sum(
+        self, action: Int[Array, "B"], advantage: Float[Array, "B"], weight: Float[Array, "B"]
+    ) -> Float[Array, ""]:
+        """[] Σ_b w_b [-log π(a_b|s_b) A_b], see `ops.policy_gradient.policy_gradient_sum`."""
+        return policy_gradient_sum(self.log_probs, action, advantage, weight)
+
+    def entropy_sum(self, weight: Float[Array, "B"]) -> Float[Array, ""]:
+        """[] Σ_b w_b H(π(·|s_b)), see `ops.policy_gradient.entropy_sum`."""
+        return entropy_sum(self.log_probs, weight)
 
 
 def _expected(log_probs: Array, values: Array) -> Array:

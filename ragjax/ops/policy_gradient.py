@@ -69,6 +69,11 @@ def entropy_sum(log_probs: Float[Array, "B A"], weight: Float[Array, "B"]) -> Fl
     return -lib.entropy_loss(_kept(log_probs, weight), weight) * weight.shape[0]
 
 
+def weighted_sum(values: Float[Array, "B"], weight: Float[Array, "B"]) -> Float[Array, ""]:
+    """Σ_b w_b values_b."""
+    return jnp.sum(_kept(values, weight) * weight)
+
+
 def value_sum(
     value: Float[Array, "B"],
     target: Float[Array, "B"],

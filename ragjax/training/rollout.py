@@ -170,7 +170,9 @@ def play_episodes(
         figures, carry, step = loop
         action_key, env_key, input_key = jax.random.split(jax.random.fold_in(key, step), 3)
         distribution = act(inputs(input_key, carry.timestep.observation))
-        choice = jnp.where(greedy, distribution.mode(), distribution.sample(action_key))
+        likeliest, drawn = distribution.mode(), distribution.sample(action_key)
+        by_env = greedy.reshape(greedy.shape + (1,) * (drawn.ndim - 1))
+        choice = jnp.where(by_env, likeliest, drawn)
         action = distribution.executed(choice)
         state, timestep = env.step(env.params, env_key, carry.env_state, action)
         first = timestep.done & (figures["length"] == 0)

@@ -40,10 +40,22 @@ class Played:
     compiled_again: list[str]
 
 
+def random_actions(env, shape):
+    """Actions [...], or slates [...,slate] of distinct ones."""
+    rng = np.random.default_rng(0)
+    if not env.slate:
+        return rng.integers(env.num_actions, size=shape)
+    return np.argsort(rng.random((*shape, env.num_actions)), axis=-1)[..., : env.slate]
+
+
+def action_shape(env, shape):
+    """The shape of actions where [...] environments are side by side."""
+    return jax.ShapeDtypeStruct((*shape, env.slate) if env.slate else shape, jnp.int32)
+
+
 def play(spec, env, shape) -> Played:
     reset, step = jax.jit(env.reset), jax.jit(env.step)
-    actions = np.random.default_rng(0).integers(env.num_actions, size=(STEPS, *shape))
-    actions = jnp.asarray(actions, jnp.int32)
+    actions = jnp.asarray(random_actions(env, (STEPS, *shape)), jnp.int32)
 
     def run(seed):
         key = jax.random.key(seed)
@@ -116,7 +128,7 @@ def test_shapes_and_dtypes(kind, shape):
     """And a step returns what a reset does, so that a scan can carry either."""
     spec = kind()
     env = spec.vectorise(E) if shape else spec.build()
-    key, action = jax.random.key(0), jax.ShapeDtypeStruct(shape, jnp.int32)
+    key, action = jax.random.key(0), action_shape(env, shape)
     reset = jax.eval_shape(env.reset, env.params, key)
     step = jax.eval_shape(env.step, env.params, key, reset[0], action)
     assert signatures(reset) == signatures(step)
@@ -146,7 +158,7 @@ def test_functions_can_be_vmapped_over_seeds_and_parameters(kind):
     keys = jax.random.split(jax.random.key(0), size)
     params = jax.tree.map(lambda leaf: jnp.stack([jnp.asarray(leaf)] * size), env.params)
     state, first = jax.eval_shape(jax.vmap(env.reset), params, keys)
-    action = jax.ShapeDtypeStruct((size, E), jnp.int32)
+    action = action_shape(env, (size, E))
     new, timestep = jax.eval_shape(jax.vmap(env.step), params, keys, state, action)
     assert signatures((state, first)) == signatures((new, timestep))
     assert timestep.observation.shape == (size, E, *env.low.shape)
@@ -209,7 +221,7 @@ def test_returns_add_up(batched):
 def test_chance_is_that_of_the_key(batched):
     """Environments that draw anything differ by key and side by side; the others don't by key."""
     env = batched.spec.build()
-    key, action = jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32)
+    key, action = jax.random.key(0), action_shape(env, ())
     state, _ = jax.eval_shape(env.reset, env.params, key)
     program = jax.make_jaxpr(lambda *x: (env.reset(*x[:2]), env.step(*x)))
     draws = "random_bits" in str(program(env.params, key, state, action))

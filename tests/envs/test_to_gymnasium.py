@@ -20,9 +20,13 @@ def test_gymnasiums_checker_passes(kind):
     spec = kind()
     env = as_gymnasium(spec)
     check_env(env, skip_render_check=True)  # warnings are errors
-    assert isinstance(env.action_space, gymnasium.spaces.Discrete)
+    ours = spec.build()
+    if ours.slate:
+        assert env.action_space.nvec.tolist() == [ours.num_actions] * ours.slate
+    else:
+        assert env.action_space == gymnasium.spaces.Discrete(ours.num_actions)
     assert env.observation_space.dtype == np.float32
-    assert env.observation_space.shape == spec.build().low.shape
+    assert env.observation_space.shape == ours.low.shape
 
 
 def test_the_bounds_are_ours_and_finite():

@@ -1,5 +1,6 @@
 """Episodes of a policy: their records, recorded runs and the columns of a table made of them."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ragjax.evaluation.episodes import Episodes, read_episodes
 from ragjax.evaluation.plots import learning_curves
 from ragjax.evaluation.rendering import render
 from ragjax.evaluation.runs import load_runs, record_run
-from ragjax.evaluation.statistics import bootstrap_interval
+from ragjax.evaluation.statistics import bootstrap_interval, pass_hat
 from ragjax.evaluation.tables import (
     Column,
     MarkdownTable,
@@ -225,3 +226,28 @@ def test_a_benchmark_writes_its_own_table(tmp_path):
     assert missing_runs(table) == []
     with pytest.raises(UserError, match="markdown only"):
         render(table, "csv")
+
+
+def test_all_of_k_episodes_succeed_as_often_as_subsets_of_the_trials_say():
+    trials = (1, 1, 0, 1, 1, 0)
+    for k in (1, 2, 4):
+        subsets = list(itertools.combinations(trials, k))
+        expected = sum(all(subset) for subset in subsets) / len(subsets)
+        np.testing.assert_allclose(pass_hat(sum(trials), len(trials), k), expected)
+    assert pass_hat(3, 3, 4) is None
+
+
+def test_an_environment_that_knows_success_has_pass_hat_in_its_summary():
+    flat = {"greedy": [1.0] * 6, "sampled": [1.0] * 6}
+    lengths = {"greedy": [1] * 6, "sampled": [1] * 6}
+    success = {
+        "greedy": {"success": [1.0, 1.0, 0.0, 1.0, 1.0, 0.0]},
+        "sampled": {"success": [1.0, 0.0, None, 0.0, 1.0, 0.0]},
+    }
+    summary = Episodes(flat, lengths, success).summary()
+    assert summary["greedy_success"] == pytest.approx(4 / 6)
+    assert summary["greedy_pass^2"] == pytest.approx(6 / 15)
+    assert summary["greedy_pass^4"] == pytest.approx(1 / 15)
+    assert summary["greedy_pass^8"] is None
+    assert summary["sampled_pass^2"] == pytest.approx(1 / 10)  # of five that are known
+    assert "greedy_pass^2" not in Episodes(flat, lengths).summary()

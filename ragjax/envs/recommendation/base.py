@@ -1,0 +1,306 @@
+"""What RecSim's environments have in common: users, documents, and the steps between them.
+
+RecSim (Ie et al. 2019, arXiv 1909.04847) offers a few candidates, drawn anew in each step, of which a
+slate is shown (`corpus` 0). Here the candidates can also be all N documents of a corpus that stays as it
+is, from which a policy has to retrieve (`corpus` N). A few of them drawn by chance are candidates as in
+RecSim, so that figures carry over.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int
+
+from ragjax.envs.base import Environment, timestep
+from ragjax.envs.recommendation.baselines import Ranked, Ranking
+from ragjax.envs.recommendation.memory import remember_responses
+from ragjax.errors import require
+from ragjax.ranges import SEED
+from ragjax.types import Env, Leaf, PRNGKey, Timestep
+
+Range = tuple[np.ndarray, np.ndarray]  # smallest and largest value of each of some numbers
+
+
+@struct.dataclass
+class Params(Ranked):
+    """What an environment is made of.
+
+    Attributes:
+      rules: the constants of users and documents, a tree of arrays that is `Ranked`.
+      corpus: the documents, a tree of [N,...]; None where candidates are drawn anew in each step.
+    """
+
+    rules: Leaf
+    corpus: Leaf
+
+    def rankings(self) -> dict[str, Ranking]:
+        """Those of the rules."""
+        return self.rules.rankings()
+
+    def oracles(self) -> dict[str, Ranking]:
+        """Those of the rules."""
+        return self.rules.oracles()
+
+
+@struct.dataclass
+class State:
+    """An episode.
+
+    Attributes:
+      user: a tree of arrays.
+      offered: the candidates, a tree of [C,...]; None where they are all documents of a corpus.
+      totals: name -> [] sum over the steps so far.
+      steps: [] how many.
+    """
+
+    user: Leaf
+    offered: Leaf
+    totals: Leaf
+    steps: Leaf
+
+
+@struct.dataclass
+class Reaction:
+    """What comes of showing a slate.
+
+    Attributes:
+      user: as it is afterwards.
+      responses: [S,R] what is seen of each place.
+      reward: [].
+      terminated: [] bool.
+      figures: name -> [] of this step, of which episodes report the means.
+    """
+
+    user: Leaf
+    responses: Leaf
+    reward: Leaf
+    terminated: Leaf
+    figures: Leaf
+
+
+class Ranges(NamedTuple):
+    """The values of a user [U], of each place [R], of what is hidden [H] and of a document [F]."""
+
+    user: Range
+    place: Range
+    hidden: Range
+    document: Range
+
+
+class Simulation(NamedTuple):
+    """Users and documents, as pure functions of `rules`.
+
+    Attributes:
+      rules: constants, a tree of arrays.
+      documents: (rules, key, count) -> a tree of [count,...].
+      looks: (documents) -> [...,F] what is seen of them.
+      user: (rules, key) -> the user of an episode.
+      observed: (user) -> [U] what is seen of it.
+      hidden: (rules, user) -> [H] what is not.
+      chance: (rules, key) -> all that chance decides in a step, the next candidates apart.
+      respond: (rules, user, shown documents [S,...], chance) -> `Reaction`.
+      figures: names of the figures of a step.
+      ranges: of all that is seen.
+    """
+
+    rules: Any
+    documents: Callable[..., Any]
+    looks: Callable[..., Array]
+    user: Callable[..., Any]
+    observed: Callable[..., Array]
+    hidden: Callable[..., Array]
+    chance: Callable[..., Any]
+    respond: Callable[..., Reaction]
+    figures: tuple[str, ...]
+    ranges: Ranges
+
+
+@dataclass(frozen=True)
+class Recommendation(Environment):
+    """Base of the environments after RecSim. A subclass says what users and documents are.
+
+    Observation: what is seen of the user [U]; what is seen of each place of the slate shown last [S,R],
+    zeros at first; with `reveal` what is hidden of the user [H]; with `memory` what was seen of all
+    places so far [M,R+1], see `remember_responses`; with `corpus` 0 what is seen of each
+    candidate [C,F], last. Actions: S distinct places of candidates, or rows of the corpus, in the order
+    in which they are shown. Passages, with a corpus: what is seen of each document [N,F].
+
+    Attributes:
+      candidates: C, documents to choose from in each step; without effect if there is a corpus.
+      slate: S, how many of them are shown.
+      corpus: N, documents that stay the same in all episodes and are all to choose from; 0 for
+        candidates that are drawn anew in each step, as in RecSim.
+      passage_seed: seed that the corpus is drawn from.
+      reveal: whether observations hold what is hidden of the user, for an oracle to compare with.
+      memory: M, responses of the episode that are remembered and shown; 0 for none.
+    """
+
+    candidates: int = 10
+    slate: int = 2
+    corpus: int = 0
+    passage_seed: int = field(default=0, metadata=SEED)
+    reveal: bool = False
+    memory: int = 0
+
+    def __post_init__(self):
+        """Checks the fields."""
+        super().__post_init__()
+        for name in ("candidates", "slate"):
+            value = getattr(self, name)
+            require(value >= 1, f"env.{name} is {value}; it must be at least 1.")
+        for name in ("corpus", "passage_seed"):
+            value = getattr(self, name)
+            require(value >= 0, f"env.{name} is {value}; it must not be negative.")
+        source = "corpus" if self.corpus else "candidates"
+        require(
+            self.slate <= self.choices,
+            f"env.slate is {self.slate}, more than env.{source} {self.choices}; show at most as many "
+            "documents as there are.",
+        )
+        require(
+            self.memory == 0 or self.memory >= self.slate,
+            f"env.memory is {self.memory}; set it to 0 for no memory, or to at least the {self.slate} "
+            "places of a slate, which are remembered at once.",
+        )
+
+    @property
+    def choices(self) -> int:
+        """Documents to choose from in each step."""
+        return self.corpus or self.candidates
+
+    def simulation(self) -> Simulation:
+        """What users and documents are."""
+        raise NotImplementedError
+
+    def build(self) -> Env:
+        """Returns one episode's functions, without a time limit and without resets."""
+        simulation = self.simulation()
+        corpus, passages = None, None
+        if self.corpus:
+            key = jax.random.PRNGKey(self.passage_seed)
+            corpus = simulation.documents(simulation.rules, key, self.corpus)
+            passages = simulation.looks(corpus)
+
+        def offer(params: Params, key: PRNGKey) -> Any:
+            if params.corpus is not None:
+                return None
+            return simulation.documents(params.rules, key, self.candidates)
+
+        def reset(params: Params, key: PRNGKey) -> tuple[State, Timestep]:
+            user_key, offer_key = jax.random.split(key)
+            user = simulation.user(params.rules, user_key)
+            return self.begin(simulation, params, user, offer(params, offer_key))
+
+        def step(
+            params: Params, key: PRNGKey, state: State, action: Int[Array, "S"]
+        ) -> tuple[State, Timestep]:
+            chance_key, offer_key = jax.random.split(key)
+            chance = simulation.chance(params.rules, chance_key)
+            offered = offer(params, offer_key)
+            return self.advance(simulation, params, state, action, chance, offered)
+
+        low, high = self._limits(simulation.ranges)
+        env = Env(
+            Params(simulation.rules, corpus),
+            reset,
+            step,
+            num_actions=self.choices,
+            low=low,
+            high=high,
+            passages=passages,
+            slate=self.slate,
+            parts=self._parts(simulation.ranges),
+        )
+        return remember_responses(env, self.memory) if self.memory else env
+
+    def begin(
+        self, simulation: Simulation, params: Params, user: Any, offered: Any
+    ) -> tuple[State, Timestep]:
+        """The first step of an episode, of a given user and given candidates."""
+        totals = {name: jnp.zeros(()) for name in simulation.figures}
+        state = State(user, offered, totals, jnp.zeros((), jnp.int32))
+        nothing = jnp.zeros((self.slate, len(simulation.ranges.place[0])))
+        return state, self._show(simulation, params, state, nothing)
+
+    def advance(
+        self,
+        simulation: Simulation,
+        params: Params,
+        state: State,
+        action: Int[Array, "S"],
+        chance: Any,
+        offered: Any,
+    ) -> tuple[State, Timestep]:
+        """One step in which all that chance decides is given, the next candidates included."""
+        documents = state.offered if params.corpus is None else params.corpus
+        shown = jax.tree.map(lambda leaf: leaf[action], documents)
+        reaction = simulation.respond(params.rules, state.user, shown, chance)
+        totals = {name: state.totals[name] + reaction.figures[name] for name in simulation.figures}
+        state = State(reaction.user, offered, totals, state.steps + 1)
+        made = self._show(simulation, params, state, reaction.responses)
+        return state, dataclasses.replace(
+            made,
+            reward=reaction.reward.astype(jnp.float32),
+            terminated=jnp.asarray(reaction.terminated, bool),
+        )
+
+    def _show(
+        self, simulation: Simulation, params: Params, state: State, responses: Array
+    ) -> Timestep:
+        """What is seen after a step, and the means of its figures over the episode so far."""
+        parts = [simulation.observed(state.user), responses]
+        if self.reveal:
+            parts.append(simulation.hidden(params.rules, state.user))
+        if state.offered is not None:
+            parts.append(simulation.looks(state.offered))
+        observation = jnp.concatenate([part.reshape(-1) for part in parts])
+        made = timestep(observation.astype(jnp.float32))
+        return dataclasses.replace(made, metrics=episode_means(state.totals, state.steps))
+
+    def _parts(self, ranges: Ranges) -> dict[str, tuple[int, ...]]:
+        """What observations are joined of."""
+        parts = {"user": ranges.user, "responses": ranges.place, "hidden": ranges.hidden}
+        shapes: dict[str, tuple[int, ...]]
+        shapes = {name: (len(low),) for name, (low, _) in parts.items()}
+        shapes["responses"] = (self.slate, *shapes["responses"])
+        if not self.reveal:
+            del shapes["hidden"]
+        if not self.corpus:
+            shapes["candidates"] = (self.candidates, len(ranges.document[0]))
+        return shapes
+
+    def _limits(self, ranges: Ranges) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest value of each number of an observation."""
+        times = (1, self.slate, int(self.reveal), 0 if self.corpus else self.candidates)
+        sides = (
+            [np.tile(part[side], count) for part, count in zip(ranges, times, strict=True)]
+            for side in (0, 1)
+        )
+        low, high = (np.concatenate(side).astype(np.float32) for side in sides)
+        # Of places where nothing has been shown, zeros are seen.
+        return np.minimum(low, 0.0), np.maximum(high, 0.0)
+
+
+def episode_means(totals: dict[str, Array], steps: Int[Array, ""]) -> dict[str, Array]:
+    """Metrics: what `totals` sum up, a step; 0 before the first one."""
+    return {
+        f"episode_{name}": total / jnp.maximum(steps, 1).astype(total.dtype)
+        for name, total in totals.items()
+    }
+
+
+def between(low: float, high: float, count: int = 1) -> Range:
+    """The range of `count` numbers alike."""
+    return np.full(count, low), np.full(count, high)
+
+
+def beside(*ranges: Range) -> Range:
+    """The range of several numbers, one after another."""
+    low, high = zip(*ranges, strict=True)
+    return np.concatenate(low), np.concatenate(high)
