@@ -151,4 +151,5 @@ def drawn_environments() -> list[str]:
             yield from below(child)
 
     own = [kind for kind in below(Environment) if kind.__module__.startswith(f"{envs.__name__}.")]
-    return sorted({kind.name for kind in own if kind.scene is not Environment.scene})
+    drawn = [kind for kind in own if kind.scene is not Environment.scene]
+    return sorted({kind.name for kind in drawn if hasattr(kind, "name")})  # bases have none
