@@ -142,7 +142,7 @@ def _not_drawn(spec: Environment) -> UserError:
 
 def drawn_environments() -> list[str]:
     """Names of the environments of the package that have a scene."""
-    for module in pkgutil.iter_modules(envs.__path__, f"{envs.__name__}."):
+    for module in pkgutil.walk_packages(envs.__path__, f"{envs.__name__}."):
         importlib.import_module(module.name)
 
     def below(kind: type[Environment]) -> Iterator[type[Environment]]:
@@ -151,4 +151,5 @@ def drawn_environments() -> list[str]:
             yield from below(child)
 
     own = [kind for kind in below(Environment) if kind.__module__.startswith(f"{envs.__name__}.")]
-    return sorted({kind.name for kind in own if kind.scene is not Environment.scene})
+    drawn = [kind for kind in own if kind.scene is not Environment.scene]
+    return sorted({kind.name for kind in drawn if hasattr(kind, "name")})  # bases have none

@@ -15,6 +15,7 @@ from report_runs import blocks_of, data_of
 from ragjax.cli import main
 from ragjax.envs.base import Environment
 from ragjax.envs.cartpole import CartPole
+from ragjax.envs.recommendation.base import Recommendation
 from ragjax.evaluation.frames import layout_of
 from ragjax.evaluation.replay import Describer, Step, replay
 from ragjax.ops.distributions import MarginalCategorical
@@ -348,3 +349,8 @@ def test_the_drawn_environments_are_named():
     assert found == sorted(found)
     assert {"acrobot", "cartpole", "catch", "lookup", "mountain_car"} <= set(found)
     assert not {"random_walk", "gymnasium", "undrawn"} & set(found)
+
+
+def test_environments_of_a_folder_are_named_too(monkeypatch):
+    monkeypatch.setattr(Recommendation, "scene", lambda self, params, state: None)
+    assert "interest_evolution" in drawn_environments()
