@@ -111,5 +111,5 @@ def get_table() -> MarkdownTable:
 
 
 def get_plots() -> tuple[Plot, ...]:
-    """None."""
+    """None: the figures are a table's."""
     return ()
