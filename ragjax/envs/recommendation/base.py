@@ -312,10 +312,10 @@ def episode_means(totals: dict[str, Array], steps: Int[Array, ""]) -> dict[str, 
 def numbered_vocabulary(*counts: int) -> Vocabulary:
     """The vocabulary of things of several kinds that are numbered, one kind after another.
 
-    Each token is in as many passages as there are of its kind in all kinds' most numerous one, evenly.
+    Passages have one token of each kind, and those of a kind are taken to be in equally many.
 
     Args:
-      counts: how many there are of each kind; the most numerous one is a passage each.
+      counts: how many there are of each kind; of the most numerous kind each is in one passage.
     """
     passages = max(counts)
     found = np.repeat([passages / count for count in counts], counts)
