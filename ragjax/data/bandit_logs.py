@@ -210,6 +210,9 @@ class _Round:
         """All of the round."""
         actions = self._actions()
         rewards = self._numbers("reward")
+        require(
+            bool(rewards), f"{self.where} has no 'reward'; add it, or name its column in fields."
+        )
         targets = self._numbers("target") or None
         for name, found in (("propensity", propensities), ("reward", rewards), ("target", targets)):
             require(
@@ -217,9 +220,6 @@ class _Round:
                 f"{self.where} has {len(found or ())} of {name!r} for {len(actions)} items; give "
                 "one, or one for each.",
             )
-        require(
-            bool(rewards), f"{self.where} has no 'reward'; add it, or name its column in fields."
-        )
         for target in targets or ():
             require(
                 0 <= target <= 1,
