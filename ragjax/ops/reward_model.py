@@ -21,7 +21,7 @@ from ragjax.errors import require
 from ragjax.ops.scoring import FULL_PRECISION
 
 NEWTON_STEPS = 30
-_HALVINGS = 12  # of a step, from which the best is taken
+_HALVINGS = 12  # of a step, of which the longest that helps is taken
 
 
 class RewardModel(NamedTuple):
@@ -57,6 +57,7 @@ def fit_logistic(
 ) -> Float[Array, "F"]:
     """[F] β of the logistic model, by Newton's method with a step that is halved until it helps."""
     steps = 0.5 ** jnp.arange(_HALVINGS, dtype=features.dtype)
+    rounding = 8 * jnp.finfo(features.dtype).eps
 
     def loss(beta: Array) -> Array:
         logit = jnp.matmul(features, beta, precision=FULL_PRECISION)
@@ -70,9 +71,9 @@ def fit_logistic(
         slope = jnp.matmul((weight * (mean - reward)), features, precision=FULL_PRECISION)
         direction = _solve(hessian, slope + penalty * beta, penalty)
         tried = beta - steps[:, None] * direction
-        losses = jax.vmap(loss)(tried)
-        best = jnp.argmin(losses)
-        return jnp.where(losses[best] < loss(beta), tried[best], beta), None
+        before = loss(beta)
+        helps = jax.vmap(loss)(tried) <= before + rounding * jnp.abs(before)
+        return jnp.where(jnp.any(helps), tried[jnp.argmax(helps)], beta), None
 
     return jax.lax.scan(newton, jnp.zeros_like(features[0]), length=NEWTON_STEPS)[0]
 
@@ -96,11 +97,10 @@ def cross_fitted(
     features: Float[Array, "n A F"],
     action: Int[Array, "n"],
     reward: Float[Array, "n"],
-    target: Float[Array, "n A"],
     *,
     folds: int,
     penalty: float = 1.0,
-) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+) -> Float[Array, "n A"]:
     """Predicts every round by a model that is fitted to the rounds of all other folds.
 
     Round i is of fold i mod `folds`; rounds must be independent of those of other folds.
@@ -110,12 +110,11 @@ def cross_fitted(
       features: [n,A,F] φ(x_i,a) of all actions.
       action: [n] the one that was logged.
       reward: [n] r.
-      target: [n,A] π(a|x_i) of the policy that is evaluated.
       folds: at least 2, at most n.
       penalty: λ, positive.
 
     Returns:
-      [n] q(x_i,a_i), and [n] Σ_a π(a|x_i) q(x_i,a), as `ops.off_policy.doubly_robust` takes them.
+      [n,A] q(x_i,a), from which `model_terms` makes what the doubly robust estimator takes.
 
     Raises:
       UserError: the folds are too few or too many, or the penalty isn't positive.
@@ -130,7 +129,13 @@ def cross_fitted(
     fold = jnp.arange(count) % folds
     others = (fold != jnp.arange(folds)[:, None]).astype(features.dtype)
     betas = jax.vmap(lambda weight: model.fit(logged, reward, weight, penalty))(others)
-    means = jax.vmap(model.predict)(features, betas[fold])
+    return jax.vmap(model.predict)(features, betas[fold])
+
+
+def model_terms(
+    means: Float[Array, "n A"], action: Int[Array, "n"], target: Float[Array, "n A"]
+) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+    """[n] q(x_i,a_i) of what was logged, and [n] Σ_a π(a|x_i) q(x_i,a) of the policy `target`."""
     predicted = jnp.take_along_axis(means, action[:, None], axis=1)[:, 0]
     return predicted, jnp.sum(target * means, axis=1)
 
