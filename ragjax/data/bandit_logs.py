@@ -38,8 +38,6 @@ NAMES = {
     "reward": ("reward", "rewards", "click"),
     "target": ("target",),
 }
-# Of Open Bandit's files: who the user is, and how near each item is.
-OPEN_BANDIT_CONTEXT = ("user_feature_", "user-item_affinity_")
 _SHOWN = 10  # line numbers that a message names
 
 
@@ -113,8 +111,8 @@ def load_log(
     Args:
       path: a file of JSON lines, CSV or TSV, `.gz` or not; Open Bandit's are such.
       fields: what the file calls its columns, "action=shown,reward=bought".
-      context: what the names of the columns begin with that are the context, in place of `context`; for
-        Open Bandit's files `OPEN_BANDIT_CONTEXT`.
+      context: what the names of the columns begin with that are the context, in place of `context`: of
+        Open Bandit's "user_feature_", "user-item_affinity_", or both.
       leave_out_broken: whether lines that can't be read are left out and counted (`BanditLog.notes`);
         else they are refused.
 

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from ragjax.data.bandit_logs import OPEN_BANDIT_CONTEXT, load_log, read_rounds
+from ragjax.data.bandit_logs import load_log, read_rounds
 from ragjax.errors import UserError
 
 ROWS = [
@@ -102,7 +102,7 @@ def test_open_bandit_s_form(write):
     head = ",timestamp,item_id,position,click,propensity_score,user_feature_0,user-item_affinity_0"
     lines = ["0,2019-11-24 00:03:13+00:00,14,3,0,0.25,cef3,0.0", "1,2019-11-24,10,1,1,0.5,03a5,2.0"]
     path = write("\n".join([head, *lines]) + "\n", "log.csv.gz")
-    log = load_log(path, context=OPEN_BANDIT_CONTEXT)
+    log = load_log(path, context=("user_feature_", "user-item_affinity_"))
     assert log.items == ("10", "14")
     np.testing.assert_array_equal(log.position, [2, 0])
     np.testing.assert_array_equal(log.reward, [[0.0], [1.0]])
