@@ -10,7 +10,7 @@ import gzip
 import json
 import sys
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,24 +122,42 @@ def parse_fields(
     return found
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_rows(
+    path: Path, broken: Callable[[int, UserError], None] | None = None
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields (line, row) of a file of JSON lines, CSV or TSV, whose first line names the columns.
+
+    Args:
+      path: the file.
+      broken: takes each line that is no row, and what is wrong with it, which is then passed over; None
+        to stop there.
 
     Raises:
       UserError: the file is missing, of another kind, or has a line that can't be read.
     """
+    broken = broken or _stop
     kind = kind_of(path)
     require(
         kind in ROW_KINDS,
         f"{path} is no {', '.join(ROW_KINDS)} file (.gz or not); convert it to one of these.",
     )
     lines = read_lines(path)
-    if kind == ".jsonl":
-        for number, line in lines:
-            if line.strip():
-                yield number, _json_row(path, number, line)
+    if kind != ".jsonl":
+        yield from _table_rows(path, lines, "\t" if kind == ".tsv" else ",", broken)
         return
-    yield from _table_rows(path, lines, "\t" if kind == ".tsv" else ",")
+    for number, line in lines:
+        if line.strip():
+            try:
+                row = _json_row(path, number, line)
+            except UserError as error:
+                broken(number, error)
+            else:
+                yield number, row
+
+
+def _stop(number: int, error: UserError) -> None:
+    del number
+    raise error
 
 
 def kind_of(path: Path) -> str:
@@ -207,35 +225,48 @@ def _json_row(path: Path, number: int, line: str) -> dict[str, Any]:
 
 
 def _table_rows(
-    path: Path, lines: Iterator[tuple[int, str]], delimiter: str
+    path: Path,
+    lines: Iterator[tuple[int, str]],
+    delimiter: str,
+    broken: Callable[[int, UserError], None],
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """The rows of a table; a cell in quotes may hold the delimiter, quotes ("") and newlines."""
     csv.field_size_limit(sys.maxsize)  # a passage may be longer than 128 KB
     reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)
     header: list[str] = []
-    start = 1
-    try:
-        for cells in reader:
-            number, start = start, reader.line_num + 1
-            if not cells:
-                continue
-            if not header:
-                header = [cell.strip() for cell in cells]
-                require(
-                    delimiter == "\t" or len(header) > 1 or ";" not in header[0],
-                    f"{path} names a single column, {header[0]!r}; write commas between columns, in "
-                    "place of semicolons.",
-                )
-                require(
-                    len(set(header)) == len(header),
-                    f"{path} names two columns alike ({', '.join(header)}); rename one.",
-                )
-                continue
-            require(
-                len(cells) == len(header),
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            fault = UserError(f"{path}, line {number} can't be read ({error}); mend it.")
+            fault.__cause__ = error
+            broken(number, fault)
+            continue
+        if not cells:
+            continue
+        if not header:
+            header = [cell.strip() for cell in cells]
+            _check_header(path, header, delimiter)
+        elif len(cells) != len(header):
+            message = (
                 f"{path}, line {number} has {len(cells)} cells, but the first line names "
-                f"{len(header)} columns; mend it (a cell that holds the delimiter wants quotes).",
+                f"{len(header)} columns; mend it (a cell that holds the delimiter wants quotes)."
             )
+            broken(number, UserError(message))
+        else:
             yield number, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {start} can't be read ({error}); mend it.") from error
+
+
+def _check_header(path: Path, header: list[str], delimiter: str) -> None:
+    require(
+        delimiter == "\t" or len(header) > 1 or ";" not in header[0],
+        f"{path} names a single column, {header[0]!r}; write commas between columns, in place of "
+        "semicolons.",
+    )
+    require(
+        len(set(header)) == len(header),
+        f"{path} names two columns alike ({', '.join(header)}); rename one.",
+    )
