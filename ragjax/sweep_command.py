@@ -181,7 +181,7 @@ def _asked(options: Sweep, overrides: Sequence[str]) -> tuple[Path, Any]:
     require(
         bool(options.vary),
         f"{what} is a config, of which nothing is varied; add --vary FIELD=VALUES, or name a sweep "
-        "file.",
+        "file or the directory of a sweep.",
     )
     space = tuple(parse_vary(base, text) for text in options.vary)
     listed = all(isinstance(vary.values, Choice) for vary in space)
