@@ -55,6 +55,7 @@ def train(options: Any, overrides: list[str], console: PlainConsole) -> int:
         return _going_on(words, options, run_dir, before)
 
     def lost() -> str:
+        assert run_dir is not None  # the hosts meet once it is known
         return _after_loss(run_dir, going_on(), console)
 
     try:
@@ -68,7 +69,7 @@ def train(options: Any, overrides: list[str], console: PlainConsole) -> int:
         stop_if_interrupted()
         compiled.keep_compiled()
         told = options.coordinator, options.hosts, options.host
-        if run_dir is None and not options.check:
+        if run_dir is None:
             run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
             before = _holds_run(run_dir)
         try:
@@ -121,7 +122,7 @@ def _going_on(words: Sequence[str], options: Any, run_dir: Path | None, before: 
       run_dir: the run's directory, where it is known.
       before: whether a run was there already.
     """
-    given = {"run-dir": run_dir} | {
+    given = {"run-dir": options.run_dir if options.check else run_dir} | {
         name: getattr(options, name) for name in ("coordinator", "hosts", "host")
     }
     words = [*words]
@@ -129,16 +130,17 @@ def _going_on(words: Sequence[str], options: Any, run_dir: Path | None, before: 
         words += [] if value is None else [f"--{name}", str(value)]
     words += ["--check"] if options.check else []
     # A run that was there already is continued only by who asked for it.
-    if run_dir is not None and _holds_run(run_dir) and (options.resume or not before):
+    holds = run_dir is not None and _holds_run(run_dir)
+    if holds and not options.check and (options.resume or not before):
         words += ["--resume"]
     return shlex.join(words)
 
 
-def _after_loss(run_dir: Path | None, command: str, console: PlainConsole) -> str:
+def _after_loss(run_dir: Path, command: str, console: PlainConsole) -> str:
     """What to say once another host was lost, after its name.
 
     Args:
-      run_dir: the run's directory, where there is one.
+      run_dir: the run's directory.
       command: that goes on with it.
       console: where a bar may stand.
     """
@@ -148,9 +150,8 @@ def _after_loss(run_dir: Path | None, command: str, console: PlainConsole) -> st
     if console.is_terminal:
         console.show_cursor()
         print_text("", sys.stderr)
-    last = "none"
-    if run_dir is not None and (kept := Checkpoints(run_dir / CHECKPOINTS)).steps():
-        last = str(kept.directory / str(kept.steps()[-1]))
+    kept = Checkpoints(run_dir / CHECKPOINTS)
+    last = str(kept.directory / str(kept.steps()[-1])) if kept.steps() else "none"
     return (
         f" (killed, failed or out of reach; last good checkpoint: {last}); mend it and continue on "
         f"every host, here with: {command}"

@@ -75,6 +75,8 @@ def told_of(name):
         pytest.param("rag", 1e-5, marks=pytest.mark.slow),
         ("rag_sharded", 1e-5),
         pytest.param("rag_bfloat16", 0.1, marks=pytest.mark.slow),
+        pytest.param("remat", 1e-5, marks=pytest.mark.slow),
+        ("remat_sharded", 1e-5),
     ],
 )
 def test_questions_on_eight_devices_and_on_one(name, near):
@@ -92,7 +94,8 @@ def test_questions_on_eight_devices_and_on_one(name, near):
     assert gathered == on_mesh
     if near < 1e-4:
         assert plain == on_mesh
-    assert any(told["parts"]) == (name != "rag")
+    assert any(told["parts"]) == (name not in ("rag", "remat"))
+    assert (told["layers_computed_again"] > 0) == name.startswith("remat")
 
 
 @pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.slow), "ppo_sharded"])
