@@ -1,5 +1,6 @@
 """Collisions of oriented rectangles, by the theorem of separating axes."""
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -26,10 +27,15 @@ class Boxes(NamedTuple):
     half_width: float
     diagonal: float
 
-    def columns(self) -> "Boxes":
-        """The same with arrays [n,1]."""
-        arrays = (leaf[:, None] for leaf in self[:5])
-        return Boxes(*arrays, *self[5:])
+    def columns(self, count: int) -> "Boxes":
+        """The first ones, with arrays [count,1]."""
+        return self._replace(
+            x=self.x[:count, None],
+            y=self.y[:count, None],
+            speed=self.speed[:count, None],
+            cosine=self.cosine[:count, None],
+            sine=self.sine[:count, None],
+        )
 
 
 def collide(
@@ -58,7 +64,7 @@ def collide(
         diagonal=DIAGONAL,
     )
     first = count if everyone else 1
-    firsts = Boxes(*(leaf[:first] for leaf in boxes[:5]), *boxes[5:]).columns()
+    firsts = boxes.columns(first)
     touch, will, shift_x, shift_y = overlap(firsts, boxes, dt)  # [first,V]
     pairs = jnp.arange(first)[:, None] < jnp.arange(count)
     touch, will = touch & pairs, will & pairs
@@ -69,9 +75,17 @@ def collide(
     hit, impact_x, impact_y = _last(will, -0.5 * shift_x, -0.5 * shift_y, axis=0)
     later = _last(will, 0.5 * shift_x, 0.5 * shift_y, axis=1)
     if obstacles is not None:
-        ones, zeros = jnp.ones_like(obstacles[:, 0]), jnp.zeros_like(obstacles[:, 0])
-        half = OBSTACLE / 2
-        still = Boxes(*obstacles.T, zeros, ones, zeros, half, half, OBSTACLE_DIAGONAL)
+        zeros = jnp.zeros_like(obstacles[:, 0])
+        still = Boxes(
+            x=obstacles[:, 0],
+            y=obstacles[:, 1],
+            speed=zeros,
+            cosine=jnp.ones_like(zeros),
+            sine=zeros,
+            half_length=OBSTACLE / 2,
+            half_width=OBSTACLE / 2,
+            diagonal=OBSTACLE_DIAGONAL,
+        )
         touch, will, shift_x, shift_y = overlap(firsts, still, dt)
         crashed = crashed.at[:first].set(crashed[:first] | jnp.any(touch, axis=1))
         later = _prefer(_last(will, shift_x, shift_y, axis=1), later)
@@ -80,7 +94,9 @@ def collide(
         whole.at[:first].set(part)
         for whole, part in zip((hit, impact_x, impact_y), _prefer(later, before), strict=True)
     )
-    return vehicles.replace(crashed=crashed, hit=hit, impact_x=impact_x, impact_y=impact_y)
+    return dataclasses.replace(
+        vehicles, crashed=crashed, hit=hit, impact_x=impact_x, impact_y=impact_y
+    )
 
 
 def _last(will: Bool[Array, "I J"], x: Array, y: Array, axis: int) -> tuple[Array, Array, Array]:

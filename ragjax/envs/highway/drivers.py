@@ -4,6 +4,7 @@ IDM is the intelligent driver model of Treiber, Hennecke & Helbing (2000), which
 behind a leader; MOBIL (Kesting, Treiber & Helbing 2007) says when to change lanes.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
@@ -83,7 +84,8 @@ def apply_action(lanes: Lanes, vehicles: Vehicles, action: Int[Array, ""]) -> Ve
     side = jnp.where(action == LANE_LEFT, lanes.left[target], lanes.right[target])
     changes = (action == LANE_LEFT) | (action == LANE_RIGHT)
     changes &= reachable(lanes, s, r)[side, 0]
-    return vehicles.replace(
+    return dataclasses.replace(
+        vehicles,
         target_lane=vehicles.target_lane.at[0].set(jnp.where(changes, side, target)),
         target_speed=vehicles.target_speed.at[0].set(target_speed),
     )
@@ -152,7 +154,8 @@ def act(road: Road, vehicles: Vehicles) -> Vehicles:
     chased = SPEED_GAIN * (vehicles.target_speed - vehicles.speed)
     commanded = jnp.where(is_ego, chased, commanded)
     steering = steering_to(lanes, vehicles, after, sight.s, sight.r)
-    return vehicles.replace(
+    return dataclasses.replace(
+        vehicles,
         target_lane=after,
         timer=jnp.where(thinks, 0.0, vehicles.timer),
         steering=jnp.where(drives | is_ego, steering, vehicles.steering),

@@ -1,5 +1,6 @@
 """A memory of scenes: what other drivers saw and did on a highway, and what came of it in 5 s."""
 
+import dataclasses
 import functools
 import math
 from dataclasses import dataclass, field
@@ -193,7 +194,8 @@ def rule_action(road: Road, vehicles: Vehicles) -> Int[Array, ""]:
     30 m/s, would accelerate or brake by more than 1 m/s²; else IDLE.
     """
     fast = jnp.full_like(vehicles.target_speed[:1], DESIRED_SPEED)
-    vehicles = vehicles.replace(
+    vehicles = dataclasses.replace(
+        vehicles,
         target_speed=jnp.concatenate([fast, vehicles.target_speed[1:]]),
     )
     judged = judge(road.lanes, vehicles, look(road, vehicles), vehicles.lane)

@@ -1,5 +1,7 @@
 """Vehicles as arrays, and how they move: a bicycle model of one axle in the middle."""
 
+import dataclasses
+
 import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float
@@ -109,7 +111,8 @@ def move(lanes: Lanes, vehicles: Vehicles, dt: float) -> Vehicles:
     x += jnp.where(vehicles.hit, vehicles.impact_x, 0.0)
     y += jnp.where(vehicles.hit, vehicles.impact_y, 0.0)
     heading += speed * jnp.sin(slip) / (VEHICLE_LENGTH / 2) * dt
-    return vehicles.replace(
+    return dataclasses.replace(
+        vehicles,
         x=x,
         y=y,
         heading=heading,
