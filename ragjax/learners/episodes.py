@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ragjax.config import Config
@@ -18,6 +19,7 @@ from ragjax.objectives.algorithm import Algorithm
 from ragjax.origin import require_same_runs
 from ragjax.ranges import HOST, require_few_updates
 from ragjax.training.optimizer import Adam, Optimizer
+from ragjax.types import Env
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,27 @@ class EpisodesConfig(Config):
         """Prepares the environment."""
         return EpisodesLearner(self)
 
+    def in_environment(self, env: Environment) -> EpisodesLearner:
+        """What measures a run of this config in another environment, such as one of other passages.
+
+        `run.config.in_environment(env).evaluate(run.state)` plays there with what the run has learned;
+        passages are embedded anew, and nothing is trained.
+
+        Args:
+          env: one with observations, actions and passages of the same shapes, but for their number.
+
+        Raises:
+          UserError: they are not.
+        """
+        own, other = (spec.prepare(self.seed).build() for spec in (self.env, env))
+        shapes = [(each.low.shape, each.num_actions, _width(each)) for each in (own, other)]
+        require(
+            shapes[0] == shapes[1],
+            f"env has observations, actions and passages of shapes {shapes[1]}, but the run's "
+            f"environment has {shapes[0]}; choose one of the same shapes.",
+        )
+        return replace(self, env=env).create()
+
     def load(self, run_dir: Path) -> EpisodesLearner:
         """Prepares the environment again, of the same runs and questions; nothing else of it is kept.
 
@@ -159,3 +182,8 @@ class EpisodesConfig(Config):
         require_same_runs(run_dir, learner.origins(self.seed))
         learner.require_same_questions(run_dir)
         return learner
+
+
+def _width(env: Env) -> tuple[int, ...]:
+    """The shape of a passage, () if there is none."""
+    return () if env.passages is None else jnp.shape(env.passages)[1:]
