@@ -352,8 +352,7 @@ def _encoded(contexts: Sequence[tuple[float | str, ...]]) -> np.ndarray:
     """[n,C] the numbers, and a column of ones and zeros for each text."""
     columns = []
     for column in zip(*contexts, strict=True):
-        texts = sorted({value for value in column if isinstance(value, str)})
-        if len(texts) == 0:
+        if not any(isinstance(value, str) for value in column):
             columns.append(np.array(column, np.float32)[:, None])
             continue
         kinds = sorted({str(value) for value in column})

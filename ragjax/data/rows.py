@@ -155,8 +155,7 @@ def read_rows(
                 yield number, row
 
 
-def _stop(number: int, error: UserError) -> None:
-    del number
+def _stop(_: int, error: UserError) -> None:
     raise error
 
 
@@ -242,7 +241,8 @@ def _table_rows(
             return
         except csv.Error as error:
             fault = UserError(f"{path}, line {number} can't be read ({error}); mend it.")
-            fault.__cause__ = error
+            if not header:
+                raise fault from error
             broken(number, fault)
             continue
         if not cells:

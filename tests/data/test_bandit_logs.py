@@ -3,11 +3,13 @@
 import gzip
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ragjax.data.bandit_logs import load_log, read_rounds
 from ragjax.errors import UserError
+from ragjax.ops.off_policy import cascade_weights, ips, whole_weights
 
 ROWS = [
     {"context": [0.5, "red"], "action": "b", "position": 2, "propensity": 0.25, "reward": 1},
@@ -111,6 +113,20 @@ def test_open_bandit_s_form(write):
         load_log(path, context=("other_",))
 
 
+def test_a_log_of_slates_feeds_the_estimators(write):
+    rows = [
+        {"action": ["x", "y"], "propensity": [0.5, 0.2], "reward": [0, 1], "target": [1, 0.3]},
+        {"action": ["y"], "propensity": [0.1], "reward": [2], "target": [0.05]},
+    ]
+    log = load_log(write(rows))
+    ratio = jnp.asarray(log.target / log.propensity, jnp.float32)
+    reward = jnp.asarray(log.reward, jnp.float32)
+    whole = ips(reward.sum(axis=1), whole_weights(ratio))
+    np.testing.assert_allclose(whole.value, (2 * 1.5 * 1 + 0.5 * 2) / 2, rtol=1e-6)
+    cascade = ips(reward, cascade_weights(ratio)[0])
+    np.testing.assert_allclose(cascade.value, (2 * 0 + 2 * 1.5 * 1 + 0.5 * 2) / 2, rtol=1e-6)
+
+
 # Bad lines
 
 
@@ -184,6 +200,13 @@ def test_broken_lines_of_a_table(write):
     assert log.items == ("a", "c", "e")
     assert [number for number, _ in log.broken] == [3, 5]
     assert "has 2 cells, but the first line names 3 columns" in log.broken[0][1]
+
+
+def test_a_table_whose_first_line_is_broken_has_no_columns(write):
+    """The next line is no header in its place."""
+    path = write('action,"propensity"x,reward\na,0.5,1\nb,0.5,1\n', "log.csv")
+    with pytest.raises(UserError, match=r"line 1 can't be read"):
+        load_log(path, leave_out_broken=True)
 
 
 def test_many_broken_lines_are_not_all_listed(write):
