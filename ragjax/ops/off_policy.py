@@ -9,8 +9,9 @@ reward r. With the weights w = π(a|x) / μ(a|x) the value E[r] of the policy π
 
 with q a model of the reward (Horvitz and Thompson, 1952; Swaminathan and Joachims, 2015; Dudik et al.,
 arXiv 1103.4601). IPS is unbiased where μ is right and positive wherever π is, DR where either μ or q is
-right, and SNIPS tends to the value with n. The direct method, (1/n) Σ_i Σ_a π(a|x_i) q(x_i,a), is
-`ips` of that sum with weights of one.
+right, and SNIPS tends to the value with n; so does DR with its second sum divided by Σ_i w_i in place of
+n (Thomas and Brunskill, arXiv 1604.00923), which a large weight moves less. The direct method,
+(1/n) Σ_i Σ_a π(a|x_i) q(x_i,a), is `ips` of that sum with weights of one.
 
 An ordered slate of P places has a reward and a ratio π / μ of the conditional probabilities at each
 place, and [n,P] weights by what a place's reward may depend on:
@@ -120,11 +121,8 @@ def snips(
       UserError: see `ips`.
     """
     _check(reward, clip, weight=weight)
-    used, rows = _clipped(weight, clip), _rows(valid, weight)
-    mean = jnp.mean(used, axis=0, where=rows)
-    values = jnp.mean(used * reward, axis=0, where=rows) / mean
-    linear = _by_round(used * (reward - values) / mean)
-    return _mean_of(linear, weight, clip, valid)._replace(value=jnp.sum(values))
+    terms = _self_normalised(_clipped(weight, clip), reward, _rows(valid, weight))
+    return _mean_of(_by_round(terms), weight, clip, valid)
 
 
 def doubly_robust(
@@ -134,6 +132,7 @@ def doubly_robust(
     expected: Float[Array, "n *P"],
     *,
     before: Float[Array, "n *P"] | None = None,
+    self_normalised: bool = False,
     clip: float | None = None,
     valid: Bool[Array, "n"] | None = None,
 ) -> Estimate:
@@ -148,19 +147,32 @@ def doubly_robust(
         before it.
       before: [n,P] b, a cascade's weights of the places before (see `cascade_weights`; Kiyohara et al.,
         arXiv 2202.01562); None for ones.
+      self_normalised: whether the second sum of each place is divided by its Σ_i w_ip in place of n.
       clip: see `ips`.
       valid: see `ips`.
 
     Returns:
-      Its standard error is that of a mean of n independent terms, the model taken as given.
+      Its standard error is that of a mean of n independent terms, the model taken as given; of what is
+      self-normalised as for `snips`, and NaN where that is.
 
     Raises:
       UserError: see `ips`.
     """
     before = jnp.ones_like(weight) if before is None else before
     _check(reward, clip, weight=weight, predicted=predicted, expected=expected, before=before)
-    terms = before * expected + _clipped(weight, clip) * (reward - predicted)
-    return _mean_of(_by_round(terms), weight, clip, valid)
+    used, residual = _clipped(weight, clip), reward - predicted
+    if self_normalised:
+        corrections = _self_normalised(used, residual, _rows(valid, weight))
+    else:
+        corrections = used * residual
+    return _mean_of(_by_round(before * expected + corrections), weight, clip, valid)
+
+
+def _self_normalised(used: Array, reward: Array, rows: Array | None) -> Array:
+    """[n] or [n,P] v_p + w_ip (r_ip - v_p) / mean_i w_ip, of mean v_p = Σ_i w_ip r_ip / Σ_i w_ip."""
+    mean = jnp.mean(used, axis=0, where=rows)
+    values = jnp.mean(used * reward, axis=0, where=rows) / mean
+    return values + used * (reward - values) / mean
 
 
 def _check(reward: Array, clip: float | None, **others: Array) -> None:

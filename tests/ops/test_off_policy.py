@@ -143,7 +143,36 @@ def test_snips_by_its_words_and_its_invariance():
     assert nothing.effective_size == 0
 
 
-@pytest.mark.parametrize("name", ["ips", "clipped", "snips", "dr"])
+def test_self_normalised_doubly_robust_by_its_words_and_its_invariance():
+    rng = np.random.default_rng(6)
+    with jax.enable_x64(True):
+        reward, predicted, expected = (jnp.asarray(rng.normal(size=(50, 2))) for _ in range(3))
+        weight = jnp.asarray(rng.exponential(size=(50, 2)))
+
+        def robust(reward, weight, predicted):
+            return doubly_robust(reward, weight, predicted, expected, self_normalised=True)
+
+        found = robust(reward, weight, predicted)
+        scaled = robust(reward, weight * jnp.array([3.0, 0.2]), predicted)
+        plain = snips(reward, weight)
+        zero = jnp.zeros_like(reward)
+        no_model = doubly_robust(reward, weight, zero, zero, self_normalised=True)
+        nothing = robust(reward, zero, predicted)
+        # A model that is right of every round leaves the weights nothing to do.
+        known = robust(predicted, weight, predicted)
+    corrections = [
+        np.average(np.asarray(reward - predicted)[:, place], weights=np.asarray(weight)[:, place])
+        for place in range(2)
+    ]
+    expected_value = np.asarray(expected).mean(0).sum() + sum(corrections)
+    np.testing.assert_allclose(found.value, expected_value, rtol=1e-12)
+    np.testing.assert_allclose(scaled[:2], found[:2], rtol=1e-12)
+    np.testing.assert_allclose(no_model, plain, rtol=1e-12)
+    np.testing.assert_allclose(known.value, np.asarray(expected).mean(0).sum(), rtol=1e-12)
+    assert np.isnan(nothing.value)
+
+
+@pytest.mark.parametrize("name", ["ips", "clipped", "snips", "dr", "sndr"])
 def test_standard_errors_equal_the_spread_of_simulated_logs(name):
     chance, x, a, reward, logged, target, mean, value = kinds(seed=2)
     model = mean + 0.3
@@ -153,6 +182,7 @@ def test_standard_errors_equal_the_spread_of_simulated_logs(name):
         "clipped": lambda r, w, p, e: ips(r, w, clip=2.0),
         "snips": lambda r, w, p, e: snips(r, w),
         "dr": doubly_robust,
+        "sndr": lambda *of: doubly_robust(*of, self_normalised=True),
     }[name]
     logs = np.random.default_rng(3).choice(len(chance), (2000, 400), p=chance / chance.sum())
     columns = [jnp.asarray(column, jnp.float32) for column in columns]
@@ -320,6 +350,7 @@ ESTIMATORS = {
     "ips": lambda r, w, **kw: ips(r, w, clip=1.5, **kw),
     "snips": lambda r, w, **kw: snips(r, w, **kw),
     "dr": lambda r, w, **kw: doubly_robust(r, w, r - 0.1, 0.5 * r, before=w, **kw),
+    "sndr": lambda r, w, **kw: doubly_robust(r, w, 0.3 * r, r, self_normalised=True, **kw),
 }
 
 
