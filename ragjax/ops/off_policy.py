@@ -93,7 +93,7 @@ def ips(
     Raises:
       UserError: there are fewer than two rounds, shapes differ, or `clip` isn't positive.
     """
-    _check(reward, clip, weight=weight)
+    _check(reward, clip, valid, weight=weight)
     return _mean_of(_by_round(_clipped(weight, clip) * reward), weight, clip, valid)
 
 
@@ -120,7 +120,7 @@ def snips(
     Raises:
       UserError: see `ips`.
     """
-    _check(reward, clip, weight=weight)
+    _check(reward, clip, valid, weight=weight)
     terms = _self_normalised(_clipped(weight, clip), reward, _rows(valid, weight))
     return _mean_of(_by_round(terms), weight, clip, valid)
 
@@ -159,7 +159,8 @@ def doubly_robust(
       UserError: see `ips`.
     """
     before = jnp.ones_like(weight) if before is None else before
-    _check(reward, clip, weight=weight, predicted=predicted, expected=expected, before=before)
+    models = {"predicted": predicted, "expected": expected, "before": before}
+    _check(reward, clip, valid, weight=weight, **models)
     used, residual = _clipped(weight, clip), reward - predicted
     if self_normalised:
         corrections = _self_normalised(used, residual, _rows(valid, weight))
@@ -175,7 +176,7 @@ def _self_normalised(used: Array, reward: Array, rows: Array | None) -> Array:
     return values + used * (reward - values) / mean
 
 
-def _check(reward: Array, clip: float | None, **others: Array) -> None:
+def _check(reward: Array, clip: float | None, valid: Array | None, **others: Array) -> None:
     """Refuses what would be broadcast, [n] by [n,1] to [n,n] for one, and a clip that turns signs."""
     for name, other in others.items():
         require(
@@ -183,6 +184,11 @@ def _check(reward: Array, clip: float | None, **others: Array) -> None:
             f"{name} has the shape {other.shape}, but reward {reward.shape}; give both as [n], or as "
             "[n,P] with an entry for each place.",
         )
+    require(
+        valid is None or valid.shape == reward.shape[:1],
+        f"valid has the shape {() if valid is None else valid.shape}, but reward {reward.shape}; give "
+        "it as [n].",
+    )
     require(clip is None or clip > 0, f"clip is {clip}; the largest weight must be positive.")
 
 

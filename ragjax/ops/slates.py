@@ -55,7 +55,7 @@ def chosen_slate(
       [...,P] distinct positions, in the order in which the rule prefers them.
 
     Raises:
-      UserError: there are fewer candidates than places.
+      UserError: there are fewer candidates than places, or no place.
     """
     chex.assert_equal_shape([scores, values])
     require(

@@ -399,6 +399,13 @@ def test_a_model_of_another_shape_is_refused():
         plain(jnp.ones(4), jnp.ones(4), jnp.ones(4), jnp.ones((4, 1)))
 
 
+@pytest.mark.parametrize("shape", [(4, 1), (3,)])
+def test_valid_rounds_of_another_shape_are_refused(shape):
+    plain = getattr(ips, "__wrapped__", ips)
+    with pytest.raises(UserError, match=r"^valid has the shape .*, but reward \(4,\); give it as"):
+        plain(jnp.ones(4), jnp.ones(4), valid=jnp.ones(shape, bool))
+
+
 @pytest.mark.parametrize("clip", [0.0, -1.0])
 def test_a_clip_that_is_not_positive_is_refused(clip):
     with pytest.raises(UserError, match=rf"^clip is {clip}; the largest weight must be positive"):
