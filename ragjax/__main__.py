@@ -22,7 +22,7 @@ def main() -> int:
     # All is written and said: nothing of what Python does on its way out can be stopped.
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    if code != 0 and "jax" in sys.modules:
+    if "ragjax.hosts" in sys.modules:
         from ragjax import hosts
 
         hosts.leave(code)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import os
-import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,12 @@ from ragjax import (
     report_command,
     result_commands,
     sweep_command,
+    train_command,
 )
 from ragjax.errors import UserError, require
 from ragjax.interrupts import (
+    INTERRUPTED,
     held_interrupts,
-    interrupted_twice,
     raised_interrupts,
     stop_if_interrupted,
 )
@@ -35,38 +35,9 @@ from ragjax.printing import (
     escape_unknown,
     print_error,
     print_json,
-    print_line,
-    print_text,
 )
 
-INTERRUPTED = 130  # as shells report a process that was ended by Ctrl-C
-
 # JAX is imported by the commands that need it, not here: `ragjax --help` and `ragjax table` are quick.
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train and evaluate an experiment: ragjax train CONFIG [--field.sub value ...].
-
-    Every field of the config can be overridden; `ragjax train CONFIG --help` lists them.
-    """
-
-    config: Positional[Path]
-    """A config file, or the name of one that came with the package: world_facts/rag_sequence."""
-    run_dir: Path | None = None
-    """Where the run's files go; runs/<task or environment>/<config>/seed_<seed> if not given."""
-    resume: bool = False
-    """Continue the run in --run-dir from its newest whole checkpoint; with more steps, beyond its
-    end (where optimizer.schedule is constant)."""
-    check: bool = False
-    """Print parameters, memory and the beginning of the first batch instead, and train nothing."""
-    coordinator: str | None = None
-    """Of a run on several hosts: address:port of host 0, or auto on a cluster that tells (Slurm, Open
-    MPI, TPU). Every host runs the same command; set --mesh.devices 0 with it."""
-    hosts: int | None = None
-    """How many hosts there are."""
-    host: int | None = None
-    """Which of them this is, from 0."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _dispatch(arguments: list[str], console: PlainConsole) -> int:
     commands: dict[str, tuple[type, Callable[[Any, list[str], PlainConsole], int]]] = {
-        "train": (Train, _train),
+        "train": (train_command.Train, train_command.train),
         "evaluate": (Evaluate, _evaluate),
         "sweep": (sweep_command.Sweep, sweep_command.sweep),
         "answer": (result_commands.Answer, result_commands.answer),
@@ -166,7 +137,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
     prog = f"ragjax {name}"
     # What trains or plays episodes looks for a signal itself: raised within a callback of JAX, it may be
     # lost. The others write whole files, or go on where they were stopped, whenever that is.
-    held = kind in (Train, Evaluate, sweep_command.Sweep)
+    held = kind in (train_command.Train, Evaluate, sweep_command.Sweep)
     with contextlib.nullcontext() if held else raised_interrupts():
         if kind in _OWN_OPTIONS:
             options, rest = _parse_with_overrides(kind, rest, prog)
@@ -190,10 +161,7 @@ def _parse(kind: Any, arguments: list[str], prog: str) -> Any:
 
 # The commands that take overrides of a config: their own options with a value, and those without.
 _OWN_OPTIONS: dict[type, tuple[set[str], set[str]]] = {
-    Train: (
-        {"--run-dir", "--coordinator", "--hosts", "--host"},
-        {"--resume", "--no-resume", "--check", "--no-check"},
-    ),
+    train_command.Train: (train_command.VALUED, train_command.BARE),
     result_commands.ConfigShow: (set(), {"--json", "--no-json"}),
     import_command.Import: ({"--passages", "--encoder"}, set()),
     sweep_command.Sweep: (sweep_command.VALUED, sweep_command.BARE),
@@ -218,63 +186,6 @@ def _parse_with_overrides(kind: Any, arguments: list[str], prog: str) -> tuple[A
         else:
             overrides.append(word)
     return _parse(kind, own, prog), overrides
-
-
-def _train(options: Train, overrides: list[str], console: PlainConsole) -> int:
-    """Trains, where a signal ends everything in one way, from the imports on to the result."""
-    words, run_dir = ["ragjax", "train", str(options.config), *overrides], options.run_dir
-    before = False if run_dir is None else _holds_run(run_dir)
-    try:
-        stop_if_interrupted()
-        from ragjax import commands, compiled, hosts
-        from ragjax.config import load_config
-        from ragjax.overrides import override
-
-        stop_if_interrupted()
-        config = override(load_config(options.config), overrides, " ".join(words[:3]))
-        stop_if_interrupted()
-        compiled.keep_compiled()
-        told = options.coordinator, options.hosts, options.host
-        console.quiet = not hosts.join(*told, spreads=config.mesh.spreads)
-        stop_if_interrupted()
-        if options.check:
-            for name, given in (("--resume", options.resume), ("--run-dir", run_dir)):
-                require(
-                    not given,
-                    f"{name} is given, but --check trains nothing; leave one of them out.",
-                )
-            with raised_interrupts():  # there is nothing to tear
-                commands.check(config, PlainConsole())
-            return 0
-        if run_dir is None:
-            run_dir = Path("runs") / config.subject / options.config.stem / config.run_name
-            before = _holds_run(run_dir)
-        results = commands.train(config, run_dir, resume=options.resume, console=console)
-        if results:
-            result_commands.print_report(config.records.report(results))
-            taken, steps = results[0]["train_seconds"], results[0]["steps"]
-            print_line(f"{run_dir}: {taken:.0f} s of training, {steps} steps")
-        stop_if_interrupted()
-    except (KeyboardInterrupt, Exception) as error:
-        # The exception of a second signal may have become another one, in a callback of JAX.
-        if not (isinstance(error, KeyboardInterrupt) or interrupted_twice()):
-            raise
-        if not options.check:
-            words += [] if run_dir is None else ["--run-dir", str(run_dir)]
-            for name in ("coordinator", "hosts", "host"):
-                given = getattr(options, name)
-                words += [] if given is None else [f"--{name}", str(given)]
-            # A run that was there already is continued only by who asked for it.
-            goes_on = run_dir is not None and _holds_run(run_dir) and (options.resume or not before)
-            words += ["--resume"] if goes_on else []
-            print_text(f"stopped; continue with: {shlex.join(words)}", sys.stderr)
-        return INTERRUPTED
-    return 0
-
-
-def _holds_run(run_dir: Path) -> bool:
-    """As `ragjax.run_dir.is_run`, whose module takes a while to import."""
-    return (run_dir / "config.json").exists()
 
 
 def _evaluate(options: Evaluate, _: list[str], console: PlainConsole) -> int:

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,15 +18,31 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from ragjax.errors import UserError, require
+from ragjax.lifeline import Lifeline
+from ragjax.printing import print_error
 
 WAIT = 120.0  # seconds for the others to come
 TEXT = 4096  # bytes of what `from_first` hands on, at most
 MISSED = 60  # seconds without a sign of life, after which a host counts as gone and the others end
 PARTING = 20  # seconds that a host which was stopped waits for the others to stop with it
 LAST = 24 * 3600  # seconds that a host waits for another that still measures, at the end
+LOST = 1  # the exit code of a host that has lost another
+NOTICE = 1.0  # seconds for the lifeline to tell why something failed
+EXCHANGES = ("Gloo", "NCCL", "UNAVAILABLE")  # named by the errors of exchanges between hosts
+
+# A process is one host of one run: what watches the others is the module's.
+_lifeline: Lifeline | None = None
+_ending = threading.Lock()
 
 
-def join(coordinator: str | None, hosts: int | None, host: int | None, *, spreads: bool) -> bool:
+def join(
+    coordinator: str | None,
+    hosts: int | None,
+    host: int | None,
+    *,
+    spreads: bool,
+    lost: Callable[[], str],
+) -> bool:
     """Joins the other hosts of a run if it has any, and says whether this is the first.
 
     Args:
@@ -33,6 +50,7 @@ def join(coordinator: str | None, hosts: int | None, host: int | None, *, spread
       hosts: see `connect`.
       host: see `connect`.
       spreads: whether the run's mesh may have more than one device.
+      lost: see `connect`.
 
     Raises:
       UserError: see `connect`; or the options don't fit together.
@@ -48,11 +66,17 @@ def join(coordinator: str | None, hosts: int | None, host: int | None, *, spread
         "--coordinator is given, but mesh.devices is 1; set --mesh.devices 0 for all devices of all "
         "hosts.",
     )
-    connect(coordinator, hosts, host)
+    connect(coordinator, hosts, host, lost=lost)
     return is_first()
 
 
-def connect(coordinator: str, hosts: int | None, host: int | None, wait: float = WAIT) -> None:
+def connect(
+    coordinator: str,
+    hosts: int | None,
+    host: int | None,
+    wait: float = WAIT,
+    lost: Callable[[], str] = str,
+) -> None:
     """Joins the other hosts, before anything is computed.
 
     Args:
@@ -60,10 +84,12 @@ def connect(coordinator: str, hosts: int | None, host: int | None, wait: float =
       hosts: how many there are; None with "auto".
       host: which this is, from 0; None with "auto".
       wait: seconds for the others to answer.
+      lost: what to say, after which host it was, where one is lost later and this process ends.
 
     Raises:
       UserError: a value is missing or out of range, or the others do not answer.
     """
+    global _lifeline
     told: dict[str, Any] = {}
     if coordinator != "auto":
         if hosts is None or host is None or not 0 <= host < hosts:
@@ -76,7 +102,8 @@ def connect(coordinator: str, hosts: int | None, host: int | None, wait: float =
             bool(address) and port.isdigit() and 0 < int(port) < 2**16,
             f"--coordinator is {coordinator!r}; give address:port of host 0, or auto.",
         )
-        _meet(address.strip("[]"), int(port), hosts, host, wait)
+        others = _meet(address.strip("[]"), int(port), hosts, host, wait)
+        _lifeline = Lifeline(others, lambda gone: _end(f"Host {gone} was lost", lost()))
         told = {"coordinator_address": coordinator, "num_processes": hosts, "process_id": host}
     else:
         require(
@@ -101,10 +128,20 @@ def connect(coordinator: str, hosts: int | None, host: int | None, wait: float =
         ) from error
 
 
-def _meet(address: str, port: int, hosts: int, host: int, wait: float) -> None:
+def _end(what: str, lost: str) -> None:
+    """Ends the process with one sentence, before JAX ends it in its own way."""
+    with _ending:  # for ever: whoever comes second has nothing to add
+        print_error(f"{what}{lost}")
+        os._exit(LOST)
+
+
+def _meet(address: str, port: int, hosts: int, host: int, wait: float) -> dict[int, socket.socket]:
     """Waits until all hosts are there: JAX itself ends the process where one never comes.
 
     Every other host tells host 0 its number and waits for its answer.
+
+    Returns:
+      Number of each other host -> the connection to it: of host 0 all, of another that to host 0.
 
     Raises:
       UserError: one does not come, two have one number, or the port can't be used.
@@ -112,9 +149,8 @@ def _meet(address: str, port: int, hosts: int, host: int, wait: float) -> None:
     until, place = time.monotonic() + wait, f"--coordinator {address}:{port}"
     try:
         if host == 0:
-            _receive(port, hosts, until, place, wait)
-        else:
-            _report(address, port, host, until)
+            return _receive(port, hosts, until, place, wait)
+        return {0: _report(address, port, host, until)}
     except OSError as error:
         what = "Its port can't be used" if host == 0 else "Host 0 does not answer"
         raise UserError(
@@ -123,11 +159,14 @@ def _meet(address: str, port: int, hosts: int, host: int, wait: float) -> None:
         ) from error
 
 
-def _receive(port: int, hosts: int, until: float, place: str, wait: float) -> None:
+def _receive(
+    port: int, hosts: int, until: float, place: str, wait: float
+) -> dict[int, socket.socket]:
     """Host 0: hears of all others, then answers them."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     here: dict[int, socket.socket] = {}
+    came: list[socket.socket] = []
     with (
         socket.create_server(("", port), family=family, dualstack_ipv6=dual) as server,
         contextlib.ExitStack() as stack,
@@ -137,7 +176,7 @@ def _receive(port: int, hosts: int, until: float, place: str, wait: float) -> No
             server.settimeout(max(0.01, until - time.monotonic()))
             try:
                 other, _ = server.accept()
-                stack.enter_context(other)
+                came.append(stack.enter_context(other))
                 other.settimeout(5)
                 said = other.recv(16).decode(errors="replace").strip()
             except ConnectionError:  # who came has gone, and is none of ours
@@ -155,22 +194,27 @@ def _receive(port: int, hosts: int, until: float, place: str, wait: float) -> No
                     f"--host {said} is given on two hosts; give each its own.",
                 )
                 here[int(said)] = other
+        server.close()  # first, so that the port is free for JAX once the others begin with it
         for other in here.values():
             other.sendall(b"go")
-        for other in here.values():
-            other.recv(1)  # they close first, which leaves the port free for JAX
+        for stranger in set(came) - set(here.values()):
+            stranger.close()
+        stack.pop_all()
+    return here
 
 
-def _report(address: str, port: int, host: int, until: float) -> None:
+def _report(address: str, port: int, host: int, until: float) -> socket.socket:
     """Another host: tells host 0 its number, as soon as that listens, and waits for its answer."""
     while True:
         try:
-            with socket.create_connection((address, port), timeout=5) as first:
+            with contextlib.ExitStack() as stack:
+                first = stack.enter_context(socket.create_connection((address, port), timeout=5))
                 first.sendall(f"{host}\n".encode())
                 first.settimeout(max(0.01, until - time.monotonic()))
-                if first.recv(2) == b"go":
-                    return
-                raise ConnectionAbortedError("it has ended")
+                if first.recv(2) != b"go":
+                    raise ConnectionAbortedError("it has ended")
+                stack.pop_all()
+                return first
         except OSError:
             if time.monotonic() > until:
                 raise
@@ -193,12 +237,30 @@ def from_first(text: str) -> str:
     return bytes(np.asarray(broadcast_one_to_all(said))).rstrip(b"\0").decode(errors="replace")
 
 
-def leave(code: int) -> None:
-    """Ends a process that failed or was stopped, without waiting for hosts that may never come.
+def end_if_lost(error: BaseException, lost: Callable[[], str]) -> None:
+    """Ends the process with one sentence if a run fails because another host was lost.
 
-    They end once they miss it. Without other hosts nothing is done.
+    Args:
+      error: by which it fails here.
+      lost: see `connect`.
     """
-    if not (jax.distributed.is_initialized() and jax.process_count() > 1):
+    if not jax.distributed.is_initialized():
+        return
+    if _lifeline is not None:
+        _lifeline.wait(NOTICE)
+    if type(error).__name__ == "JaxRuntimeError" and any(name in str(error) for name in EXCHANGES):
+        _end("Another host was lost", lost())
+
+
+def leave(code: int) -> None:
+    """Ends a process of several, whether it failed, was stopped or has done its part.
+
+    One that failed or was stopped does not wait for hosts that may never come; they end once they miss
+    it. Without other hosts nothing is done.
+    """
+    if _lifeline is not None:
+        (_lifeline.close if code else _lifeline.done)()
+    if code == 0 or not (jax.distributed.is_initialized() and jax.process_count() > 1):
         return
     parting = threading.Thread(target=jax.distributed.shutdown, daemon=True)
     parting.start()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+INTERRUPTED = 130  # the exit code that shells report of a process that was ended by Ctrl-C
 
 # Signals reach a process, not an object, so that their state is the module's.
 _come: list[int] = []  # since the outermost block of `held_interrupts` began

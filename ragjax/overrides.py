@@ -122,6 +122,28 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
         raise UserError(f"--{name} is {value!r}; give {_expected(fields[name])}.") from error
 
 
+def value_of(config: Any, name: str, word: str) -> Any:
+    """The value that a word is of a field, whether or not it suits the rest of the config.
+
+    Raises:
+      UserError: there is no such field, or the word is no value of its type.
+    """
+    hint, error = leaf_fields(config).get(name), None
+    words = word.split() if get_origin(hint) is tuple else [word]
+    try:
+        given = override(config, [f"--{name}", *words])
+    except UserError as refused:
+        if hint is None or not _fits(config, name, word):
+            raise
+        error = refused
+    if error is None:
+        for part in name.split("."):
+            given = given[int(part)] if isinstance(given, tuple) else getattr(given, part)
+        return given
+    kind: Any = Annotated[hint, tyro.conf.FlagConversionOff]
+    return tyro.cli(kind, args=words)
+
+
 def _parse(config: Any, arguments: Sequence[str], prog: str) -> Any:
     """What tyro makes of the arguments; it prints a box and exits where one doesn't fit its field."""
     options = (tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff)

@@ -181,7 +181,7 @@ def _asked(options: Sweep, overrides: Sequence[str]) -> tuple[Path, Any]:
     require(
         bool(options.vary),
         f"{what} is a config, of which nothing is varied; add --vary FIELD=VALUES, or name a sweep "
-        "file.",
+        "file or the directory of a sweep.",
     )
     space = tuple(parse_vary(base, text) for text in options.vary)
     listed = all(isinstance(vary.values, Choice) for vary in space)
@@ -200,12 +200,23 @@ def _numbers(name: str, text: str) -> tuple[float, ...]:
 def _check(asked: Any, console: PlainConsole) -> None:
     """Checks what a new sweep needs, before anything is written."""
     from ragjax.sweep.plan import Generation, Plan
+    from ragjax.sweep.samplers import Grid
+    from ragjax.sweep.space import require_values
     from ragjax.sweep.study import require_optuna
     from ragjax.sweep.training import Trainer
 
     if asked.sampler.learns:
         require_optuna()
-    Plan([Generation(asked, 0)])
+    require_values(asked.base, asked.space)
+    trials = Plan([Generation(asked, 0)]).trials
+    refused = [trial for trial in trials if trial.refused]
+    if refused and isinstance(asked.sampler, Grid):
+        values = ", ".join(f"{name}={value}" for name, value in refused[0].values.items())
+        raise UserError(
+            f"The config refuses {len(refused)} of {len(trials)} points of the grid, such as {values} "
+            f"({refused[0].refused.rstrip('.')}); leave values out, or in a sweep file vary a field "
+            "only where it fits, by Given."
+        )
     Trainer(console).check_metric(asked)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ragjax.cli import Train, _parse_with_overrides, main
+from ragjax.cli import _parse_with_overrides, main
 from ragjax.config import load_config
 from ragjax.evaluation.claims import checked_claims
 from ragjax.evaluation.pages import (
@@ -26,6 +26,7 @@ from ragjax.evaluation.tables import load_table, missing_runs
 from ragjax.overrides import override
 from ragjax.tasks.factbook import Factbook
 from ragjax.tasks.world_facts import WorldFacts
+from ragjax.train_command import Train
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -14,13 +14,13 @@ from plain_run import PlainConfig, PlainLearner, PlainRecords
 from processes import PATIENCE, wait_for
 from tiny_task import CachedTask
 
-from ragjax import cli, commands, compiled, result_commands, run_training
-from ragjax.cli import INTERRUPTED
+from ragjax import cli, commands, compiled, result_commands, run_training, train_command
 from ragjax.data import builder
 from ragjax.envs import from_gymnasium
 from ragjax.evaluation import making
 from ragjax.evaluation.tables import Row
 from ragjax.interrupts import (
+    INTERRUPTED,
     SIGNALS,
     held_interrupts,
     interrupted_twice,
@@ -159,7 +159,7 @@ def signalled(monkeypatch):
 # What is called when a signal comes, which of its calls, and the checkpoints of the run that is left; or
 # None if it can't be resumed yet.
 MOMENTS = {
-    "before the imports": (cli, "_holds_run", 1, None),
+    "before the imports": (train_command, "_holds_run", 1, None),
     "the config": (PlainConfig, "__post_init__", 1, None),
     "before the run": (compiled, "keep_compiled", 1, None),
     "looking at the directory": (commands, "check_run_dir", 1, None),
@@ -294,7 +294,7 @@ def test_only_a_run_of_ones_own_is_continued(signalled, ragjax, whole):
 
 
 def test_resuming_what_is_no_run(signalled, ragjax, tmp_path):
-    signalled(signal.SIGINT, cli, "_holds_run")
+    signalled(signal.SIGINT, train_command, "_holds_run")
     run_dir = tmp_path / "run"
     require_stopped(ragjax("train", CONFIG, "--run-dir", run_dir, "--resume"), run_dir, False)
 

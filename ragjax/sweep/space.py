@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from ragjax.config import Config, to_json
 from ragjax.errors import UserError, require
-from ragjax.overrides import leaf_fields, override, require_field
+from ragjax.overrides import leaf_fields, require_field, value_of
 from ragjax.ranges import leaves_of
 
+TRIED = 200  # combinations with other values, before a value counts as refused
 GRID = 10_000  # values of one field, or points of a space, that a grid may have
 
 
@@ -35,6 +38,10 @@ class Values:
             f"A grid can't list every value of {self}; give the values by commas (in a file Choice), or "
             "choose another sampler."
         )
+
+    def listed(self) -> Sequence[Any]:
+        """Values that are looked at before a sweep begins: all where they are few, none of a range."""
+        return ()
 
     def suggested(self, trial: Any, name: str) -> Any:
         """The value that an Optuna trial suggests."""
@@ -122,6 +129,11 @@ class Integer(Values):
         """See `Values.all`."""
         return range(self.low, self.high + 1) if self.high - self.low < GRID else super().all()
 
+    def listed(self) -> Sequence[int]:
+        """See `Values.listed`; of many the first and the last."""
+        few = self.high - self.low < TRIED
+        return range(self.low, self.high + 1) if few else (self.low, self.high)
+
     def suggested(self, trial: Any, name: str) -> int:
         """See `Values.suggested`."""
         return trial.suggest_int(name, self.low, self.high, log=self.log)
@@ -155,6 +167,10 @@ class Choice(Values):
 
     def all(self) -> Sequence[Any]:
         """See `Values.all`."""
+        return self.options
+
+    def listed(self) -> Sequence[Any]:
+        """See `Values.listed`."""
         return self.options
 
     def suggested(self, trial: Any, name: str) -> Any:
@@ -294,6 +310,35 @@ def drawn(space: Space, places: Sequence[float]) -> dict[str, Any]:
     return values
 
 
+def require_values(base: Config, space: Space) -> None:
+    """Checks that the config takes each listed value, alone or with values of the other fields.
+
+    Raises:
+      UserError: it refuses one with all that were tried.
+    """
+    for place, vary in enumerate(space):
+        for value in vary.values.listed():
+            only = dataclasses.replace(vary, values=Choice((value,)))
+            why = _refusal(base, (*space[:place], only, *space[place + 1 :]), only)
+            require(not why, f"The space has {vary.field}={value}, which the config refuses: {why}")
+
+
+def _refusal(base: Config, space: Space, vary: Vary) -> str:
+    """Why a config refuses the one value of a field; "" if it takes it somewhere in a space."""
+    rng, why = np.random.default_rng(0), ""
+    for number in range(TRIED):
+        values = drawn(space, rng.random(len(space)).tolist())
+        if vary.field not in values:
+            continue
+        try:
+            with_values(base, values if number or vary.given else {vary.field: values[vary.field]})
+        except UserError as error:
+            why = why or str(error)
+        else:
+            return ""
+    return why
+
+
 _KINDS: dict[str, Any] = {"log": LogUniform, "uniform": Uniform, "int": Integer}
 
 
@@ -332,12 +377,5 @@ def parse_vary(base: Config, text: str) -> Vary:
     options = []
     for word in given.split(","):
         require(bool(word.strip()), f"--vary is {text!r}, which has an empty value; leave it out.")
-        options.append(_value_of(override(base, [f"--{name}", *word.split()]), name))
+        options.append(value_of(base, name, word.strip()))
     return Vary(name, Choice(tuple(options)))
-
-
-def _value_of(config: Any, name: str) -> Any:
-    """The value of a dotted field."""
-    for part in name.split("."):
-        config = config[int(part)] if isinstance(config, tuple) else getattr(config, part)
-    return config

@@ -3,19 +3,28 @@
 XLA_FLAGS="--xla_force_host_platform_device_count=8 ..." python on_devices.py NAME
 """
 
+import atexit
 import dataclasses
 import json
+import shutil
 import sys
+import tempfile
+from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tiny_config
 import tiny_policy_config
+from tiny_pretrained import write_pretrained
+from tiny_reader import write_reader
 
 from ragjax.learners.questions import Phase
 from ragjax.mesh import DeviceMesh
 from ragjax.models.encoder import BagEncoder
+from ragjax.models.pretrained.encoder import PretrainedEncoder
+from ragjax.models.pretrained.reader import PretrainedReader
 from ragjax.models.retriever import Dense
 from ragjax.objectives.likelihood import RagSequence
 from ragjax.retrieval import blocks
@@ -41,6 +50,28 @@ def questions(parameters, accumulate, compute="float32"):
     )
 
 
+def rematerialised(parameters, accumulate):
+    """Retriever and reader of pretrained weights, whose layers are computed twice."""
+    root, config = Path(tempfile.mkdtemp()), questions(parameters, accumulate)
+    atexit.register(shutil.rmtree, root)
+    encoder = write_pretrained(root / "encoder", hidden_size=16)
+    reader = write_reader(root / "reader", "llama")
+    return dataclasses.replace(
+        config,
+        tokenizer=dataclasses.replace(
+            config.tokenizer, question_length=24, passage_length=18, answer_length=8
+        ),
+        retriever=dataclasses.replace(
+            config.retriever,
+            encoder=PretrainedEncoder(
+                str(encoder), question_length=24, passage_length=28, remat=True
+            ),
+        ),
+        reader=PretrainedReader(str(reader), remat=True),
+        objective=RagSequence(),
+    )
+
+
 def policy(parameters):
     config = tiny_policy_config.get_config()
     algorithm = dataclasses.replace(config.algorithm, num_envs=8)
@@ -56,6 +87,8 @@ CONFIGS = {
     "rag": lambda: questions("replicated", 1),
     "rag_sharded": lambda: questions("sharded", 2),
     "rag_bfloat16": lambda: questions("sharded", 2, "bfloat16"),
+    "remat": lambda: rematerialised("replicated", 1),
+    "remat_sharded": lambda: rematerialised("sharded", 2),
     "ppo": lambda: policy("replicated"),
     "ppo_sharded": lambda: policy("sharded"),
 }
@@ -81,7 +114,8 @@ def found(index, query):
 def report(name):
     # So that 30 passages and 16 numbers count as many.
     blocks.BLOCK, blocks.GROUP, placement.LARGE = 8, 4, 16
-    config = CONFIGS[name]()
+    config, again_computed, remat = CONFIGS[name](), [], nn.remat
+    nn.remat = lambda layer: again_computed.append(layer) or remat(layer)
     one, _, plain, _ = trained(config.create(), config, None)
     learner, mesh = config.create(), config.mesh.build()
     many, state, gathered, compilations = trained(learner, config, mesh)
@@ -91,6 +125,7 @@ def report(name):
     told = {
         "one": one,
         "many": many,
+        "layers_computed_again": len(again_computed),
         "compilations": compilations,
         "same_shapes": jax.tree.map(jnp.shape, plain) == jax.tree.map(jnp.shape, gathered),
         "parts": [leaf.sharding.shard_shape(leaf.shape) != leaf.shape for leaf in params],
@@ -100,7 +135,7 @@ def report(name):
             for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True)
         ),
     }
-    if name.startswith("rag"):
+    if name.startswith(("rag", "remat")):
         rows = state.index.embeddings
         query = jax.random.normal(jax.random.PRNGKey(0), (16, 16))
         told["rows_of_each"] = rows.rows.sharding.shard_shape(rows.rows.shape)[0]

@@ -174,6 +174,18 @@ def test_a_sweep_file_is_extended(ragjax, tmp_path, monkeypatch):
             (CONFIG, "--vary", f"{RATE}=0.1,0.2", "--launcher", "slurm"),
             "The launcher slurm can't submit",
         ),
+        (
+            (CONFIG, "--vary", "optimizer.b1=0.5,2"),
+            "The space has optimizer.b1=2.0, which the config",
+        ),
+        (
+            (
+                *(CONFIG, "--vary", "algorithm.num_envs=4,7"),
+                *("--vary", "algorithm.minibatches=1,7"),
+            ),
+            "refuses 1 of 4 points of the grid, such as algorithm.num_envs=4, algorithm.minibatches=7 (",
+        ),
+        ((CONFIG, "--show"), "or name a sweep file or the directory of a sweep"),
         (("missing.py", "--vary", "a=1"), "missing.py does not exist"),
         (("missing", "--show"), "missing does not exist; name a sweep file, a config"),
         ((CONFIG, "--vary", f"{RATE}=0.1,0.2", "--sweep-dir", CONFIG), "which is a file; name a"),

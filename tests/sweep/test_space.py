@@ -22,6 +22,7 @@ from ragjax.sweep.space import (
     Uniform,
     Vary,
     parse_vary,
+    require_values,
     with_values,
 )
 from ragjax.sweep.trials import Trial, batches, identity, program_of
@@ -253,6 +254,35 @@ def test_values_that_the_config_refuses_are_a_failed_trial():
     trial = Trial.of(PlainConfig(), 3, {"optimizer.b1": 2.0}, seeds=2)
     assert trial.runs == ()
     assert "optimizer.b1 is 2.0" in trial.refused
+
+
+def test_a_value_that_no_combination_makes_right_is_refused_before_anything_is_trained():
+    config = tiny_policy_config.get_config()
+    both = (
+        Vary("algorithm.num_envs", Choice((8, 7))),
+        Vary("algorithm.minibatches", Integer(6, 7)),
+    )
+    with pytest.raises(
+        UserError, match=r"space has algorithm.minibatches=6, which the config refu"
+    ):
+        require_values(config, both)
+    require_values(config, (both[0], Vary("algorithm.minibatches", Choice((1, 7)))))
+    with pytest.raises(UserError, match=r"space has algorithm.minibatches=7, .* does not divide"):
+        require_values(config, (Vary("algorithm.minibatches", Choice((1, 7))),))
+    space = (Vary("number", Integer(1, 10**6)), Vary("optimizer.b1", Choice((2.0,))))
+    with pytest.raises(
+        UserError, match=r"space has optimizer.b1=2.0, which the config refuses: opt"
+    ):
+        require_values(PlainConfig(), space)
+    unlike = Given("number", (2,))
+    space = (Vary("number", Choice((1, 2))), Vary("optimizer.b1", Choice((2.0,)), unlike))
+    with pytest.raises(UserError, match=r"space has optimizer.b1=2.0"):
+        require_values(PlainConfig(), space)
+
+
+def test_a_value_of_the_command_line_that_only_suits_others():
+    config = tiny_policy_config.get_config()
+    assert parse_vary(config, "algorithm.minibatches=1,7").values == Choice((1, 7))
 
 
 def test_what_shares_a_program(text):

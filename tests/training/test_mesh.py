@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -17,13 +18,14 @@ import pytest
 import tiny_config
 import tiny_policy_config
 from command_line import the_sentence
-from processes import PATIENCE, finish, wait_for
+from processes import PATIENCE, finish, kill, wait_for
 
 from ragjax import cli
 from ragjax.config import from_json, load_config, to_json, write_config
 from ragjax.errors import UserError
 from ragjax.evaluation.runs import _without_seed
-from ragjax.hosts import _meet, connect
+from ragjax.hosts import LOST, _meet, connect
+from ragjax.lifeline import Lifeline
 from ragjax.mesh import IN_ORDER, DeviceMesh, mesh_notes
 from ragjax.models.hybrid import Hybrid
 from ragjax.models.retrieval_policy import RetrievalPolicy
@@ -73,6 +75,8 @@ def told_of(name):
         pytest.param("rag", 1e-5, marks=pytest.mark.slow),
         ("rag_sharded", 1e-5),
         pytest.param("rag_bfloat16", 0.1, marks=pytest.mark.slow),
+        pytest.param("remat", 1e-5, marks=pytest.mark.slow),
+        ("remat_sharded", 1e-5),
     ],
 )
 def test_questions_on_eight_devices_and_on_one(name, near):
@@ -90,7 +94,8 @@ def test_questions_on_eight_devices_and_on_one(name, near):
     assert gathered == on_mesh
     if near < 1e-4:
         assert plain == on_mesh
-    assert any(told["parts"]) == (name != "rag")
+    assert any(told["parts"]) == (name not in ("rag", "remat"))
+    assert (told["layers_computed_again"] > 0) == name.startswith("remat")
 
 
 @pytest.mark.parametrize("name", [pytest.param("ppo", marks=pytest.mark.slow), "ppo_sharded"])
@@ -192,6 +197,76 @@ def test_two_hosts_train_one_run_and_a_signal_to_one_saves_it(tmp_path, started)
     assert result["devices"].startswith("2 x")
 
 
+@pytest.mark.parametrize("killed", [0, 1])
+def test_a_host_whose_other_is_killed_says_so_and_how_to_go_on(tmp_path, started, killed):
+    """No traceback of an exchange that failed; JAX itself may log that it lost its service, host 0."""
+    run_dir = tmp_path / "run"
+    hosts = two_hosts(started, run_dir, "--checkpoint-every", "2", "--phases.1.steps", "600")
+    wait_for(hosts[0], run_dir / "checkpoints" / "4")
+    kill(hosts[killed])
+    _, errors = hosts[1 - killed].communicate(timeout=PATIENCE)
+    assert hosts[1 - killed].returncode == LOST, errors
+    assert "Traceback" not in errors
+    (sentence,) = (line for line in errors.splitlines() if line.startswith("ragjax: "))
+    assert f"Host {killed} was lost" in sentence
+    last = re.search(r"last good checkpoint: (\S+)\)", sentence).group(1)
+    assert Path(last).parent == run_dir / "checkpoints"
+    assert int(Path(last).name) >= 4
+    *_, command = sentence.partition("here with: ")
+    assert command.startswith(f"ragjax train {TINY} ")
+    assert command.endswith(f"--host {1 - killed} --resume")
+
+
+@pytest.fixture
+def lines():
+    """Two ends of one connection."""
+    with socket.create_server(("localhost", 0)) as server:
+        one = socket.create_connection(server.getsockname())
+        other, _ = server.accept()
+    with one, other:
+        yield one, other
+
+
+def heard(lines, number=0):
+    """A lifeline to host `number` at one end, and what it is told."""
+    told = []
+    return Lifeline({number: lines[0]}, told.append), told
+
+
+def test_a_lifeline_tells_of_a_host_that_ends(lines):
+    watching, told = heard(lines, 3)
+    lines[1].close()
+    watching.wait(float(PATIENCE))
+    assert told == [3]
+
+
+def test_a_lifeline_hands_on_who_was_lost(lines):
+    watching, told = heard(lines)
+    lines[1].sendall(b"12")
+    watching.wait(float(PATIENCE))
+    assert told == [12]
+
+
+def test_a_host_that_has_done_its_part_is_not_lost(lines):
+    watching, told = heard(lines)
+    other = Lifeline({1: lines[1]}, told.append)
+    other.done()
+    watching.wait(float(PATIENCE))
+    other.close()
+    lines[1].shutdown(socket.SHUT_RDWR)
+    other.wait(float(PATIENCE))
+    assert told == []
+
+
+def test_a_host_that_ends_itself_watches_no_more(lines):
+    watching, told = heard(lines)
+    watching.close()
+    lines[1].close()
+    watching.wait(float(PATIENCE))
+    assert told == []
+    assert lines[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+
 # What bad input gets
 
 
@@ -274,9 +349,12 @@ def met(address, hosts, *numbers, wait=20.0):
 
     def meet(host):
         try:
-            _meet("localhost", int(address.partition(":")[2]), hosts, host, wait)
+            others = _meet("localhost", int(address.partition(":")[2]), hosts, host, wait)
+            assert set(others) == ({0} if host else set(range(1, hosts)))
         except UserError as error:
             return str(error)
+        for connection in others.values():
+            connection.close()
         return None
 
     with ThreadPoolExecutor() as threads:
@@ -403,4 +481,6 @@ def test_a_host_with_another_config_does_not_begin(tmp_path, started):
     _, errors = second.communicate(timeout=PATIENCE)
     assert second.returncode == 2, errors
     assert "This host's config is not that of host 0" in errors
-    first.kill()
+    _, errors = first.communicate(timeout=PATIENCE)
+    assert first.returncode == LOST, errors
+    assert "Host 1 was lost (killed, failed" in errors
