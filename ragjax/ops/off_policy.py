@@ -184,11 +184,11 @@ def _check(reward: Array, clip: float | None, valid: Array | None, **others: Arr
             f"{name} has the shape {other.shape}, but reward {reward.shape}; give both as [n], or as "
             "[n,P] with an entry for each place.",
         )
-    require(
-        valid is None or valid.shape == reward.shape[:1],
-        f"valid has the shape {() if valid is None else valid.shape}, but reward {reward.shape}; give "
-        "it as [n].",
-    )
+    if valid is not None:
+        require(
+            valid.shape == reward.shape[:1],
+            f"valid has the shape {valid.shape}, but reward {reward.shape}; give it as [n].",
+        )
     require(clip is None or clip > 0, f"clip is {clip}; the largest weight must be positive.")
 
 
