@@ -1,9 +1,11 @@
 """What a policy would earn, from another one's log: Open Bandit, with each policy's own log beside it.
 
 `OPEN_BANDIT=DIR ragjax plot experiments/off_policy.py --run` measures, with DIR the folder of the Open
-Bandit Dataset that holds `random/men/men.csv` and `bts/men/men.csv`, `.gz` or not.
+Bandit Dataset that holds `random/men/men.csv` and `bts/men/men.csv`, `.gz` or not: its small version,
+since the features of every item in every round lie in memory.
 """
 
+import itertools
 import math
 import os
 from collections.abc import Callable
@@ -14,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ragjax.data.bandit_logs import BanditLog, load_log
+from ragjax.data.bandit_logs import BanditLog, load_log, read_rounds
 from ragjax.errors import UserError, require
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.tables import MarkdownTable
@@ -23,6 +25,7 @@ from ragjax.ops.reward_model import LOGISTIC, RIDGE, cross_fitted, model_terms
 
 POLICIES = {"random": "random", "bts": "Bernoulli Thompson sampling"}
 CLIP, FOLDS, RESAMPLES, POSITIONS = 5.0, 5, 2000, 3
+MOST_ROUNDS = 50_000
 DIRECT = "direct, logistic"
 USER, AFFINITY = ("user_feature_",), ("user-item_affinity_",)  # how the columns' names begin
 OWN = "its own log"  # the value of a policy by the log that it made
@@ -34,7 +37,8 @@ log. In the other direction the logged chances themselves are what is divided by
 
 Models of the reward are linear in position, item, user features and the affinity of the user to the
 item, and predict each round from the folds that it is not in. What the direct method's value errs by is
-the model's bias, which no interval shows."""
+the model's bias, which no interval shows. Items that a user saw side by side are rounds of their own in
+these logs, and are taken as independent."""
 
 
 def log_path(name: str) -> Path:
@@ -57,6 +61,31 @@ def log_path(name: str) -> Path:
     )
 
 
+def read_log(name: str) -> BanditLog:
+    """A policy's log, with the user's features.
+
+    Raises:
+      UserError: it has too many rounds, more positions than three, or rewards that are no clicks.
+    """
+    path = log_path(name)
+    rounds = sum(1 for _ in itertools.islice(read_rounds(path, broken=[]), MOST_ROUNDS + 1))
+    require(
+        rounds <= MOST_ROUNDS,
+        f"{path} has more than {MOST_ROUNDS:,} rounds; name the dataset's small version.",
+    )
+    log = load_log(path, context=USER)
+    last = int(log.position.max()) + 1
+    require(
+        last <= POSITIONS,
+        f"{path} has an item at position {last} of {POSITIONS}; name a log of three.",
+    )
+    require(
+        bool(np.isin(log.reward, (0, 1)).all()),
+        f"{path} has rewards that are neither 0 nor 1; name a log of clicks.",
+    )
+    return log
+
+
 def features_of(name: str, log: BanditLog) -> np.ndarray:
     """[n,A,F] of every item in every round: a constant, position, item, user, and affinity."""
     affinity = load_log(log_path(name), context=AFFINITY).context
@@ -70,13 +99,13 @@ def features_of(name: str, log: BanditLog) -> np.ndarray:
         return np.broadcast_to(values[:, None], (count, items, values.shape[1]))
 
     parts = [
-        np.ones((count, items, 1)),
-        of_round(np.eye(POSITIONS)[log.position]),
-        np.broadcast_to(np.eye(items), (count, items, items)),
+        np.ones((count, items, 1), np.float32),
+        of_round(np.eye(POSITIONS, dtype=np.float32)[log.position]),
+        np.broadcast_to(np.eye(items, dtype=np.float32), (count, items, items)),
         of_round(log.context),
         affinity[:, [int(item) for item in log.items], None],
     ]
-    return np.concatenate(parts, axis=2).astype(np.float32)
+    return np.concatenate(parts, axis=2)
 
 
 def shares(position: jax.Array, action: jax.Array, items: int) -> jax.Array:
@@ -161,7 +190,7 @@ def evaluated(
 
 def measure() -> dict[str, Any]:
     """Both directions: {"rounds", "clicks": {policy: number}, policy: {estimator: its figures}}."""
-    logs = {name: load_log(log_path(name), context=USER) for name in POLICIES}
+    logs = {name: read_log(name) for name in POLICIES}
     random, bts = (on_device(name, log) for name, log in logs.items())
     items = len(logs["random"].items)
     require(

@@ -15,7 +15,12 @@ A row is a round:
 A slate has one propensity (and target) of its own or a list with that of each place, and one reward or a
 list likewise. In a table's cell a list is JSON. A log without propensities says nothing of another
 policy: a missing one, and one that isn't above 0 and at most 1, is refused. Other lines that can't be
-read are counted and named.
+read are counted and named. From a log with targets to an estimate:
+
+    log = load_log(Path("log.jsonl"))
+    ratio = jnp.asarray(log.target / log.propensity)  # [n,1] of wholes, or [n,P] of places
+    reward = jnp.asarray(log.reward)
+    ips(reward.sum(axis=1), whole_weights(ratio))
 """
 
 import math
@@ -39,6 +44,8 @@ NAMES = {
     "target": ("target",),
 }
 _SHOWN = 10  # line numbers that a message names
+_KINDS = 1000  # of a text in the context, each of which is a column
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class LoggedRound(NamedTuple):
@@ -117,8 +124,9 @@ def load_log(
         else they are refused.
 
     Raises:
-      UserError: there is no round, lines can't be read, a propensity is missing or impossible, or rounds
-        don't agree in whether there is one propensity, reward or target a slate or one a place.
+      UserError: there is no round, lines can't be read, a propensity is missing or impossible, a text of
+        the context is of too many kinds, or rounds don't agree in whether there is one propensity,
+        reward or target a slate or one a place.
     """
     broken: list[tuple[int, str]] = []
     rounds = list(read_rounds(path, fields=fields, context=context, broken=broken))
@@ -140,7 +148,7 @@ def load_log(
         f"{path} has a target in {len(targets)} of {len(rounds)} rounds; give all of them one, or none.",
     )
     return BanditLog(
-        context=_encoded([one.context for one in rounds]),
+        context=_encoded(path, [one.context for one in rounds]),
         items=names,
         action=action,
         position=np.array([one.position for one in rounds], np.int32),
@@ -327,7 +335,8 @@ class _Round:
             )
             return value
         require(
-            math.isfinite(found), f"{self.where}: 'context' holds {value!r}; write finite numbers."
+            abs(found) <= _LARGEST,
+            f"{self.where}: 'context' holds {value!r}; write finite numbers, at most {_LARGEST:.2g}.",
         )
         return found
 
@@ -348,14 +357,19 @@ def _columns(path: Path, rounds: Sequence[LoggedRound], name: str, fill: float) 
     return out
 
 
-def _encoded(contexts: Sequence[tuple[float | str, ...]]) -> np.ndarray:
+def _encoded(path: Path, contexts: Sequence[tuple[float | str, ...]]) -> np.ndarray:
     """[n,C] the numbers, and a column of ones and zeros for each text."""
     columns = []
-    for column in zip(*contexts, strict=True):
+    for number, column in enumerate(zip(*contexts, strict=True), start=1):
         if not any(isinstance(value, str) for value in column):
             columns.append(np.array(column, np.float32)[:, None])
             continue
         kinds = sorted({str(value) for value in column})
+        require(
+            len(kinds) <= _KINDS,
+            f"{path} has {len(kinds):,} different texts in entry {number} of the context, each of which "
+            f"would be a column; leave it out, or group them into {_KINDS:,} at most.",
+        )
         rows = {kind: row for row, kind in enumerate(kinds)}
         columns.append(np.eye(len(kinds), dtype=np.float32)[[rows[str(value)] for value in column]])
     return np.concatenate(columns, axis=1) if columns else np.zeros((len(contexts), 0), np.float32)

@@ -9,8 +9,9 @@ reward r. With the weights w = π(a|x) / μ(a|x) the value E[r] of the policy π
 
 with q a model of the reward (Horvitz and Thompson, 1952; Swaminathan and Joachims, 2015; Dudik et al.,
 arXiv 1103.4601). IPS is unbiased where μ is right and positive wherever π is, DR where either μ or q is
-right, and SNIPS tends to the value with n. The direct method, (1/n) Σ_i Σ_a π(a|x_i) q(x_i,a), is
-`ips` of that sum with weights of one.
+right, and SNIPS tends to the value with n; so does DR with its second sum divided by Σ_i w_i in place of
+n (Thomas and Brunskill, arXiv 1604.00923), which a large weight moves less. The direct method,
+(1/n) Σ_i Σ_a π(a|x_i) q(x_i,a), is `ips` of that sum with weights of one.
 
 An ordered slate of P places has a reward and a ratio π / μ of the conditional probabilities at each
 place, and [n,P] weights by what a place's reward may depend on:
@@ -21,14 +22,16 @@ place, and [n,P] weights by what a place's reward may depend on:
 
 (McInerney et al., arXiv 2007.12986; Li et al., arXiv 1804.10488, for the last).
 The fewer places, the smaller the variance, and the bias if the reward depends on more. Where a slate
-has no such place the ratio is 1 and the reward 0. Written "n *P", a shape is [n] for one action a round
-and for whole slates, or [n,P].
+has no such place the ratio is 1, and the reward and the model's are 0. Written "n *P", a shape is [n]
+for one action a round and for whole slates, or [n,P].
+
+Logs of unequal lengths run in one program if they are padded to one length: the rounds of `valid` count.
 """
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from ragjax.errors import require
 
@@ -69,7 +72,11 @@ def cascade_weights(
 
 
 def ips(
-    reward: Float[Array, "n *P"], weight: Float[Array, "n *P"], clip: float | None = None
+    reward: Float[Array, "n *P"],
+    weight: Float[Array, "n *P"],
+    clip: float | None = None,
+    *,
+    valid: Bool[Array, "n"] | None = None,
 ) -> Estimate:
     """Inverse propensity scores: (1/n) Σ_i Σ_p min(w_ip, clip) r_ip.
 
@@ -78,18 +85,24 @@ def ips(
       weight: [n] or [n,P] π / μ.
       clip: the largest weight, which lowers the variance and biases rewards of one sign towards zero
         (Ionides, 2008); None to leave the weights as they are.
+      valid: [n] which rounds count, whatever the others hold; None for all.
 
     Returns:
-      Its standard error is that of a mean of n independent terms.
+      Its standard error is that of a mean of n independent terms, NaN where fewer than two are valid.
 
     Raises:
-      UserError: there are fewer than two rounds.
+      UserError: there are fewer than two rounds, shapes differ, or `clip` isn't positive.
     """
-    return _mean_of(_by_round(_clipped(weight, clip) * reward), weight, clip)
+    _check(reward, clip, valid, weight=weight)
+    return _mean_of(_by_round(_clipped(weight, clip) * reward), weight, clip, valid)
 
 
 def snips(
-    reward: Float[Array, "n *P"], weight: Float[Array, "n *P"], clip: float | None = None
+    reward: Float[Array, "n *P"],
+    weight: Float[Array, "n *P"],
+    clip: float | None = None,
+    *,
+    valid: Bool[Array, "n"] | None = None,
 ) -> Estimate:
     """Self-normalised inverse propensity scores: Σ_p Σ_i w_ip r_ip / Σ_i w_ip.
 
@@ -97,6 +110,7 @@ def snips(
       reward: [n] or [n,P] r.
       weight: [n] or [n,P] π / μ.
       clip: see `ips`.
+      valid: see `ips`.
 
     Returns:
       NaN where all weights of a place are zero, since then the log says nothing of the policy. Its
@@ -104,13 +118,11 @@ def snips(
       e_i = Σ_p w_ip (r_ip - v_p) / mean_i w_ip (Owen, Monte Carlo theory, 2013, chapter 9).
 
     Raises:
-      UserError: there are fewer than two rounds.
+      UserError: see `ips`.
     """
-    used = _clipped(weight, clip)
-    mean = jnp.mean(used, axis=0)
-    values = jnp.mean(used * reward, axis=0) / mean
-    linear = _by_round(used * (reward - values) / mean)
-    return _mean_of(linear, weight, clip)._replace(value=jnp.sum(values))
+    _check(reward, clip, valid, weight=weight)
+    terms = _self_normalised(_clipped(weight, clip), reward, _rows(valid, weight))
+    return _mean_of(_by_round(terms), weight, clip, valid)
 
 
 def doubly_robust(
@@ -120,7 +132,9 @@ def doubly_robust(
     expected: Float[Array, "n *P"],
     *,
     before: Float[Array, "n *P"] | None = None,
+    self_normalised: bool = False,
     clip: float | None = None,
+    valid: Bool[Array, "n"] | None = None,
 ) -> Estimate:
     """Doubly robust: (1/n) Σ_i Σ_p [ b_ip E_π[q_p] + min(w_ip, clip) (r_ip - q_ip) ].
 
@@ -133,16 +147,54 @@ def doubly_robust(
         before it.
       before: [n,P] b, a cascade's weights of the places before (see `cascade_weights`; Kiyohara et al.,
         arXiv 2202.01562); None for ones.
+      self_normalised: whether the second sum of each place is divided by its Σ_i w_ip in place of n.
       clip: see `ips`.
+      valid: see `ips`.
 
     Returns:
-      Its standard error is that of a mean of n independent terms, the model taken as given.
+      Its standard error is that of a mean of n independent terms, the model taken as given; of what is
+      self-normalised as for `snips`, and NaN where that is.
 
     Raises:
-      UserError: there are fewer than two rounds.
+      UserError: see `ips`.
     """
-    model = expected if before is None else before * expected
-    return _mean_of(_by_round(model + _clipped(weight, clip) * (reward - predicted)), weight, clip)
+    before = jnp.ones_like(weight) if before is None else before
+    models = {"predicted": predicted, "expected": expected, "before": before}
+    _check(reward, clip, valid, weight=weight, **models)
+    used, residual = _clipped(weight, clip), reward - predicted
+    if self_normalised:
+        corrections = _self_normalised(used, residual, _rows(valid, weight))
+    else:
+        corrections = used * residual
+    return _mean_of(_by_round(before * expected + corrections), weight, clip, valid)
+
+
+def _self_normalised(used: Array, reward: Array, rows: Array | None) -> Array:
+    """[n] or [n,P] v_p + w_ip (r_ip - v_p) / mean_i w_ip, of mean v_p = Σ_i w_ip r_ip / Σ_i w_ip."""
+    mean = jnp.mean(used, axis=0, where=rows)
+    values = jnp.mean(used * reward, axis=0, where=rows) / mean
+    return values + used * (reward - values) / mean
+
+
+def _check(reward: Array, clip: float | None, valid: Array | None, **others: Array) -> None:
+    """Refuses what would be broadcast, [n] by [n,1] to [n,n] for one, and a clip that turns signs."""
+    for name, other in others.items():
+        require(
+            other.shape == reward.shape,
+            f"{name} has the shape {other.shape}, but reward {reward.shape}; give both as [n], or as "
+            "[n,P] with an entry for each place.",
+        )
+    if valid is not None:
+        require(
+            valid.shape == reward.shape[:1],
+            f"valid has the shape {valid.shape}, but reward {reward.shape}; give it as [n].",
+        )
+    require(clip is None or clip > 0, f"clip is {clip}; the largest weight must be positive.")
+
+
+def _rows(valid: Array | None, weight: Array) -> Array | None:
+    """[n] or [n,1], as `where` of the weights; None for all."""
+    return None if valid is None else valid.reshape(-1, *[1] * (weight.ndim - 1))
 
 
 def _clipped(weight: Array, clip: float | None) -> Array:
@@ -154,18 +206,21 @@ def _by_round(terms: Array) -> Array:
     return jnp.sum(terms.reshape(terms.shape[0], -1), axis=-1)
 
 
-def _mean_of(terms: Array, weight: Array, clip: float | None) -> Estimate:
+def _mean_of(terms: Array, weight: Array, clip: float | None, valid: Array | None) -> Estimate:
     """The mean of n independent terms, and the figures of the weights."""
-    count = terms.shape[0]
-    require(count >= 2, f"The log has {count} rounds; an estimate with an error needs at least 2.")
-    used = _clipped(weight, clip)
-    squares = jnp.sum(jnp.square(used), axis=0)
-    size = jnp.square(jnp.sum(used, axis=0)) / jnp.where(squares > 0, squares, 1.0)
+    length = terms.shape[0]
+    require(
+        length >= 2, f"The log has {length} rounds; an estimate with an error needs at least 2."
+    )
+    count = length if valid is None else jnp.sum(valid.astype(terms.dtype))
+    used, rows = _clipped(weight, clip), _rows(valid, weight)
+    squares = jnp.sum(jnp.square(used), axis=0, where=rows)
+    size = jnp.square(jnp.sum(used, axis=0, where=rows)) / jnp.where(squares > 0, squares, 1.0)
     return Estimate(
-        value=jnp.mean(terms),
-        standard_error=jnp.std(terms, ddof=1) / count**0.5,
-        mean_weight=jnp.mean(used),
+        value=jnp.mean(terms, where=valid),
+        standard_error=jnp.std(terms, ddof=1, where=valid) / count**0.5,
+        mean_weight=jnp.mean(used, where=rows),
         effective_size=jnp.min(size),
-        largest_weight=jnp.max(weight),
-        clipped=jnp.mean((used < weight).astype(terms.dtype)),
+        largest_weight=jnp.max(weight, where=rows, initial=0.0),
+        clipped=jnp.mean((used < weight).astype(terms.dtype), where=rows),
     )

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from ragjax.errors import require
+
 Rule = Literal["top", "greedy", "optimal"]
 RULES = get_args(Rule)
 
@@ -46,14 +48,21 @@ def chosen_slate(
       scores: [...,K] s, positive; 0 or less for a candidate that can't be shown, of which only as many
         as necessary are taken, last.
       no_click: [...] s_0, positive.
-      values: [...,K] q.
+      values: [...,K] q, anything for a candidate that can't be shown.
       places: P, at most K.
 
     Returns:
       [...,P] distinct positions, in the order in which the rule prefers them.
+
+    Raises:
+      UserError: there are fewer candidates than places, or no place.
     """
     chex.assert_equal_shape([scores, values])
-    assert places <= scores.shape[-1], f"{places} places for {scores.shape[-1]} candidates"
+    require(
+        1 <= places <= scores.shape[-1],
+        f"places is {places} for {scores.shape[-1]} candidates; show at least one and at most all.",
+    )
+    values = jnp.where(scores > 0, values, 0.0)
     if rule == "top":
         return _best(scores, scores * values, places)
     if rule == "greedy":
@@ -71,8 +80,9 @@ def chosen_slate(
 
 def _value_of(slate: Array, scores: Array, no_click: Array, values: Array) -> Array:
     """[...] Q of slates [...,P] of candidates [...,K]; those that can't be shown count for nothing."""
-    shown_scores = jnp.take_along_axis(jnp.maximum(scores, 0.0), slate, axis=-1)
-    return slate_value(shown_scores, no_click, jnp.take_along_axis(values, slate, axis=-1))
+    shown = jnp.take_along_axis(jnp.maximum(scores, 0.0), slate, axis=-1)
+    worth = jnp.take_along_axis(values, slate, axis=-1)
+    return slate_value(shown, no_click, jnp.where(shown > 0, worth, 0.0))
 
 
 def _steps(candidates: int) -> int:

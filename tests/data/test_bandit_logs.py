@@ -127,6 +127,18 @@ def test_a_log_of_slates_feeds_the_estimators(write):
     np.testing.assert_allclose(cascade.value, (2 * 0 + 2 * 1.5 * 1 + 0.5 * 2) / 2, rtol=1e-6)
 
 
+def test_a_text_that_names_the_round_is_no_context(write):
+    """A thousand columns of ones and zeros at most: an id or a time would be one for each round."""
+    rows = [changed(context=[0.5, f"user {number % 1000}"]) for number in range(1200)]
+    log = load_log(write(rows))
+    assert log.context.shape == (1200, 1001)
+    np.testing.assert_array_equal(log.context.sum(axis=1), 1.5)
+    with pytest.raises(
+        UserError, match=r"has 1,001 different texts in entry 2 of the context, each"
+    ):
+        load_log(write([*rows, changed(context=[0.5, "another"])]))
+
+
 # Bad lines
 
 
@@ -171,6 +183,10 @@ BAD = [
     (changed(context=[1.0]), "has 1 entries of context, but the first round 2"),
     (changed(context=[1.0, None]), "'context' holds None"),
     (changed(context=[1.0, "inf"]), "'context' holds 'inf'"),
+    (
+        changed(context=[1e39, "red"]),
+        "'context' holds 1e+39; write finite numbers, at most 3.4e+38",
+    ),
     ("[1, 2]", "is not a JSON object"),
     ("{", "is not JSON"),
 ]

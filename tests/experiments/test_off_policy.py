@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from command_line import the_sentence
 
+from ragjax.errors import UserError
 from ragjax.evaluation.plots import record_figures
 from ragjax.files import load_module
 
@@ -15,15 +16,23 @@ CLICKED = np.array([0.05, 0.1, 0.3, 0.5])
 SHOWN = {"random": np.full(ITEMS, 1 / ITEMS), "bts": np.array([0.1, 0.1, 0.3, 0.5])}
 
 
-def write_log(folder, name, items=ITEMS):
+def write_log(folder, name, items=ITEMS, places=3, clicks=1):
     rng = np.random.default_rng(len(name))
     columns = [f"user-item_affinity_{item}" for item in range(ITEMS)]
     head = ["", "item_id", "position", "click", "propensity_score", "user_feature_0", *columns]
     lines = [",".join(head)]
     for number in range(ROUNDS):
         item = min(rng.choice(ITEMS, p=SHOWN[name]), items - 1)
-        click, user = int(rng.uniform() < CLICKED[item]), rng.choice(["one", "two"])
-        row = [number, item, rng.integers(1, 4), click, SHOWN[name][item], user, *[0.0] * ITEMS]
+        click, user = clicks * (rng.uniform() < CLICKED[item]), rng.choice(["one", "two"])
+        row = [
+            number,
+            item,
+            rng.integers(1, places + 1),
+            click,
+            SHOWN[name][item],
+            user,
+            *[0.0] * ITEMS,
+        ]
         lines.append(",".join(map(str, row)))
     path = folder / name / "men/men.csv"
     path.parent.mkdir(parents=True)
@@ -80,6 +89,30 @@ def test_a_log_that_does_not_show_all_items_is_refused(tmp_path, monkeypatch, re
         write_log(tmp_path, name, items=ITEMS - 1)
     monkeypatch.setenv("OPEN_BANDIT", str(tmp_path))
     assert "shows 3 of 4 items; take a log in which all are shown." in refusal()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"places": 4}, "men.csv has an item at position 4 of 3; name a log of three."),
+        ({"clicks": 2}, "men.csv has rewards that are neither 0 nor 1; name a log of clicks."),
+    ],
+)
+def test_a_log_of_something_else_is_refused(tmp_path, monkeypatch, refusal, wrong, sentence):
+    write_log(tmp_path, "random", **wrong)
+    monkeypatch.setenv("OPEN_BANDIT", str(tmp_path))
+    assert sentence in refusal()
+
+
+def test_a_log_that_does_not_fit_memory_is_refused(experiment, tmp_path, monkeypatch):
+    write_log(tmp_path, "random")
+    monkeypatch.setenv("OPEN_BANDIT", str(tmp_path))
+    monkeypatch.setattr(experiment, "MOST_ROUNDS", ROUNDS - 1)
+    with pytest.raises(UserError, match=r"men.csv has more than 2,999 rounds; name the dataset's"):
+        experiment.measure()
+    monkeypatch.setattr(experiment, "MOST_ROUNDS", ROUNDS)
+    with pytest.raises(UserError, match=r"holds no bts/men/men\.csv"):
+        experiment.measure()
 
 
 def test_without_the_dataset_it_is_one_sentence(tmp_path, monkeypatch, refusal):

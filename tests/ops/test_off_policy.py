@@ -143,7 +143,36 @@ def test_snips_by_its_words_and_its_invariance():
     assert nothing.effective_size == 0
 
 
-@pytest.mark.parametrize("name", ["ips", "clipped", "snips", "dr"])
+def test_self_normalised_doubly_robust_by_its_words_and_its_invariance():
+    rng = np.random.default_rng(6)
+    with jax.enable_x64(True):
+        reward, predicted, expected = (jnp.asarray(rng.normal(size=(50, 2))) for _ in range(3))
+        weight = jnp.asarray(rng.exponential(size=(50, 2)))
+
+        def robust(reward, weight, predicted):
+            return doubly_robust(reward, weight, predicted, expected, self_normalised=True)
+
+        found = robust(reward, weight, predicted)
+        scaled = robust(reward, weight * jnp.array([3.0, 0.2]), predicted)
+        plain = snips(reward, weight)
+        zero = jnp.zeros_like(reward)
+        no_model = doubly_robust(reward, weight, zero, zero, self_normalised=True)
+        nothing = robust(reward, zero, predicted)
+        # A model that is right of every round leaves the weights nothing to do.
+        known = robust(predicted, weight, predicted)
+    corrections = [
+        np.average(np.asarray(reward - predicted)[:, place], weights=np.asarray(weight)[:, place])
+        for place in range(2)
+    ]
+    expected_value = np.asarray(expected).mean(0).sum() + sum(corrections)
+    np.testing.assert_allclose(found.value, expected_value, rtol=1e-12)
+    np.testing.assert_allclose(scaled[:2], found[:2], rtol=1e-12)
+    np.testing.assert_allclose(no_model, plain, rtol=1e-12)
+    np.testing.assert_allclose(known.value, np.asarray(expected).mean(0).sum(), rtol=1e-12)
+    assert np.isnan(nothing.value)
+
+
+@pytest.mark.parametrize("name", ["ips", "clipped", "snips", "dr", "sndr"])
 def test_standard_errors_equal_the_spread_of_simulated_logs(name):
     chance, x, a, reward, logged, target, mean, value = kinds(seed=2)
     model = mean + 0.3
@@ -153,6 +182,7 @@ def test_standard_errors_equal_the_spread_of_simulated_logs(name):
         "clipped": lambda r, w, p, e: ips(r, w, clip=2.0),
         "snips": lambda r, w, p, e: snips(r, w),
         "dr": doubly_robust,
+        "sndr": lambda *of: doubly_robust(*of, self_normalised=True),
     }[name]
     logs = np.random.default_rng(3).choice(len(chance), (2000, 400), p=chance / chance.sum())
     columns = [jnp.asarray(column, jnp.float32) for column in columns]
@@ -280,6 +310,106 @@ def test_cascade_doubly_robust_is_unbiased(right):
     (mean, squared_error), variance = expectation(chance, on_kinds(estimator, *columns))
     np.testing.assert_allclose(mean, value, rtol=1e-12, atol=1e-12)
     np.testing.assert_allclose(squared_error, variance, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("estimator", ["whole", "cascade", "robust"])
+def test_slates_of_unequal_lengths_are_unbiased_once_padded(estimator):
+    """All ordered slates of one to three of four items, the length drawn first by another chance."""
+    places, value, columns = 3, 0.0, []
+    for length, share in ((1, 0.5), (2, 0.3), (3, 0.2)):
+        slates, logged, target, rng = slate_problem(4, length)
+        reward = rewards_of("cascade", slates, rng)
+        value += share * (target.prod(1)[:, None] * reward).sum()
+        padding = ((0, 0), (0, places - length))
+        ratio = np.pad(target / logged, padding, constant_values=1.0)
+        columns.append((share * logged.prod(1), ratio, np.pad(reward, padding)))
+    chance, ratio, reward = (np.concatenate(column) for column in zip(*columns, strict=True))
+    with jax.enable_x64(True):
+        weight, before = (np.asarray(of) for of in cascade_weights(jnp.asarray(ratio)))
+        whole = np.asarray(whole_weights(jnp.asarray(ratio)))
+    # A model that says 0.5 at every place that is there, which is also what it expects of any policy.
+    model = 0.5 * (reward != 0)
+
+    def robust(r, w, q, b):
+        return doubly_robust(r, w, q, q, before=b)
+
+    made = {
+        "whole": (ips, reward.sum(1), whole),
+        "cascade": (ips, reward, weight),
+        "robust": (robust, reward, weight, model, before),
+    }[estimator]
+    (mean, squared_error), variance = expectation(chance, on_kinds(*made))
+    np.testing.assert_allclose(mean, value, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(squared_error, variance, rtol=1e-9, atol=1e-12)
+
+
+# Rounds that are padding, and shapes
+
+
+ESTIMATORS = {
+    "ips": lambda r, w, **kw: ips(r, w, clip=1.5, **kw),
+    "snips": lambda r, w, **kw: snips(r, w, **kw),
+    "dr": lambda r, w, **kw: doubly_robust(r, w, r - 0.1, 0.5 * r, before=w, **kw),
+    "sndr": lambda r, w, **kw: doubly_robust(r, w, 0.3 * r, r, self_normalised=True, **kw),
+}
+
+
+@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("shape", [(7,), (7, 3)])
+@pytest.mark.parametrize("junk", [100.0, np.nan])
+def test_rounds_that_are_padding_do_not_count(name, shape, junk):
+    rng = np.random.default_rng(4)
+    reward, weight = rng.normal(size=shape), rng.exponential(size=shape)
+    valid = np.array([True, True, False, True, False, True, False])
+    padded = [
+        np.where(valid.reshape(-1, *[1] * (len(shape) - 1)), of, junk) for of in (reward, weight)
+    ]
+    with jax.enable_x64(True):
+        kept = ESTIMATORS[name](jnp.asarray(reward[valid]), jnp.asarray(weight[valid]))
+        found = ESTIMATORS[name](*map(jnp.asarray, padded), valid=jnp.asarray(valid))
+    np.testing.assert_allclose(found, kept, rtol=1e-12)
+
+
+def test_padded_logs_of_other_lengths_are_the_same_program():
+    estimate = jax.jit(snips)
+    reward, weight = jnp.arange(6.0), jnp.ones(6)
+    first, second = jnp.arange(6) < 6, jnp.arange(6) < 3
+    np.testing.assert_allclose(estimate(reward, weight, valid=first).value, 2.5)
+    with compiled() as names:
+        found = estimate(reward, weight, valid=second)
+    assert names == []
+    np.testing.assert_allclose(found.value, 1.0)
+    one = estimate(reward, weight, valid=jnp.arange(6) == 1)
+    assert one.value == 1
+    assert np.isnan(one.standard_error)
+
+
+@pytest.mark.parametrize("estimator", [ips, snips])
+@pytest.mark.parametrize(("reward", "weight"), [((4,), (4, 1)), ((4, 1), (4, 3)), ((4, 3), (4,))])
+def test_shapes_that_would_be_broadcast_are_refused(estimator, reward, weight):
+    """The annotations are checked in tests alone: what a user calls is below them."""
+    plain = getattr(estimator, "__wrapped__", estimator)
+    with pytest.raises(UserError, match=r"^weight has the shape .* but reward .*; give both as"):
+        plain(jnp.ones(reward), jnp.ones(weight))
+
+
+def test_a_model_of_another_shape_is_refused():
+    plain = getattr(doubly_robust, "__wrapped__", doubly_robust)
+    with pytest.raises(UserError, match=r"^expected has the shape \(4, 1\), but reward \(4,\)"):
+        plain(jnp.ones(4), jnp.ones(4), jnp.ones(4), jnp.ones((4, 1)))
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (3,)])
+def test_valid_rounds_of_another_shape_are_refused(shape):
+    plain = getattr(ips, "__wrapped__", ips)
+    with pytest.raises(UserError, match=r"^valid has the shape .*, but reward \(4,\); give it as"):
+        plain(jnp.ones(4), jnp.ones(4), valid=jnp.ones(shape, bool))
+
+
+@pytest.mark.parametrize("clip", [0.0, -1.0])
+def test_a_clip_that_is_not_positive_is_refused(clip):
+    with pytest.raises(UserError, match=rf"^clip is {clip}; the largest weight must be positive"):
+        ips(jnp.ones(4), jnp.ones(4), clip=clip)
 
 
 # Figures of the weights

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from compilations import compiled
 
+from ragjax.errors import UserError
 from ragjax.ops.slates import RULES, chosen_slate, decomposed_target, slate_value
 
 SHAPES = [(3, 1), (4, 2), (5, 3), (6, 3), (6, 6)]  # K, P
@@ -42,6 +43,35 @@ def test_the_optimal_slate_is_the_best_of_all(count, places):
         assert len(set(slate[row])) == places
         best = max(worth(*given, some) for some in itertools.combinations(range(count), places))
         np.testing.assert_allclose(worth(*given, slate[row]), best, rtol=1e-5, atol=1e-6)
+
+
+def largest_ratio(scores, no_click, values, places):
+    """max_A Q(A) by bisection, in float64: the λ at which max_A Σ s_i (q_i - λ) - λ s_0 is zero."""
+    scores, values = scores.astype(np.float64), values.astype(np.float64)
+    low, high = min(values.min(), 0) - 1, max(values.max(), 0) + 1
+    for _ in range(200):
+        middle = (low + high) / 2
+        gains = np.partition(scores * (values - middle), -places)[-places:]
+        low, high = (middle, high) if gains.sum() > middle * no_click else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("count", "places"), [(1000, 3), (1000, 20), (5000, 100)])
+def test_the_optimal_slate_of_many_candidates_of_all_magnitudes(count, places, sign):
+    """The steps are enough: scores over twelve decades, values over six, of both signs or of one."""
+    rng = np.random.default_rng((count, places))
+    shape = (10, count)
+    scores = (10.0 ** rng.uniform(-6, 6, shape)).astype(np.float32)
+    values = 10.0 ** rng.uniform(-3, 3, shape)
+    values = (-values if sign < 0 else values * rng.choice([-1, 1], shape)).astype(np.float32)
+    no_click = rng.exponential(size=10).astype(np.float32)
+    slate = chosen("optimal", scores, no_click, values, places)
+    for row in range(len(scores)):
+        given = scores[row], no_click[row], values[row]
+        np.testing.assert_allclose(
+            worth(*given, slate[row]), largest_ratio(*given, places), rtol=1e-5
+        )
 
 
 @pytest.mark.parametrize(("count", "places"), SHAPES)
@@ -80,6 +110,24 @@ def test_what_cannot_be_shown_is_taken_last(rule):
 
 
 @pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("junk", [np.nan, -np.inf, np.inf, 1e30])
+@pytest.mark.parametrize("places", [2, 6])
+def test_the_value_of_what_cannot_be_shown_is_not_looked_at(rule, junk, places):
+    scores, no_click, values = draw(6, 4)
+    scores[:, [0, 3]] = 0.0
+    expected = chosen(rule, scores, no_click, values * (scores > 0), places)
+    spoilt = np.where(scores > 0, values, np.float32(junk))
+    np.testing.assert_array_equal(chosen(rule, scores, no_click, spoilt, places), expected)
+    one = jnp.ones(len(scores))
+    targets = [
+        decomposed_target(one, one, *map(jnp.asarray, (scores, no_click, of)), rule, places)
+        for of in (spoilt, values)
+    ]
+    assert np.isfinite(targets[0]).all()
+    np.testing.assert_array_equal(*targets)
+
+
+@pytest.mark.parametrize("rule", RULES)
 def test_the_target_is_the_reward_and_the_value_of_the_next_slate(rule):
     scores, no_click, values = draw(5, 3)
     reward, discount = np.float32(values[:, 0]), np.float32(no_click > 0.5) * np.float32(0.9)
@@ -102,6 +150,9 @@ def test_the_value_of_a_slate_is_that_of_what_is_chosen():
     np.testing.assert_allclose(value, (1 * 4 - 2) / 4)
 
 
-def test_more_places_than_candidates_are_refused():
-    with pytest.raises(AssertionError, match="3 places for 2 candidates"):
-        chosen_slate("top", jnp.ones((1, 2)), jnp.ones(1), jnp.ones((1, 2)), 3)
+@pytest.mark.parametrize("places", [0, 3])
+def test_places_that_candidates_cannot_fill_are_refused(places):
+    with pytest.raises(
+        UserError, match=rf"^places is {places} for 2 candidates; show at least one"
+    ):
+        chosen_slate("top", jnp.ones((1, 2)), jnp.ones(1), jnp.ones((1, 2)), places)
