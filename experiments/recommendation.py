@@ -35,14 +35,14 @@ good quality give time back. The return is the time that is watched. Quality can
 def get_table() -> Table:
     """Declares the table; `ragjax table experiments/recommendation.py --run` makes what is missing."""
     fixed = (
-        Row(label, f"{CONFIGS}/fixed.py", ("--policy.by", name), key=name)
+        Row(label, f"{CONFIGS}/fixed.py", () if name == "random" else ("--policy.by", name), name)
         for name, label in FIXED.items()
     )
     slate_q = (
         Row(
             f"SlateQ, {rule} slates",
             f"{CONFIGS}/slate_q.py",
-            ("--policy.rule", rule),
+            () if rule == "optimal" else ("--policy.rule", rule),
             f"slate_q_{rule}",
         )
         for rule in ("top", "greedy", "optimal")

@@ -1,8 +1,8 @@
-"""A policy of slates that learns nothing, on interest evolution: one of random choices by default.
+"""A policy of slates that learns nothing, on interest evolution: random; others by `--policy.by`.
 
-    ragjax train configs/recommendation/fixed.py --policy.by affinity
+    ragjax train configs/recommendation/fixed.py
 
-Expected (experiments/recommendation.py): not recorded yet.
+Expected (experiments/recommendation.py): return, greedy 160.4 ± 0.6; return, sampled 160.6 ± 0.5.
 """
 
 from ragjax.envs.recommendation.baselines import SlateBaseline

@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/memory.py
 
-Expected (experiments/recommendation.py): not recorded yet.
+Expected (experiments/recommendation.py): return, greedy 212.2 ± 9.0; return, sampled 168.2 ± 3.6.
 """
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution

@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/no_memory.py
 
-Expected (experiments/recommendation.py): not recorded yet.
+Expected (experiments/recommendation.py): return, greedy 161.8 ± 1.0; return, sampled 160.1 ± 0.5.
 """
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution

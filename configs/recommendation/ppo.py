@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/ppo.py
 
-Expected (experiments/recommendation.py): not recorded yet.
+Expected (experiments/recommendation.py): return, greedy 219.0 ± 8.5; return, sampled 168.8 ± 1.9.
 """
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution

@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/retrieval.py
 
-Expected (experiments/recommendation.py): not recorded yet.
+Expected (experiments/recommendation.py): return, greedy 215.4 ± 55.8; return, sampled 217.6 ± 56.7.
 """
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution

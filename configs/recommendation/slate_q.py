@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/slate_q.py
 
-Expected (experiments/recommendation.py): not recorded yet.
+Expected (experiments/recommendation.py): return, greedy 170.4 ± 0.3; return, sampled 171.3 ± 0.4.
 """
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
