@@ -4,13 +4,14 @@ import dataclasses
 import functools
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from ragjax.envs.highway.base import Driving
 from ragjax.envs.highway.drivers import (
     FASTER,
     IDLE,
@@ -25,9 +26,6 @@ from ragjax.envs.highway.traffic import observe
 from ragjax.envs.highway.vehicles import VEHICLE_WIDTH, Vehicles, velocity
 from ragjax.errors import require
 from ragjax.ranges import SEED
-
-if TYPE_CHECKING:
-    from ragjax.envs.highway.highway import HighwayBase
 
 Drivers = Literal["mixed", "rules", "random"]
 Kind = Literal["recorded", "shuffled", "empty", "oracle"]
@@ -112,7 +110,7 @@ class SceneMemory:
 
 
 @functools.lru_cache(maxsize=16)
-def record_scenes(spec: "HighwayBase", memory: SceneMemory) -> np.ndarray:
+def record_scenes(spec: Driving, memory: SceneMemory) -> np.ndarray:
     """The passages [N,35] of a memory; equal arguments give equal ones.
 
     Args:
@@ -139,7 +137,7 @@ def record_scenes(spec: "HighwayBase", memory: SceneMemory) -> np.ndarray:
     return np.zeros_like(scenes) if memory.kind == "empty" else scenes
 
 
-def _drive(spec: "HighwayBase", drivers: Drivers, count: int, road: Road, key: Array) -> Drive:
+def _drive(spec: Driving, drivers: Drivers, count: int, road: Road, key: Array) -> Drive:
     """Drives of `count` egos side by side; with `mixed` drivers, every other one by rules."""
     reset_key, key = jax.random.split(key)
     first = jax.vmap(spec.first_vehicles, (None, 0))
@@ -150,7 +148,7 @@ def _drive(spec: "HighwayBase", drivers: Drivers, count: int, road: Road, key: A
 
     def step(vehicles: Vehicles, key: Array):
         observation = jax.vmap(observe, (None, 0, None))(road, vehicles, spec.height)
-        lane = vehicles.target_lane[:, :1].astype(observation.dtype) / max(spec.lanes - 1, 1)
+        lane = vehicles.target_lane[:, :1].astype(observation.dtype) / max(len(road.lanes.y) - 1, 1)
         chance = jax.random.randint(key, (count,), 0, 5, jnp.int32)
         action = jnp.where(by_rules, jax.vmap(rule_action, (None, 0))(road, vehicles), chance)
         after = jax.vmap(spec.advance, (None, 0, 0))(road, vehicles, action)

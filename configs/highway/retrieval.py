@@ -1,0 +1,34 @@
+"""PPO on highway_fast with a memory of 4,096 scenes of other drivers, by the sum over those retrieved.
+
+ragjax train configs/highway/retrieval.py
+ragjax train configs/highway/retrieval.py --env.memory.kind shuffled   # or empty, oracle
+ragjax train configs/highway/retrieval.py --policy.retriever.train-passages False   # frozen keys
+ragjax train configs/highway/retrieval.py --optimizer.retriever-rate 0   # no retriever is trained
+"""
+
+from ragjax.envs.highway.highway import HighwayFast
+from ragjax.envs.highway.scenes import SceneMemory
+from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
+from ragjax.models.retrieval_policy import RetrievalPolicy
+from ragjax.objectives.ppo import PPO
+from ragjax.training.optimizer import Adam
+
+
+def get_config() -> EpisodesConfig:
+    return EpisodesConfig(
+        env=HighwayFast(memory=SceneMemory()),
+        algorithm=PPO(
+            num_envs=64,
+            rollout_length=64,
+            discount=0.95,
+            gae_lambda=0.95,
+            entropy_coef=0.01,
+            epochs=6,
+            minibatches=8,
+        ),
+        policy=RetrievalPolicy(k=4, hidden=(128, 128)),
+        optimizer=Adam.for_policies(learning_rate=7e-4),
+        env_steps=2_000_000,
+        normalise_observations=True,
+        evaluation=EpisodeEvaluation(every=50, episodes=300, during=50),
+    )
