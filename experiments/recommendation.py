@@ -76,7 +76,6 @@ def get_table() -> Table:
         side_by_side=True,
         claims=(
             Claim("slate_q_optimal", "return, greedy", 162.0, "RLlib's stop of its SlateQ example"),
-            Claim("retrieval", "return, greedy", "affinity_quality"),
             Claim("memory", "return, greedy", "no_memory"),
         ),
     )

@@ -5,7 +5,7 @@
     ragjax train configs/highway/retrieval.py --policy.retriever.train-passages False   # frozen keys
     ragjax train configs/highway/retrieval.py --optimizer.retriever-rate 0   # no retriever is trained
 
-To beat: the same without retrieval, configs/highway/ppo.py. No table is recorded yet.
+Expected: no figure is recorded yet. To beat: the same without retrieval, configs/highway/ppo.py.
 """
 
 from ragjax.envs.highway.highway import HighwayFast

@@ -47,19 +47,19 @@ class SlateValues(PlackettLuce):
 class SlateQPolicy(SlatePolicy):
     """Shows the slate of the largest value, of item values q(user, candidate) by a perceptron.
 
-    The scores of the user's choice are those of the proportional model, s_i = u·d_i - m and s_0 = c - m,
-    of a user u that is seen in as many numbers as a candidate d: `InterestEvolution` with its m and c.
+    The scores of the user's choice are those of the proportional model, s_i = u·d_i + offset and s_0, of
+    a user u seen in as many numbers as a candidate d: by default those of `InterestEvolution`.
     It is learned by `SlateQ`.
 
     Attributes:
       rule: how a slate is made of values, see `ops.slates.chosen_slate`.
-      least_affinity: m.
-      no_click_affinity: c.
+      offset: that makes the scores of candidates positive.
+      no_click: s_0.
     """
 
     rule: Rule = "optimal"
-    least_affinity: float = -1.0
-    no_click_affinity: float = 1.0
+    offset: float = 1.0
+    no_click: float = 2.0
 
     def __post_init__(self):
         """Checks the fields."""
@@ -67,11 +67,9 @@ class SlateQPolicy(SlatePolicy):
         require(
             self.rule in RULES, f"policy.rule is {self.rule!r}; choose one of {', '.join(RULES)}."
         )
-        require(
-            self.least_affinity < self.no_click_affinity,
-            f"policy.no_click_affinity is {self.no_click_affinity}; it must be above "
-            f"policy.least_affinity {self.least_affinity}, for the score of no click to be positive.",
-        )
+        for name in ("offset", "no_click"):
+            value = getattr(self, name)
+            require(value > 0, f"policy.{name} is {value}; it must be positive.")
 
     def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations and candidates.
@@ -103,10 +101,8 @@ class SlateQPolicy(SlatePolicy):
             item_values = read(values, params["value"], user, candidates)
             affinity = jnp.einsum("...f,...kf->...k", seen["user"], candidates)
             # A score of 0 would say that a candidate can't be shown.
-            scores = jnp.maximum(affinity - self.least_affinity, 1e-6)
-            no_click = jnp.full(
-                affinity.shape[:-1], self.no_click_affinity - self.least_affinity, affinity.dtype
-            )
+            scores = jnp.maximum(affinity + self.offset, 1e-6)
+            no_click = jnp.full(affinity.shape[:-1], self.no_click, affinity.dtype)
             slate = chosen_slate(self.rule, scores, no_click, item_values, env.slate)
             later = jnp.arange(env.slate, 0, -1, dtype=affinity.dtype)[:, None]
             ranks = jnp.sum(later * jax.nn.one_hot(slate, env.num_actions), axis=-2)

@@ -117,5 +117,5 @@ def test_bad_fields_are_named(fields, named):
 def test_users_seen_in_other_numbers_are_refused():
     with pytest.raises(UserError, match="as many numbers as a candidate"):
         SlateQPolicy().build(InterestExploration().vectorise(2))
-    with pytest.raises(UserError, match="no_click_affinity"):
-        SlateQPolicy(no_click_affinity=-1.0)
+    with pytest.raises(UserError, match="no_click"):
+        SlateQPolicy(no_click=0.0)
