@@ -50,7 +50,7 @@ def get_table() -> Table:
     learned = (Row(label, f"{CONFIGS}/{name}.py") for name, label in LEARNED.items())
     return Table(
         name="recommendation",
-        title="Interest evolution: minutes watched until the user's time is spent",
+        title="Interest evolution: time watched until the user's time is spent",
         notes=NOTES,
         caption="Slates of 3, `exact` rows of 10 candidates as in RecSim 0.2.4, one row of a corpus. "
         "Clicks and mean quality of what is shown are of a step. pass^4: all of four users watch at "
@@ -96,7 +96,7 @@ def get_plots() -> tuple[Plot, ...]:
             name="returns",
             title="Interest evolution: mean return while training",
             x_label="steps of environments",
-            y_label="minutes watched, likeliest slates",
+            y_label="time watched, likeliest slates",
             curves=learning_curves(runs, mode="greedy"),
             note="Interquartile mean of the seeds; the band reaches from their lowest to their highest. "
             "Each point plays 40 episodes in fresh environments.",

@@ -17,11 +17,9 @@ from ragjax.models.slate_policy import (
     split,
     user_and_candidates,
 )
-from ragjax.ops.plackett_luce import PlackettLuce
+from ragjax.ops.plackett_luce import CERTAIN, PlackettLuce
 from ragjax.ops.slates import RULES, Rule, chosen_slate
 from ragjax.types import Env, Leaf, PolicyModel
-
-CERTAIN = 30.0  # nats by which each item of the slate is likelier in its place than the next
 
 
 @struct.dataclass

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ragjax.errors import require
 from ragjax.objectives.algorithm import Algorithm, Hyper
-from ragjax.ops.plackett_luce import PlackettLuce
+from ragjax.ops.plackett_luce import CERTAIN, PlackettLuce
 from ragjax.ops.slates import decomposed_target
 from ragjax.types import Leaf, Loss, Params, PolicyBatch, PolicyModel, Rollout, Timestep
 
@@ -107,8 +107,8 @@ class SlateQ(Algorithm):
     def explore(self, distribution: Any, hyper: Hyper, step: Array) -> PlackettLuce:
         """Slates near the one that the values say."""
         del step
-        places, certain = distribution.places, jnp.max(distribution.scores, axis=-1, keepdims=True)
-        return PlackettLuce(distribution.scores / certain * places * hyper["sharpness"], places)
+        sharpness = hyper["sharpness"] / CERTAIN
+        return PlackettLuce(distribution.scores * sharpness, distribution.places)
 
     def batch(
         self,

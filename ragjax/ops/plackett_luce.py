@@ -15,6 +15,7 @@ from ragjax.ops.distributions import ActionDistribution
 from ragjax.ops.policy_gradient import policy_gradient_sum, weighted_sum
 from ragjax.types import Leaf
 
+CERTAIN = 30.0  # nats by which each item of an all but certain slate is likelier than the next
 REMOVED = -1e9  # score of a candidate that can't be chosen: finite, for 0 times -inf would be NaN
 
 

@@ -42,7 +42,7 @@ class Driving(Environment):
 
     Actions: 0 LANE_LEFT, 1 IDLE, 2 LANE_RIGHT, 3 FASTER, 4 SLOWER. Observation [25]: five rows, see
     `traffic.observe`. Metrics of an episode: `crashed`, 1 if the ego has; `speed`, the mean of its
-    forward speed after each step, m/s; `lane_changes`.
+    forward speed after each step, m/s; `lane_changes`; `success`, 1 if it has not crashed.
 
     Attributes:
       simulation_hz: sub-steps of a second.
@@ -93,8 +93,10 @@ class Driving(Environment):
         def show(road: Road, state: State, reward: Array, terminated: Array) -> Timestep:
             observation = observe(road, state.vehicles, self.height).reshape(-1)
             made = timestep(observation.astype(jnp.float32), reward, terminated)
+            crashed = state.vehicles.crashed[0].astype(jnp.float32)
             metrics = {
-                "episode_crashed": state.vehicles.crashed[0].astype(jnp.float32),
+                "episode_crashed": crashed,
+                "episode_success": 1.0 - crashed,
                 "episode_speed": state.distance / jnp.maximum(state.steps, 1),
                 "episode_lane_changes": state.lane_changes,
             }

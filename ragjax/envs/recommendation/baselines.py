@@ -11,10 +11,8 @@ from jaxtyping import Array, Float, Int
 from ragjax.errors import require
 from ragjax.models.policy import Policy
 from ragjax.models.slate_policy import require_slates, split
-from ragjax.ops.plackett_luce import PlackettLuce
+from ragjax.ops.plackett_luce import CERTAIN, PlackettLuce
 from ragjax.types import Env, PolicyModel, Retrieved
-
-CERTAIN = 30.0  # nats by which each document is likelier in its place than the next
 
 # (the parts of observations [...] by name, what is seen of documents [...,K,F]) -> scores [...,K]
 Ranking = Callable[[Mapping[str, Array], Array], Array]

@@ -27,12 +27,8 @@ HIGHWAY = {
 MERGE = {
     RANDOM: (7.35, 8.8, 0.817, 26.0),
     SLOWER: (13.89, 16.9, 0.040, 20.4),
-    IDLE: (
-        5.83,
-        6.56,
-        1.000,
-        None,
-    ),  # seeds 1000 to 1599; FASTER is the same, the target being 30 m/s
+    # Seeds 1000 to 1599, no speed; FASTER is the same, the target being 30 m/s.
+    IDLE: (5.83, 6.56, 1.000, None),
 }
 CASES = {
     "highway_fast": (HighwayFast(), HIGHWAY),

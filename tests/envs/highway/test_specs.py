@@ -55,6 +55,8 @@ def test_a_crash_terminates_and_the_duration_truncates():
     end = next(number for number, made in enumerate(idle) if made.done)
     assert idle[end].terminated
     assert idle[end].metrics["episode_crashed"] == 1
+    assert idle[end].metrics["episode_success"] == 0
+    assert idle[end - 1].metrics["episode_success"] == 1
     assert not any(made.metrics["episode_crashed"] for made in idle[:end])
     assert idle[end].reward < idle[end - 1].reward - 0.5
 
