@@ -14,6 +14,7 @@ from user_retriever import Plain, Sparse
 
 from ragjax.errors import UserError
 from ragjax.models.encoder import BagEncoder, Encoder, PerceptronEncoder, TransformerEncoder
+from ragjax.models.history_encoder import HistoryEncoder
 from ragjax.models.pretrained.encoder import PretrainedEncoder
 from ragjax.models.retriever import Dense
 from ragjax.types import TopK, Vocabulary
@@ -58,7 +59,8 @@ def of_kind(kind):
     return Dense(encoder), widths, FEATURES[:2] + 0.1, FEATURES
 
 
-ENCODERS = [*specs_of(Encoder), Plain]
+# A HistoryEncoder reads observations beside an encoder of passages: test_history_encoder.py.
+ENCODERS = [*(kind for kind in specs_of(Encoder) if kind is not HistoryEncoder), Plain]
 each = pytest.mark.parametrize("kind", ENCODERS, ids=lambda kind: kind.__name__)
 
 
