@@ -12,7 +12,11 @@ from env_specs import traceable_specs
 
 from ragjax.envs import acrobot, cartpole, catch, lookup, mountain_car, testbed, text_lookup
 from ragjax.envs.base import Environment
+from ragjax.envs.highway.highway import HighwayFast
+from ragjax.envs.highway.merge import Merge
 from ragjax.envs.random_walk import RandomWalk
+from ragjax.envs.recommendation import recogym
+from ragjax.envs.recommendation.interest_evolution import InterestEvolution
 from ragjax.envs.scene import Circle, Label, Line, Polygon, Rectangle, Role, Scene, bars
 from ragjax.errors import UserError
 
@@ -26,7 +30,8 @@ def played(spec, steps=6, seed=0):
     state, _ = env.reset(env.params, jax.random.key(seed))
     states = [state]
     for number in range(steps):
-        action = jnp.int32(draw.integers(env.num_actions))
+        shape = (env.slate,) if env.slate else ()
+        action = jnp.asarray(draw.choice(env.num_actions, shape, replace=False), jnp.int32)
         state, _ = env.step(env.params, jax.random.key(number), states[-1], action)
         states.append(state)
     return jax.device_get((env.params, states))
@@ -48,6 +53,8 @@ def of_kind(scene, kind, role=None):
 
 def test_environments_are_found():
     names = {"cartpole", "mountain_car", "acrobot", "catch", "lookup", "text_lookup", "testbed"}
+    names |= {"highway_fast", "highway", "merge", "interest_evolution", "interest_exploration"}
+    names |= {"long_term_satisfaction", "recogym"}
     assert {kind.name for kind in DRAWN} >= names
 
 
@@ -202,6 +209,96 @@ def test_the_best_arm_is_marked():
 
 
 # Scenes themselves
+
+
+@pytest.mark.parametrize("kind", [HighwayFast, Merge])
+def test_the_road_around_the_ego(kind):
+    spec = kind()
+    params, states = played(spec, steps=1)
+    cars = states[1].vehicles
+    number = np.arange(len(cars.x))
+    x = np.where(number == 1, cars.x[0] + 10.0, cars.x)
+    cars = dataclasses.replace(cars, x=x, crashed=number == 1)
+    scene = spec.scene(params, dataclasses.replace(states[1], vehicles=cars))
+    left, right = scene.x
+    assert right - left == 140.0
+    assert left == cars.x[0] - 30.0
+    assert scene.y[0] > scene.y[1]  # to the right is down
+    assert scene.caption.endswith("m/s")
+    (ego,) = of_kind(scene, Rectangle, "agent")
+    assert scene.shapes[-1] is ego
+    assert (ego.x, ego.y, ego.angle) == (cars.x[0], cars.y[0], cars.heading[0])
+    wreck = of_kind(scene, Rectangle, "danger")[-1]
+    assert (wreck.x, wreck.y) == (cars.x[1], cars.y[1])
+    within = (cars.x > left) & (cars.x < right) & ~cars.crashed
+    assert len(of_kind(scene, Rectangle, "other")) == np.sum(within[1:])
+    crashed = dataclasses.replace(states[1], vehicles=dataclasses.replace(cars, crashed=cars.x > 0))
+    assert spec.scene(params, crashed).caption.endswith("m/s, crashed")
+
+
+def test_the_ramp_bends_as_the_vehicles_on_it_drive():
+    spec = Merge()
+    params, (state,) = played(spec, steps=0)
+    scene = spec.scene(
+        params, state
+    )  # the ramp begins to bend at 150 m, of -10 to 140 m none is seen
+    assert len(of_kind(scene, Polygon, "road")) == 3
+    cars = dataclasses.replace(state.vehicles, x=state.vehicles.x + 130.0)
+    roads = of_kind(spec.scene(params, dataclasses.replace(state, vehicles=cars)), Polygon, "road")
+    (bend,) = [road for road in roads if len({y for _, y in road.points}) > 6]
+    for x, y in bend.points[: len(bend.points) // 2]:  # of the upper edge
+        expected = 11.25 + 3.25 * math.cos(math.tau * (x - 150.0) / 160.0) - 2.0
+        assert y == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_remembered_scene_in_words():
+    content = np.zeros(35, np.float32)
+    content[[26 + 3, 33]] = 1.0, 0.8  # faster, at 0.8 of 30 m/s
+    content[[32, 34]] = 0.25, 0.4
+    said = HighwayFast().describe_passage(7, content)
+    assert said == "faster: 24.0 m/s, 2 lane changes, collision in 2.5 s at the least"
+    content[31] = 1.0
+    assert HighwayFast().describe_passage(7, content).endswith("2 lane changes, crashed")
+    assert HighwayFast().describe_passage(7, np.zeros(35)).startswith("nothing: 0.0 m/s")
+
+
+@pytest.mark.parametrize("memory", [0, 6])
+def test_interests_by_topic(memory):
+    spec = InterestEvolution(dealt=True, memory=memory)
+    params, states = played(spec, steps=2)
+    state = states[2].inner if memory else states[2]
+    scene = spec.scene(params, states[2])
+    good = params.rules.topic_quality[state.user.dealt] > 0
+    roles = [shape.role for shape in of_kind(scene, Rectangle)]
+    assert roles == ["goal" if each else "danger" for each in good]
+    told = [shape.text for shape in of_kind(scene, Label)][1::2]
+    assert told == [f"{interest:.3g}" for interest in state.user.interests]
+    mean = float(state.totals["watched"]) / 2
+    assert scene.caption.startswith(f"time left {float(state.user.budget):.1f}, click rate")
+    assert scene.caption.endswith(f"watched {mean:.2f} a step")
+
+
+@pytest.mark.parametrize(("tokens", "width"), [(False, 20), (True, 2)])
+def test_a_document_in_words(tokens, width):
+    spec = InterestEvolution(corpus=30, tokens=tokens)
+    env = spec.build()
+    assert env.passages.shape == (30, width)
+    for row in range(3):
+        said = spec.describe_passage(row, np.asarray(env.passages[row]))
+        assert said == f"topic {int(env.params.corpus.topic[row])}"
+    assert spec.action_name(4) == "document 4"
+
+
+def test_the_likeliest_products_are_drawn():
+    spec = recogym.RecoGym(products=30)
+    params, states = played(spec, steps=1)
+    scene = spec.scene(params, states[1])
+    score = params.products @ states[1].taste + params.appeal
+    names = [shape.text for shape in of_kind(scene, Label)][::2]
+    assert names == [f"product {row}" for row in np.argsort(-score)[:10]]
+    shown = f"product {int(states[1].shown)}"
+    roles = [shape.role for shape in of_kind(scene, Rectangle)]
+    assert roles == ["agent" if name == shown else "goal" for name in names]
 
 
 def test_bars_are_as_long_as_their_numbers():

@@ -11,12 +11,14 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.highway.lanes import Road, pick
+from ragjax.envs.highway.picture import picture
 from ragjax.envs.highway.traffic import COLUMNS, ROWS, drive, observe
 from ragjax.envs.highway.vehicles import Vehicles, velocity
+from ragjax.envs.scene import Scene
 from ragjax.errors import require
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
-ACTIONS = 5
+ACTION_NAMES = ("left", "idle", "right", "faster", "slower")  # in the order of their numbers
 
 
 @struct.dataclass
@@ -87,6 +89,18 @@ class Driving(Environment):
             road, vehicles, action, hertz=self.simulation_hz, everyone=self.everyone_collides
         )
 
+    def scene(self, params: Road, state: State) -> Scene:
+        """The road around the ego."""
+        speed = float(velocity(state.vehicles)[0][0])
+        words = f"{speed:.1f} m/s"
+        if bool(state.vehicles.crashed[0]):
+            words += ", crashed"
+        return picture(params, state.vehicles, words)
+
+    def action_name(self, action: int) -> str:
+        """What the ego is told to do."""
+        return ACTION_NAMES[action]
+
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""
 
@@ -124,4 +138,4 @@ class Driving(Environment):
             return state, show(road, state, reward, self.terminated(after))
 
         high = np.ones((ROWS * COLUMNS,), np.float32)
-        return Env(self.road(), reset, step, ACTIONS, low=-high, high=high)
+        return Env(self.road(), reset, step, len(ACTION_NAMES), low=-high, high=high)

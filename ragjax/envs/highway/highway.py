@@ -24,7 +24,7 @@ from ragjax.envs.highway.lanes import (
     on_lane,
     pick,
 )
-from ragjax.envs.highway.scenes import SceneMemory, record_scenes
+from ragjax.envs.highway.scenes import SceneMemory, describe_scene, record_scenes
 from ragjax.envs.highway.vehicles import Vehicles, place_vehicles, velocity
 from ragjax.errors import require
 from ragjax.types import Env, PRNGKey
@@ -82,6 +82,11 @@ class HighwayBase(Driving):
         """The passages [N,35] of a memory: drives on this highway in the memory's traffic."""
         traffic = {"density": memory.density, "others": memory.others}
         return record_scenes(dataclasses.replace(self, memory=None, **traffic), memory)
+
+    def describe_passage(self, row: int, content: np.ndarray) -> str:
+        """What was done in the scene, and what came of it."""
+        del row
+        return describe_scene(content)
 
     def road(self) -> Road:
         """Straight lanes side by side."""

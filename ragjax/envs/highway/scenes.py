@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from ragjax.envs.highway.base import Driving
+from ragjax.envs.highway.base import ACTION_NAMES, Driving
 from ragjax.envs.highway.drivers import (
     FASTER,
     IDLE,
@@ -135,6 +135,16 @@ def record_scenes(spec: Driving, memory: SceneMemory) -> np.ndarray:
         order = np.random.default_rng(memory.seed).permutation(len(scenes))
         scenes = np.concatenate([scenes[:, :-VALUES], scenes[order, -VALUES:]], axis=1)
     return np.zeros_like(scenes) if memory.kind == "empty" else scenes
+
+
+def describe_scene(scene: np.ndarray) -> str:
+    """What was done in a scene [35], and what came of it in the next 5 s, in a few words."""
+    action, (crashed, time, speed, changes) = scene[-VALUES:-4], scene[-4:]
+    done = ACTION_NAMES[int(np.argmax(action))] if action.any() else "nothing"
+    end = "crashed" if crashed else f"collision in {time * MAX_TIME:.1f} s at the least"
+    return (
+        f"{done}: {speed * DESIRED_SPEED:.1f} m/s, {round(changes * HORIZON)} lane changes, {end}"
+    )
 
 
 def _drive(spec: Driving, drivers: Drivers, count: int, road: Road, key: Array) -> Drive:

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.baselines import Ranked, Ranking
-from ragjax.envs.recommendation.memory import remember_responses
+from ragjax.envs.recommendation.memory import Remembering, remember_responses
+from ragjax.envs.scene import Scene
 from ragjax.errors import require
 from ragjax.ranges import SEED
 from ragjax.types import UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
@@ -186,6 +187,24 @@ class Recommendation(Environment):
         """What a policy sees of a corpus, and the vocabulary if that is tokens; `looks` by default."""
         del corpus
         return looks, None
+
+    def user_scene(self, rules: Any, user: Any, caption: str) -> Scene | None:
+        """What is seen of a user; None if it can't be drawn."""
+        del rules, user, caption
+        return None
+
+    def scene(self, params: Params, state: State | Remembering) -> Scene | None:
+        """The user, also what no policy sees of it, and the means of the steps so far."""
+        inner: State = state.inner if isinstance(state, Remembering) else state
+        means = [
+            f"{name.replace('_', ' ')} {float(total) / max(int(inner.steps), 1):.2f}"
+            for name, total in inner.totals.items()
+        ]
+        return self.user_scene(params.rules, inner.user, ", ".join(means) + " a step")
+
+    def action_name(self, action: int) -> str:
+        """The place of a candidate, or the row of a document."""
+        return f"document {action}" if self.corpus else f"candidate {action}"
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -27,6 +27,7 @@ from ragjax.envs.recommendation.base import (
 )
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, proportional
+from ragjax.envs.scene import Role, Scene, bars
 from ragjax.errors import require
 from ragjax.types import Leaf, PRNGKey, Vocabulary
 
@@ -258,6 +259,23 @@ class InterestEvolution(Recommendation):
         number = TOPICS + jnp.arange(self.corpus, dtype=jnp.int32)
         rows = jnp.stack([corpus.topic, number], axis=-1) + FIRST_TOKEN
         return rows, numbered_vocabulary(TOPICS, self.corpus)
+
+    def user_scene(self, rules: Rules, user: User, caption: str) -> Scene:
+        """The interest in each topic; topics of good quality are goals, those of bad one dangers."""
+        qualities = np.asarray(_hidden(rules, user))[1:]
+        rows: list[tuple[str, float, Role]] = [
+            (f"topic {topic}", interest, "goal" if quality > 0 else "danger")
+            for topic, (interest, quality) in enumerate(
+                zip(user.interests.tolist(), qualities.tolist(), strict=True)
+            )
+        ]
+        return bars(rows, -1.0, 1.0, f"time left {float(user.budget):.1f}, {caption}")
+
+    def describe_passage(self, row: int, content: np.ndarray) -> str:
+        """The document's topic."""
+        del row
+        topic = int(content[0]) - FIRST_TOKEN if self.tokens else int(np.argmax(content))
+        return f"topic {topic}"
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""

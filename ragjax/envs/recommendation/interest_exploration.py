@@ -24,6 +24,7 @@ from ragjax.envs.recommendation.base import (
 )
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, logit
+from ragjax.envs.scene import Role, Scene, bars
 from ragjax.types import Leaf, PRNGKey
 
 TOPICS = 2
@@ -154,6 +155,16 @@ class InterestExploration(Recommendation):
     name: ClassVar[str] = "interest_exploration"
 
     time_limit: int = 100
+
+    def user_scene(self, rules: Rules, user: User, caption: str) -> Scene:
+        """The affinity to each topic, which no policy sees; that to the better liked one is the goal."""
+        del rules
+        affinities = user.affinity.tolist()
+        rows: list[tuple[str, float, Role]] = [
+            (f"topic {topic}", affinity, "goal" if affinity == max(affinities) else "agent")
+            for topic, affinity in enumerate(affinities)
+        ]
+        return bars(rows, 0.0, 4.0, caption)
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim."""

@@ -22,6 +22,7 @@ from ragjax.envs.recommendation.base import (
     between,
 )
 from ragjax.envs.recommendation.baselines import Ranked, Ranking
+from ragjax.envs.scene import Role, Scene, bars
 from ragjax.errors import require
 from ragjax.types import Leaf, PRNGKey
 
@@ -184,6 +185,16 @@ class LongTermSatisfaction(Recommendation):
             f"env.sensitivity is {self.sensitivity}; it must not be negative, nor infinite.",
         )
         require(self.steps >= 1, f"env.steps is {self.steps}; it must be at least 1.")
+
+    def user_scene(self, rules: Rules, user: User, caption: str) -> Scene:
+        """Satisfaction, and the net exposure that it comes of; no policy sees either."""
+        happy, exposure = float(satisfaction(rules, user)), float(user.exposure)
+        reach = 1.0 / (1.0 - float(rules.memory))  # exposure to one kind of document alone
+        rows: list[tuple[str, float, Role]] = [
+            ("satisfaction", happy, "goal"),
+            ("net exposure", exposure, "agent"),
+        ]
+        return bars(rows, -reach, reach, f"{int(user.left)} steps left, {caption}")
 
     def simulation(self) -> Simulation:
         """Users and documents with the constants of RecSim, but for the fields."""

@@ -20,12 +20,14 @@ from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.base import FIRST_TOKEN, episode_means, numbered_vocabulary
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import drawn_by_weight
+from ragjax.envs.scene import Role, Scene, bars
 from ragjax.errors import require
 from ragjax.ranges import SEED
 from ragjax.types import Env, Leaf, PRNGKey, Timestep, Vocabulary
 
 ONE_HOTS = 4096  # most products that are shown as one-hots
 PAGE = 16  # views for which chance is drawn together
+DRAWN = 10  # products that are drawn
 USERS = 1000  # whose views popularity is the mean of
 
 
@@ -272,6 +274,21 @@ class RecoGym(Environment):
             f"env.products is {self.products} with env.views 0, where products are one-hots; set "
             f"env.views, to 16 for example, for more than {ONE_HOTS} products.",
         )
+
+    def scene(self, params: Shop, state: State) -> Scene:
+        """The products that the user would click likeliest, in percent; the one shown is the agent."""
+        scores = jnp.asarray(params.products @ state.taste + params.appeal)
+        chances = 100 * np.asarray(click_chance(scores))
+        rows: list[tuple[str, float, Role]] = [
+            (f"product {row}", float(chances[row]), "agent" if row == int(state.shown) else "goal")
+            for row in np.argsort(-chances, kind="stable")[:DRAWN]
+        ]
+        clicks = float(state.totals["click_rate"])
+        return bars(rows, 0.0, 4.0, f"{int(state.views)} views, {clicks:.0f} clicks")
+
+    def action_name(self, action: int) -> str:
+        """The product."""
+        return f"product {action}"
 
     def shop(self) -> Shop:
         """The products, drawn from their seed, and the constants of RecoGym."""
