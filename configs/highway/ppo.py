@@ -1,4 +1,4 @@
-"""PPO on highway_fast, without retrieval: 2e6 steps.
+"""PPO on highway_fast, without retrieval.
 
     ragjax train configs/highway/ppo.py
 
@@ -18,16 +18,16 @@ def get_config() -> EpisodesConfig:
         env=HighwayFast(),
         algorithm=PPO(
             num_envs=64,
-            rollout_length=64,
-            discount=0.95,
+            rollout_length=16,
+            discount=0.9,
             gae_lambda=0.95,
             entropy_coef=0.01,
             epochs=6,
-            minibatches=8,
+            minibatches=4,
         ),
-        policy=ActorCritic(hidden=(128, 128)),
+        policy=ActorCritic(hidden=(64, 64)),
         optimizer=Adam.for_policies(learning_rate=7e-4),
-        env_steps=2_000_000,
+        env_steps=2**18,
         normalise_observations=True,
-        evaluation=EpisodeEvaluation(every=50, episodes=300, during=50),
+        evaluation=EpisodeEvaluation(every=16, episodes=300, during=50),
     )
