@@ -24,13 +24,15 @@ from ragjax.models.encoder import BagEncoder, PerceptronEncoder
 from ragjax.models.retriever import Dense
 from ragjax.retrieval.exact import Exact
 from ragjax.retrieval.scann import Scann
+from ragjax.training.program import first_state
+from ragjax.training.step import make_step
 
 RUNS = Path("runs/recommendation/retrieval")
 SEEDS = (0, 1, 2, 3, 4)
-TRAINED_AMONG, ITEMS, EPISODES = 10_000, 100_000, 100
+TRAINED_AMONG, ITEMS, EPISODES = 10_000, 100_000, 50
 INDEXES = {"exact": Exact(), "ScaNN": Scann()}
 MODES = {"greedy": "return, likeliest slates", "sampled": "return, drawn slates"}
-ENVS, TIMED = 64, 50  # of a step that is timed
+ENVS, TIMED, ROLLOUTS = 64, 50, 4  # of a step that is timed, and of training
 NOTES = """\
 Exact search reads every item's embedding inside the compiled program. ScaNN searches on the host, in a
 callback out of it, and reads few. The policy scores what either of them found by the same parameters.
@@ -101,6 +103,17 @@ def timed(learner: Any, params: Any) -> tuple[dict[str, float], np.ndarray]:
     return medians, np.asarray(found)
 
 
+def rollout_seconds(learner: Any) -> float:
+    """The median of a step of training after the first: a rollout, its updates, and the index anew."""
+    step = jax.jit(make_step(learner, learner.stages[0]))
+    state, spent = first_state(learner, (0,)), []
+    for _ in range(ROLLOUTS + 1):
+        began = time.perf_counter()
+        state, _ = jax.block_until_ready(step(state, None, learner.hyper, learner.data))
+        spent.append(time.perf_counter() - began)
+    return float(np.median(spent[1:]))
+
+
 def shared(found: dict[str, np.ndarray]) -> float:
     """The share of the rows that exact search finds which ScaNN finds, too."""
     both = [np.isin(a, b).mean() for a, b in zip(found["exact"], found["ScaNN"], strict=True)]
@@ -128,6 +141,9 @@ def measure() -> dict[str, Any]:
         for name, index in INDEXES.items():
             numbers.setdefault(arm, {})[name], found[name] = timed(*make(index))
         numbers[arm]["shared"] = shared(found)
+    numbers["rollout"] = {
+        name: rollout_seconds(learner_of(run, index, ITEMS)) for name, index in INDEXES.items()
+    }
     numbers["few"], _ = timed(learner_of(run, INDEXES["exact"], TRAINED_AMONG), run.state.params)
     return numbers
 
@@ -160,12 +176,13 @@ def get_table() -> MarkdownTable:
     lines = [line("", headings), "| --- |" + " ---: |" * len(headings)]
     for name in INDEXES:
         cells = [interval(returns[name][mode]) for mode in MODES]
-        lines.append(line(name, [*cells, *times("topics", name), *times("each", name)]))
+        cells += [*times("topics", name), *times("each", name), f"{numbers['rollout'][name]:.1f}"]
+        lines.append(line(name, cells))
     differences = [
         interval(np.subtract(returns["ScaNN"][mode], returns["exact"][mode]).tolist())
         for mode in MODES
     ]
-    lines.append(line("ScaNN less exact, paired", [*differences, *[""] * 4]))
+    lines.append(line("ScaNN less exact, paired", [*differences, *[""] * 5]))
     few = numbers["few"]
     lines += [
         "",
@@ -175,7 +192,8 @@ def get_table() -> MarkdownTable:
         f"CPU cores: medians of {TIMED}. Among {TRAINED_AMONG:,} items it takes {few['step']:.1f} ms by "
         "exact search. Of the 10 items that exact search finds, ScaNN finds "
         f"{100 * numbers['topics']['shared']:.0f} %, and {100 * numbers['each']['shared']:.0f} % where "
-        "each has an embedding.",
+        f"each has an embedding. A rollout is one of {ENVS} steps in as many environments: embeddings "
+        "change with every one while training, and ScaNN's searcher is then made anew.",
     ]
     return MarkdownTable(
         title="100,000 items: exact search and ScaNN",

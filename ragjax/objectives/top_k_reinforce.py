@@ -47,7 +47,7 @@ class TopKReinforce(PolicyGradient):
           UserError: the policy shows no slates, or its observations don't tell which item was clicked.
         """
         rollout = counted(rollout)
-        clicked = getattr(policy.apply(params, rollout.final_observation)[0], "clicked", None)
+        clicked: Any = getattr(policy.apply(params, rollout.final_observation)[0], "clicked", None)
         require(
             clicked is not None,
             "algorithm is TopKReinforce, which learns from the items that are clicked, but the policy "
