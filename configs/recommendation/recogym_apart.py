@@ -29,5 +29,5 @@ def get_config() -> EpisodesConfig:
         optimizer=Adam.for_policies(learning_rate=3e-3),
         env_steps=614_400,
         normalise_rewards=True,
-        evaluation=EpisodeEvaluation(episodes=200, every=50, during=100),
+        evaluation=EpisodeEvaluation(episodes=200, every=75, during=40),
     )

@@ -141,6 +141,9 @@ def test_a_run_learns_from_a_file_and_keeps_to_it(spec, tmp_path, capsys, monkey
     spec(InterestEvolution, FILES[InterestEvolution].replace("\t9", "\t7"))
     told = fails(["evaluate", "run"])
     assert f"run was made with the items of {items}, but {items} holds other items now" in told
+    (tmp_path / "items.tsv").unlink()
+    told = fails(["evaluate", "run"])
+    assert told == f"ragjax: env.items is {items}, which is no file; name one that exists.\n"
 
 
 def test_paths_are_absolute(tmp_path, monkeypatch):

@@ -202,11 +202,16 @@ class Recommendation(Environment):
         )
 
     def origins(self) -> dict[str, Any]:
-        """The file of items, if there is one."""
+        """The file of items, if there is one.
+
+        Raises:
+          UserError: it is not there.
+        """
         if not self.items:
             return {}
-        digest = file_digest(Path(self.items))
-        return {"items": {"run": self.items, "digest": digest, "holds": "items"}}
+        path = Path(self.items)
+        require(path.is_file(), f"env.items is {path}, which is no file; name one that exists.")
+        return {"items": {"run": self.items, "digest": file_digest(path), "holds": "items"}}
 
     def simulation(self) -> Simulation:
         """What users and documents are."""
