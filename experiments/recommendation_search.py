@@ -38,7 +38,8 @@ Exact search reads every item's embedding inside the compiled program. ScaNN sea
 callback out of it, and reads few. The policy scores what either of them found by the same parameters.
 
 - Items show their topic alone, so that 100,000 of them have 20 embeddings, thousands of equals each:
-  which of the best topic's items are found is a matter of ties, and both break them by the lower row.
+  which of the best topic's items are found is a matter of ties, and both break them by the lower row:
+  they find the same, and the returns are equal, not merely alike.
 - `an embedding each`: a retriever that is not trained, whose encoder has an embedding of every item
   (`env.tokens`), to see the same searches where no two items are equal."""
 
@@ -170,8 +171,8 @@ def get_table() -> MarkdownTable:
 
     headings = [
         *MODES.values(),
-        *("step, ms", "search, ms"),
-        *("an embedding each: step", "search"),
+        *("step, ms", "search, ms", "an embedding each: step", "search"),
+        "rollout and updates, s",
     ]
     lines = [line("", headings), "| --- |" + " ---: |" * len(headings)]
     for name in INDEXES:
