@@ -15,6 +15,8 @@ FIXED = {
 }
 LEARNED = {
     "ppo": "PPO, slates of 10 candidates",
+    "reinforce": "REINFORCE, exact gradient of the slate",
+    "top_k_reinforce": "REINFORCE with top-K correction",
     "retrieval": "PPO, retrieving from 10,000 items",
     "memory": "dealt anew: PPO, memory of responses",
     "no_memory": "dealt anew: PPO, no memory",
@@ -25,6 +27,8 @@ good quality give time back. The return is the time that is watched. Quality can
 
 - A slate is an action without replacement (Plackett-Luce): its log-probability, entropy and divergence
   are exact in every term, and candidates that are not shown are summed over.
+- `top-K correction`: the approximation of Chen et al. 2019, which takes the clicked item of a slate for
+  one of independent draws. The plain one beside it, like all other rows, takes the slate's own gradient.
 - `retrieving`: the candidates are not offered but found, by query and embedding among 10,000 items that
   stay the same. While it draws, ten more are drawn evenly from all items.
 - `dealt anew`: each episode deals the qualities of topics out among them, so that only this episode's

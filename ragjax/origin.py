@@ -179,10 +179,10 @@ def require_same_runs(run_dir: Path, runs: Mapping[str, Any]) -> None:
 
     Args:
       run_dir: the run.
-      runs: what `made_from` says of them now.
+      runs: what `made_from` says of them now; of what is no run, "holds" says what it holds.
 
     Raises:
-      UserError: one holds other parameters.
+      UserError: one holds others.
     """
     began = read_origin(run_dir)["runs"] if runs else {}
     for name, now in runs.items():
@@ -190,7 +190,8 @@ def require_same_runs(run_dir: Path, runs: Mapping[str, Any]) -> None:
         require(
             now["digest"] == then.get("digest"),
             f"{run_dir} was made with the {name} of {then.get('run')}, but {now['run']} holds other "
-            "parameters now; bring that run back, or train this one again into a new --run-dir.",
+            f"{now.get('holds', 'parameters')} now; bring that back, or train this run again into a new "
+            "--run-dir.",
         )
 
 

@@ -158,13 +158,14 @@ class EpisodesConfig(Config):
         passages are embedded anew, and nothing is trained.
 
         Args:
-          env: one with observations, actions and passages of the same shapes, but for their number.
+          env: one with observations, actions and passages of the same shapes, but for the number of
+            passages, which slates of passages are as many actions as.
 
         Raises:
           UserError: they are not.
         """
         own, other = (spec.prepare(self.seed).build() for spec in (self.env, env))
-        shapes = [(each.low.shape, each.num_actions, _width(each)) for each in (own, other)]
+        shapes = [(each.low.shape, _actions(each), _width(each)) for each in (own, other)]
         require(
             shapes[0] == shapes[1],
             f"env has observations, actions and passages of shapes {shapes[1]}, but the run's "
@@ -182,6 +183,11 @@ class EpisodesConfig(Config):
         require_same_runs(run_dir, learner.origins(self.seed))
         learner.require_same_questions(run_dir)
         return learner
+
+
+def _actions(env: Env) -> int:
+    """The number of actions, or of the places of a slate of whatever there is."""
+    return env.slate or env.num_actions
 
 
 def _width(env: Env) -> tuple[int, ...]:

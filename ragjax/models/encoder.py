@@ -138,6 +138,11 @@ class Encoder:
 
     reads_tokens: ClassVar[bool] = True
 
+    def takes_tokens(self, side: int) -> bool:
+        """Whether it reads tokens, as what asks (side 0) or of passages (side 1); `reads_tokens`."""
+        del side
+        return self.reads_tokens
+
     @property
     def reads(self) -> OwnTokens | None:
         """The tokenizer that belongs to it; None if it reads the tokens of the run's own."""

@@ -210,13 +210,13 @@ class Dense(RetrieverSpec):
             asking = storing._replace(side=0, own=lengths[0])
         for tower in (asking, storing):
             require(
-                vocabulary is not None or not tower.encoder.reads_tokens,
+                vocabulary is not None or not tower.encoder.takes_tokens(tower.side),
                 f"retriever.{tower.field} is a {type(tower.encoder).__name__}, which reads tokens, but "
                 "there is no text here; choose one that reads numbers, such as PerceptronEncoder.",
             )
 
         def example(tower, width):
-            if tower.encoder.reads_tokens:
+            if tower.encoder.takes_tokens(tower.side):
                 return jnp.ones((1, 2), jnp.int32), None if tower.own else jnp.ones((1, 2))
             return jnp.zeros((1, width)), None
 
@@ -232,7 +232,7 @@ class Dense(RetrieverSpec):
         def encoded(tower, params, x, rename) -> Any:
             tokens = jnp.issubdtype(x.dtype, jnp.integer)
             require(
-                tokens == tower.encoder.reads_tokens,
+                tokens == tower.encoder.takes_tokens(tower.side),
                 f"retriever.{tower.field} is a {type(tower.encoder).__name__}, which reads "
                 + (
                     "numbers, but it is given tokens." if tokens else "tokens, but it gets numbers."

@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from ragjax.errors import require
 from ragjax.models.layers import Linear, Perceptron, unit_length
-from ragjax.models.slate_policy import SlatePolicy, read, require_slates, split
+from ragjax.models.slate_policy import SlatePolicy, clicked_place, read, require_slates, split
 from ragjax.ops.marginal import marginal
 from ragjax.ops.masking import masked_log_softmax
 from ragjax.ops.plackett_luce import PlackettLuce
@@ -131,7 +131,9 @@ class SlateMemory(SlatePolicy):
             summary = jnp.einsum("...m,...mw->...w", share, memory)
             whole = jnp.concatenate([jnp.mean(candidates, axis=-2), summary], axis=-1)
             value = read(critic, params["value"], user, whole[..., None, :])
-            return PlackettLuce(marginal(log_prior, reads), env.slate), value[..., 0]
+            clicked = clicked_place(env, observation)
+            slates = PlackettLuce(marginal(log_prior, reads), env.slate, clicked=clicked)
+            return slates, value[..., 0]
 
         return PolicyModel(init, apply)
 

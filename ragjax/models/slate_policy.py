@@ -63,7 +63,8 @@ class SlatePolicy(Policy):
             value = read(
                 critic, params["value"], user, jnp.mean(candidates, axis=-2, keepdims=True)
             )
-            return PlackettLuce(scores, env.slate), value[..., 0]
+            clicked = clicked_place(env, observation)
+            return PlackettLuce(scores, env.slate, clicked=clicked), value[..., 0]
 
         return PolicyModel(init, apply)
 
@@ -85,6 +86,19 @@ def user_and_candidates(env: Env, observation: Array) -> tuple[Array, Array]:
     lead = observation.shape[:-1]
     user = [part.reshape(*lead, -1) for part in parts.values()]
     return jnp.concatenate(user, axis=-1), candidates
+
+
+def clicked_place(env: Env, observation: Array) -> Array | None:
+    """The place [...] of the slate shown last that was clicked, the number of places if none was.
+
+    It is what observations [...,O] tell first of each response; None where they have none.
+    """
+    parts = split(env, observation)
+    if "responses" not in parts:
+        return None
+    clicks = parts["responses"][..., 0]
+    none = 1.0 - jnp.sum(clicks, axis=-1, keepdims=True)
+    return jnp.argmax(jnp.concatenate([clicks, none], axis=-1), axis=-1)
 
 
 def read(module: Perceptron, params: Any, user: Array, items: Array) -> Array:

@@ -12,6 +12,7 @@ from ragjax.errors import require
 from ragjax.models.layers import Perceptron
 from ragjax.models.slate_policy import (
     SlatePolicy,
+    clicked_place,
     read,
     require_offered,
     split,
@@ -30,14 +31,12 @@ class SlateValues(PlackettLuce):
       item_values: [...,K] q of each candidate.
       choice_scores: [...,K] s of the user's choice.
       no_click: [...] s_0.
-      clicked: [...] the place of the slate before that was clicked, P if none was.
       rule: that makes the slate, static.
     """
 
     item_values: Leaf = None
     choice_scores: Leaf = None
     no_click: Leaf = None
-    clicked: Leaf = None
     rule: Rule = struct.field(pytree_node=False, default="optimal")
 
 
@@ -104,9 +103,6 @@ class SlateQPolicy(SlatePolicy):
             slate = chosen_slate(self.rule, scores, no_click, item_values, env.slate)
             later = jnp.arange(env.slate, 0, -1, dtype=affinity.dtype)[:, None]
             ranks = jnp.sum(later * jax.nn.one_hot(slate, env.num_actions), axis=-2)
-            clicks = seen["responses"][..., 0]
-            none = 1.0 - jnp.sum(clicks, axis=-1, keepdims=True)
-            clicked = jnp.argmax(jnp.concatenate([clicks, none], axis=-1), axis=-1)
             best: Any = jnp.max(item_values, axis=-1)
             distribution = SlateValues(
                 scores=CERTAIN * ranks,
@@ -114,7 +110,7 @@ class SlateQPolicy(SlatePolicy):
                 item_values=item_values,
                 choice_scores=scores,
                 no_click=no_click,
-                clicked=clicked,
+                clicked=clicked_place(env, observation),
                 rule=self.rule,
             )
             return distribution, best

@@ -17,7 +17,7 @@ from ragjax.errors import require
 from ragjax.models.layers import Perceptron
 from ragjax.models.policy import Policy
 from ragjax.models.retrieval_policy import MISS, require_retrievable, two_matrices
-from ragjax.models.slate_policy import read, require_slates
+from ragjax.models.slate_policy import clicked_place, read, require_slates
 from ragjax.ops.plackett_luce import PlackettLuce
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.retrieval.corpus import gather_passages
@@ -133,6 +133,7 @@ class SlateRetrieval(Policy):
                 items = gather_passages(contents, seen.ids)
                 scores = scores + read(ranker, params["policy"], observation, items)
             value: Any = critic.apply({"params": params["value"]}, observation)
-            return PlackettLuce(scores, env.slate, seen.ids), value[..., 0]
+            clicked = clicked_place(env, observation)
+            return PlackettLuce(scores, env.slate, seen.ids, clicked), value[..., 0]
 
         return PolicyModel(init, apply, embed, retrieve, self.retriever.refresh_every_in_step or 1)

@@ -29,11 +29,14 @@ class PlackettLuce(ActionDistribution):
       scores: [...,K] z; -inf or `REMOVED` for a candidate that can't be shown, of which at least P can.
       places: P, static.
       ids: [...,K] what the environment knows each candidate by; None for its position.
+      clicked: [...] the place of the slate before that was clicked, P if none was; None if that isn't
+        told.
     """
 
     scores: Leaf
     places: int = struct.field(pytree_node=False)
     ids: Leaf = None
+    clicked: Leaf = None
 
     @property
     def log_probs(self) -> Array:

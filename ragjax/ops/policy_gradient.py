@@ -64,6 +64,20 @@ def clipped_surrogate_sum(
     return mean * ratio.shape[0]
 
 
+def top_k_multiplier(log_prob: Float[Array, "B"], count: int) -> Float[Array, "B"]:
+    """λ_K = K (1 - π)^(K-1), the slope by π of the chance 1 - (1 - π)^K to be among K draws.
+
+    A constant, by which the policy gradient of one item is multiplied where K are shown (Chen et al.,
+    arXiv 1812.02353, equation 7).
+
+    Args:
+      log_prob: [B] log π of the items.
+      count: K.
+    """
+    chance = jnp.exp(jax.lax.stop_gradient(log_prob))
+    return count * (1.0 - chance) ** (count - 1)
+
+
 def entropy_sum(log_probs: Float[Array, "B A"], weight: Float[Array, "B"]) -> Float[Array, ""]:
     """Σ_b w_b H(π(·|s_b)), in nats, to be maximised (rlax's loss is minus its mean)."""
     return -lib.entropy_loss(_kept(log_probs, weight), weight) * weight.shape[0]

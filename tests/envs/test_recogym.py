@@ -1,5 +1,6 @@
 """RecoGym: given chance, against NumPy step by step; views, visits and click rates by their formulas."""
 
+import dataclasses
 from types import SimpleNamespace
 
 import jax
@@ -13,6 +14,7 @@ from ragjax.envs.recommendation import recogym
 from ragjax.envs.recommendation.base import FIRST_TOKEN
 from ragjax.envs.recommendation.recogym import RecoGym
 from ragjax.errors import UserError
+from ragjax.models.slate_policy import split
 
 STEPS = 60
 
@@ -107,9 +109,7 @@ def test_steps_are_those_of_the_rules(views):
                 assert (bool(state.clicked), bool(over)) == (clicked, gone)
                 shown = observe(state).observation
                 assert shown[-2] == float(clicked)
-                if views:
-                    assert shown[6] == product + FIRST_TOKEN
-                else:
+                if not views:
                     np.testing.assert_array_equal(shown[12:24], np.eye(12)[product])
                 clicks += clicked
                 if gone:
@@ -207,12 +207,33 @@ def test_products_are_told_apart_and_no_more():
     assert first.vocabulary.idf.shape == (9 + FIRST_TOKEN,)
 
 
+@pytest.mark.parametrize("views", [0, 4])
+def test_what_was_viewed_most_is_ranked_first(views):
+    spec = RecoGym(products=9, views=views)
+    env = spec.build()
+    state, _ = env.reset(env.params, jax.random.key(0))
+    if views:
+        seen = jnp.asarray([5, 2, 2, -1], jnp.int32)
+    else:
+        seen = jnp.zeros(9, jnp.int32).at[jnp.asarray([2, 5])].set(jnp.asarray([2, 1]))
+    state = dataclasses.replace(state, seen=seen, views=jnp.asarray(3))
+    parts = split(env, spec.show(state).observation)
+    shares = env.params.rankings()["viewed"](parts, env.passages)
+    expected = np.zeros(9)
+    expected[[2, 5]] = np.array([2, 1]) / (views or 3)
+    np.testing.assert_allclose(shares, expected, rtol=1e-6)
+    drawn = jnp.asarray([[5, 0], [2, 5]])
+    twice = {name: jnp.stack([part, part]) for name, part in parts.items()}
+    found = env.params.rankings()["viewed"](twice, jnp.asarray(env.passages)[drawn])
+    np.testing.assert_allclose(found, expected[drawn], rtol=1e-6)
+
+
 def test_ten_thousand_products_make_a_small_program():
     from ragjax.envs.wrappers import bind_env, env_data
 
     env = RecoGym(products=10_000, views=16).vectorise(2)
     data = env_data(env)
-    assert env.low.shape == (2 * 16 + 3,)
+    assert env.low.shape == (2 * 16 + 2,)
 
     def program(data, key):
         bound = bind_env(env, data)

@@ -393,7 +393,7 @@ def test_metrics_are_means_of_the_episode_so_far():
         ({"passage_seed": -1}, "env.passage_seed is -1; it must not be negative."),
         (
             {"tokens": True},
-            "env.tokens is true, but with env.corpus 0 there are no passages; set env.",
+            "env.tokens is true, but there are no passages; set env.corpus or env.items, or leave",
         ),
     ],
 )

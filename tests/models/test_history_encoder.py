@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ragjax.envs.recommendation.base import FIRST_TOKEN
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
 from ragjax.envs.recommendation.recogym import RecoGym
 from ragjax.errors import UserError
@@ -25,6 +26,9 @@ def test_it_is_a_bag_of_what_was_seen_and_of_the_other_numbers():
     module = HistoryEncoder(seen=V, width=W).build(10, jnp.float32)
     observation = jnp.asarray([[7.0, 5.0, 0.0, 0.5, -1.0], [7.0, 7.0, 5.0, 0.0, 0.0], [0.0] * 5])
     params = module.init(jax.random.key(0), observation, None, 0)
+    untrained = module.apply(params, observation, None, 0)
+    rest = jax.random.normal(jax.random.key(1), (2, W))  # zeros at first
+    params = {"params": params["params"] | {"rest": {"kernel": rest}}}
     found = module.apply(params, observation, None, 0)
     table = np.asarray(params["params"]["embedding"])
     rest = np.asarray(params["params"]["rest"]["kernel"])
@@ -35,10 +39,15 @@ def test_it_is_a_bag_of_what_was_seen_and_of_the_other_numbers():
     expected /= np.linalg.norm(expected, axis=-1, keepdims=True)
     np.testing.assert_allclose(found[:2], expected, rtol=1e-5)
     np.testing.assert_array_equal(found[2], np.zeros(W))
+    # What is seen, and no more, is what a passage of it is.
+    passages = jnp.asarray([[7, 5], [7, 0]])
+    stored = module.apply(params, passages, None, 1)
+    np.testing.assert_allclose(stored[0], untrained[0], rtol=1e-4)
+    np.testing.assert_allclose(stored[1], table[7] / np.linalg.norm(table[7]), rtol=1e-5)
 
 
-def retrieval(query_encoder, k):
-    retriever = Dense(BagEncoder(width=8), query_encoder, initial_scale=5.0, refresh_every=1)
+def retrieval(k, *encoders):
+    retriever = Dense(*encoders, initial_scale=5.0, refresh_every=1)
     return SlateRetrieval(k=k, reranks=False, retriever=retriever)
 
 
@@ -47,11 +56,15 @@ def retrieval(query_encoder, k):
     [
         (
             InterestEvolution(corpus=30, tokens=True),
-            retrieval(PerceptronEncoder(width=8), 10),
+            retrieval(10, BagEncoder(width=8), PerceptronEncoder(width=8)),
         ),
-        (RecoGym(products=20, views=V), retrieval(HistoryEncoder(seen=V, width=8), 6)),
+        (
+            RecoGym(products=20, views=V),
+            retrieval(6, BagEncoder(width=8), HistoryEncoder(seen=V, width=8)),
+        ),
+        (RecoGym(products=20, views=V), retrieval(6, HistoryEncoder(seen=V, width=8))),
     ],
-    ids=["documents", "products"],
+    ids=["documents", "products", "products as they are viewed"],
 )
 def test_embeddings_of_each_item_are_trained(env, policy):
     config = EpisodesConfig(
@@ -65,11 +78,24 @@ def test_embeddings_of_each_item_are_trained(env, policy):
     key = jax.random.PRNGKey(0)
     first = learner.init(key, learner.hyper, learner.data)
     last, _ = jax.jit(functools.partial(train, learner))(key, [None], learner.hyper, learner.data)
-    before, after = (state.params["retriever"]["stored"]["embedding"] for state in (first, last))
+    before, after = (
+        state.params["retriever"].get("stored", state.params["retriever"].get("query"))["embedding"]
+        for state in (first, last)
+    )
     assert before.shape == (len(learner.raw_env.vocabulary.idf), 8)
     moved = np.any(np.asarray(before) != np.asarray(after), axis=-1)
     items = learner.raw_env.num_actions
     assert moved[-items:].mean() > 0.5
+
+
+def test_untrained_it_finds_what_was_seen_most():
+    env = RecoGym(products=50, views=4).build()
+    policy = retrieval(3, HistoryEncoder(seen=4, width=64)).build(env)
+    params = policy.init(jax.random.key(0))
+    seen = jnp.asarray([[20.0, 31.0, 20.0, 9.0, *[1.0] * 6], [40.0, 0.0, 0.0, 0.0, *[0.5] * 6]])
+    found = policy.retrieve(params, policy.embed(params), None, seen)
+    shown = policy.apply(params, found)[0]
+    np.testing.assert_array_equal(shown.executed(shown.mode())[:, 0] + FIRST_TOKEN, [20, 40])
 
 
 def test_it_wants_tokens():

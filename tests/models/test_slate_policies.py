@@ -14,6 +14,7 @@ import pytest
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.catch import Catch
 from ragjax.envs.lookup import Lookup
+from ragjax.envs.recommendation.interest_evolution import InterestEvolution
 from ragjax.errors import UserError
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
 from ragjax.models.policy import ActorCritic
@@ -233,3 +234,23 @@ def test_slates_of_offered_candidates_are_learned():
     divergence = np.asarray(curve["kl"])
     assert np.all(np.isfinite(divergence))
     assert divergence.max() > 0
+
+
+def test_what_is_learned_among_some_items_plays_among_others():
+    """Slates are of passages, of which there may be more; not of as many places or in other numbers."""
+    config = EpisodesConfig(
+        env=InterestEvolution(corpus=30, slate=2),
+        algorithm=A2C(num_envs=2, rollout_length=2),
+        policy=SlateRetrieval(k=4, hidden=(4,)),
+        env_steps=4,
+        evaluation=EpisodeEvaluation(episodes=2),
+    )
+    learner = config.create()
+    state = learner.init(jax.random.PRNGKey(0), learner.hyper, learner.data)
+    more = config.in_environment(InterestEvolution(corpus=50, slate=2))
+    assert more.raw_env.num_actions == 50
+    episodes, _ = more.evaluate(state)
+    assert len(episodes.returns["greedy"]) == 2
+    for other in (InterestEvolution(corpus=30), InterestEvolution(corpus=30, slate=2, tokens=True)):
+        with pytest.raises(UserError, match="observations, actions and passages of shapes"):
+            config.in_environment(other)

@@ -2,13 +2,14 @@
 
 RecSim (Ie et al. 2019, arXiv 1909.04847) offers a few candidates, drawn anew in each step, of which a
 slate is shown (`corpus` 0). Here the candidates can also be all N documents of a corpus that stays as it
-is, from which a policy has to retrieve (`corpus` N). A few of them drawn by chance are candidates as in
-RecSim, so that figures carry over.
+is, from which a policy has to retrieve (`corpus` N, or the user's own `items`). A few of them drawn by
+chance are candidates as in RecSim, so that figures carry over.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -17,11 +18,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
+from ragjax.data.items import Column, read_items
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.baselines import Ranked, Ranking
 from ragjax.envs.recommendation.memory import Remembering, remember_responses
 from ragjax.envs.scene import Scene
 from ragjax.errors import require
+from ragjax.manifests import file_digest
 from ragjax.ranges import SEED
 from ragjax.types import UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
 
@@ -101,6 +104,8 @@ class Simulation(NamedTuple):
     Attributes:
       rules: constants, a tree of arrays.
       documents: (rules, key, count) -> a tree of [count,...].
+      document: the class of such a tree.
+      columns: what a file of items says of each, for every field of that class.
       looks: (documents) -> [...,F] what is seen of them.
       user: (rules, key) -> the user of an episode.
       observed: (user) -> [U] what is seen of it.
@@ -115,6 +120,8 @@ class Simulation(NamedTuple):
 
     rules: Any
     documents: Callable[..., Any]
+    document: type[Any]
+    columns: Mapping[str, Column]
     looks: Callable[..., Array]
     user: Callable[..., Any]
     observed: Callable[..., Array]
@@ -142,6 +149,9 @@ class Recommendation(Environment):
       corpus: N, documents that stay the same in all episodes and are all to choose from; 0 for
         candidates that are drawn anew in each step, as in RecSim.
       passage_seed: seed that the corpus is drawn from.
+      items: file that holds the corpus in place of drawn documents: JSON lines, CSV or TSV (`.gz` or
+        not), a row each, with a column for all that the rules need, what no policy sees included;
+        other columns are not read. Leave `corpus` at 0 then.
       reveal: whether observations hold what is hidden of the user, for an oracle to compare with.
       memory: M, responses of the episode that are remembered and shown; 0 for none.
     """
@@ -150,24 +160,30 @@ class Recommendation(Environment):
     slate: int = 2
     corpus: int = 0
     passage_seed: int = field(default=0, metadata=SEED)
+    items: str = ""
     reveal: bool = False
     memory: int = 0
 
     def __post_init__(self):
-        """Checks the fields."""
+        """Checks the fields, and makes the path absolute."""
         super().__post_init__()
+        if self.items:
+            object.__setattr__(self, "items", str(Path(self.items).expanduser().absolute()))
         for name in ("candidates", "slate"):
             value = getattr(self, name)
             require(value >= 1, f"env.{name} is {value}; it must be at least 1.")
         for name in ("corpus", "passage_seed"):
             value = getattr(self, name)
             require(value >= 0, f"env.{name} is {value}; it must not be negative.")
-        source = "corpus" if self.corpus else "candidates"
         require(
-            self.slate <= self.choices,
-            f"env.slate is {self.slate}, more than env.{source} {self.choices}; show at most as many "
-            "documents as there are.",
+            not (self.items and self.corpus),
+            f"env.corpus is {self.corpus} together with env.items, whose rows are the corpus; leave "
+            "env.corpus at 0.",
         )
+        if not self.items:
+            name = "corpus" if self.corpus else "candidates"
+            count = getattr(self, name)
+            self._require_enough(count, f"env.{name} {count}")
         require(
             self.memory == 0 or self.memory >= self.slate,
             f"env.memory is {self.memory}; set it to 0 for no memory, or to at least the {self.slate} "
@@ -175,9 +191,28 @@ class Recommendation(Environment):
         )
 
     @property
-    def choices(self) -> int:
-        """Documents to choose from in each step."""
-        return self.corpus or self.candidates
+    def has_corpus(self) -> bool:
+        """Whether the documents to choose from stay the same."""
+        return bool(self.corpus or self.items)
+
+    def _require_enough(self, count: int, source: str) -> None:
+        require(
+            self.slate <= count,
+            f"env.slate is {self.slate}, more than {source}; show at most as many documents as "
+            "there are.",
+        )
+
+    def origins(self) -> dict[str, Any]:
+        """The file of items, if there is one.
+
+        Raises:
+          UserError: it is not there.
+        """
+        if not self.items:
+            return {}
+        path = Path(self.items)
+        require(path.is_file(), f"env.items is {path}, which is no file; name one that exists.")
+        return {"items": {"run": self.items, "digest": file_digest(path), "holds": "items"}}
 
     def simulation(self) -> Simulation:
         """What users and documents are."""
@@ -210,10 +245,12 @@ class Recommendation(Environment):
         """Returns one episode's functions, without a time limit and without resets."""
         simulation = self.simulation()
         corpus, passages, vocabulary = None, None, None
-        if self.corpus:
-            key = jax.random.PRNGKey(self.passage_seed)
-            corpus = simulation.documents(simulation.rules, key, self.corpus)
-            passages, vocabulary = self.passages(corpus, simulation.looks(corpus))
+        count = self.candidates
+        if self.has_corpus:
+            corpus = self._documents(simulation)
+            looks = simulation.looks(corpus)
+            count = len(looks)
+            passages, vocabulary = self.passages(corpus, looks)
 
         def offer(params: Params, key: PRNGKey) -> Any:
             if params.corpus is not None:
@@ -238,7 +275,7 @@ class Recommendation(Environment):
             Params(simulation.rules, corpus),
             reset,
             step,
-            num_actions=self.choices,
+            num_actions=count,
             low=low,
             high=high,
             passages=passages,
@@ -247,6 +284,27 @@ class Recommendation(Environment):
             parts=self._parts(simulation.ranges),
         )
         return remember_responses(env, self.memory) if self.memory else env
+
+    def _documents(self, simulation: Simulation) -> Any:
+        """The corpus, drawn or read.
+
+        Raises:
+          UserError: names the line of the file of items that is not as it must be, or there are fewer
+            than a slate has places.
+        """
+        if not self.items:
+            key = jax.random.PRNGKey(self.passage_seed)
+            return simulation.documents(simulation.rules, key, self.corpus)
+        columns = simulation.columns
+        read = read_items(Path(self.items), columns)
+        count = len(next(iter(read.values())))
+        self._require_enough(count, f"the {count} of env.items {self.items}")
+        return simulation.document(
+            **{
+                name: jnp.asarray(values, jnp.int32 if columns[name].whole else float)
+                for name, values in read.items()
+            }
+        )
 
     def begin(
         self, simulation: Simulation, params: Params, user: Any, offered: Any
@@ -304,13 +362,13 @@ class Recommendation(Environment):
         shapes["responses"] = (self.slate, *shapes["responses"])
         if not self.reveal:
             del shapes["hidden"]
-        if not self.corpus:
+        if not self.has_corpus:
             shapes["candidates"] = (self.candidates, len(ranges.document[0]))
         return shapes
 
     def _limits(self, ranges: Ranges) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and the largest value of each number of an observation."""
-        times = (1, self.slate, int(self.reveal), 0 if self.corpus else self.candidates)
+        times = (1, self.slate, int(self.reveal), 0 if self.has_corpus else self.candidates)
         sides = (
             [np.tile(part[side], count) for part, count in zip(ranges, times, strict=True)]
             for side in (0, 1)

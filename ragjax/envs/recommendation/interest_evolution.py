@@ -15,6 +15,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from ragjax.data.items import Column
 from ragjax.envs.recommendation.base import (
     FIRST_TOKEN,
     Ranges,
@@ -224,6 +225,10 @@ class InterestEvolution(Recommendation):
     quality of each topic. Metrics of an episode: `click_rate`, clicks a step; `shown_quality`, the mean
     over all places; `watched`, time a step; `success`, whether as much is watched as there was time.
 
+    A file of `items` has the columns `topic`, 0 to 19, and `quality`, -100 to 100, which the rules need
+    and no policy sees before it has shown the item: RecSim's is -3 to 3 by topic, and one of 3.8 gives
+    all of the time back.
+
     Published settings are 10 candidates with a slate of 3 (SlateQ) or 2. An episode ends by itself
     after some hundred steps at most.
 
@@ -245,8 +250,8 @@ class InterestEvolution(Recommendation):
         """Checks the fields."""
         super().__post_init__()
         require(
-            self.corpus > 0 or not self.tokens,
-            "env.tokens is true, but with env.corpus 0 there are no passages; set env.corpus, or leave "
+            self.has_corpus or not self.tokens,
+            "env.tokens is true, but there are no passages; set env.corpus or env.items, or leave "
             "env.tokens at false.",
         )
 
@@ -256,9 +261,10 @@ class InterestEvolution(Recommendation):
         """The topics as one-hots [N,20]; with `tokens` those of topic and document [N,2]."""
         if not self.tokens:
             return looks, None
-        number = TOPICS + jnp.arange(self.corpus, dtype=jnp.int32)
+        count = len(corpus.topic)
+        number = TOPICS + jnp.arange(count, dtype=jnp.int32)
         rows = jnp.stack([corpus.topic, number], axis=-1) + FIRST_TOKEN
-        return rows, numbered_vocabulary(TOPICS, self.corpus)
+        return rows, numbered_vocabulary(TOPICS, count)
 
     def user_scene(self, rules: Rules, user: User, caption: str) -> Scene:
         """The interest in each topic; topics of good quality are goals, those of bad one dangers."""
@@ -283,6 +289,8 @@ class InterestEvolution(Recommendation):
         return Simulation(
             rules=rules(),
             documents=_documents,
+            document=Documents,
+            columns={"topic": Column(0, TOPICS - 1, whole=True), "quality": Column(-100.0, 100.0)},
             looks=_looks,
             user=_dealt_user if self.dealt else _user,
             observed=lambda user: user.interests,

@@ -14,6 +14,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from ragjax.data.items import Column
 from ragjax.envs.recommendation.base import (
     Ranges,
     Reaction,
@@ -149,7 +150,9 @@ class InterestExploration(Recommendation):
 
     Seen of the user: nothing. Of each place: clicked, quality, the topic as one-hot. Of a candidate or a
     document of the corpus: quality, the topic as one-hot. Hidden: the user's affinity to either topic.
-    Metrics of an episode: `click_rate`, clicks a step, and `shown_quality`, the mean over all places.
+    A file of `items` has the columns `topic`, 0 or 1, and `quality`, 0 to 50, which is about 1 or 2 in
+    RecSim. Metrics of an episode: `click_rate`, clicks a step, and `shown_quality`, the mean over all
+    places.
     """
 
     name: ClassVar[str] = "interest_exploration"
@@ -172,6 +175,8 @@ class InterestExploration(Recommendation):
         return Simulation(
             rules=rules(),
             documents=_documents,
+            document=Documents,
+            columns={"topic": Column(0, TOPICS - 1, whole=True), "quality": Column(0.0, 50.0)},
             looks=_looks,
             user=_user,
             observed=lambda user: jnp.zeros((0,)),

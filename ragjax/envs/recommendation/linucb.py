@@ -17,8 +17,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ragjax.envs.recommendation.base import FIRST_TOKEN
-from ragjax.envs.recommendation.recogym import RecoGym
+from ragjax.envs.recommendation.recogym import RecoGym, shares_of_views
 from ragjax.envs.wrappers import bind_env, env_data
 from ragjax.errors import require
 from ragjax.models.slate_policy import split
@@ -96,11 +95,7 @@ class LinUCB:
             mixed = jax.random.normal(key, (products, self.width)) / jnp.sqrt(float(self.width))
 
         def context(observation: Float[Array, "E O"]) -> Float[Array, "E d"]:
-            parts = split(env, observation)
-            shares = parts["views"]
-            if "fresh" in parts:  # tokens, of which 0 is none
-                seen = shares.astype(jnp.int32)[..., None] == jnp.arange(products) + FIRST_TOKEN
-                shares = jnp.mean(seen.astype(float), axis=-2)
+            shares = shares_of_views(split(env, observation), products)
             shares = shares if mixed is None else shares @ mixed
             return jnp.concatenate([shares, jnp.ones((*shares.shape[:-1], 1))], axis=-1)
 

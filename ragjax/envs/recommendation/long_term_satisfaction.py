@@ -13,6 +13,7 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float
 
+from ragjax.data.items import Column
 from ragjax.envs.recommendation.base import (
     Ranges,
     Reaction,
@@ -161,7 +162,8 @@ class LongTermSatisfaction(Recommendation):
 
     Seen of the user: nothing. Of each place: taken, engagement up to 100, share of clickbait. Of a
     candidate or a document of the corpus: its share of clickbait. Hidden: the user's satisfaction, 0 to
-    1. Metrics of an episode: `clickbait` and `satisfaction`, means over its steps.
+    1. A file of `items` has the column `clickbait`, 0 to 1. Metrics of an episode: `clickbait` and
+    `satisfaction`, means over its steps.
 
     Attributes:
       sensitivity: of a user's satisfaction to net exposure. With RecSim's 0.01 satisfaction stays near
@@ -202,6 +204,8 @@ class LongTermSatisfaction(Recommendation):
         return Simulation(
             rules=rules(self.sensitivity, self.steps),
             documents=_documents,
+            document=Documents,
+            columns={"clickbait": Column(0.0, 1.0)},
             looks=_looks,
             user=_user,
             observed=lambda user: jnp.zeros((0,)),

@@ -54,10 +54,16 @@ class Shop(Ranked):
     stop: Leaf
 
     def rankings(self) -> dict[str, Ranking]:
-        """By the share of all users' first views that is a product's."""
+        """By a product's share of all users' first views, and of the views that are seen of the user."""
         tastes = jax.random.normal(jax.random.PRNGKey(0), (USERS, self.products.shape[-1]))
         shares = jax.nn.softmax(tastes @ self.products.T + self.appeal, axis=-1).mean(0)
-        return {"popularity": lambda parts, looks: shares[products_of(looks)]}
+
+        def viewed(parts: Mapping[str, Array], looks: Array) -> Array:
+            own, rows = shares_of_views(parts, len(shares)), products_of(looks)
+            rows = jnp.broadcast_to(rows, (*own.shape[:-1], rows.shape[-1]))
+            return jnp.take_along_axis(own, rows, axis=-1)
+
+        return {"popularity": lambda parts, looks: shares[products_of(looks)], "viewed": viewed}
 
     def oracles(self) -> dict[str, Ranking]:
         """By the score that a click comes of."""
@@ -123,6 +129,15 @@ def products_of(looks: Array) -> Int[Array, "..."]:
     if jnp.issubdtype(looks.dtype, jnp.integer):
         return looks[..., 0] - FIRST_TOKEN
     return jnp.argmax(looks, axis=-1)
+
+
+def shares_of_views(parts: Mapping[str, Array], products: int) -> Float[Array, "... P"]:
+    """[...,P] the share of each product among the views that an observation tells."""
+    views = parts["views"]
+    if "fresh" not in parts:
+        return views
+    seen = views.astype(jnp.int32)[..., None] == jnp.arange(products) + FIRST_TOKEN
+    return jnp.mean(seen.astype(float), axis=-2)
 
 
 def click_chance(score: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -232,10 +247,10 @@ class RecoGym(Environment):
     user's views so far; the product shown last, as one-hot; whether it was clicked; log(1 + views so
     far). Passages [P,P]: each product as one-hot.
 
-    With `views` V, for many products, they are [2 V + 3]: the last V views, newest first, as token of
-    the product, 0 for none; for each whether it came after the last action; the token of the product
-    shown last; whether it was clicked; log(1 + views so far). Passages [P,1]: the product's token,
-    which is its number + 4. With `reveal`, [L] the user's taste comes last.
+    With `views` V, for many products, they are [2 V + 2]: the last V views, newest first, as token of
+    the product, 0 for none; for each whether it came after the last action; whether the product shown
+    last was clicked; log(1 + views so far). Passages [P,1]: the product's token, which is its number +
+    4. With `reveal`, [L] the user's taste comes last.
 
     Attributes:
       products: P.
@@ -363,8 +378,7 @@ class RecoGym(Environment):
         """What is seen of an episode, and the means of its figures so far."""
         if self.views:
             tokens = jnp.where(state.seen < 0, 0, state.seen + FIRST_TOKEN)
-            shown = jnp.where(state.shown < 0, 0, state.shown + FIRST_TOKEN)[None]
-            parts = [tokens, state.fresh, shown]
+            parts = [tokens, state.fresh]
         else:
             shares = state.seen.astype(float) / jnp.maximum(state.views, 1).astype(float)
             parts = [shares, jax.nn.one_hot(state.shown, self.products)]
@@ -379,7 +393,7 @@ class RecoGym(Environment):
         """What observations are joined of, and the largest value of each of their numbers."""
         if self.views:
             token = float(self.products - 1 + FIRST_TOKEN)
-            parts = {"views": (self.views, token), "fresh": (self.views, 1.0), "shown": (1, token)}
+            parts = {"views": (self.views, token), "fresh": (self.views, 1.0)}
         else:
             parts = {"views": (self.products, 1.0), "shown": (self.products, 1.0)}
         parts |= {"clicked": (1, 1.0), "amount": (1, np.inf)}
