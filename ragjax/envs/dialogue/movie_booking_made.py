@@ -1,7 +1,7 @@
 """A made table of showings with made goals, shaped like TC-Bot's: none of it is anybody's data."""
 
 import functools
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -33,8 +33,8 @@ def make_showings(rows: int, goals: int, seed: int) -> Showings:
 
     A theater lies in a city and that in a state; on a day it shows a movie at several times. Each cell
     is then kept with the chance of its slot. A goal is made from a showing: it constrains the movie, and
-    either all else that users know, or less of it and asks for the rest. A few want a time at which
-    the movie never runs there.
+    either all else that users know, or less of it and asks for the rest, which the table may not have.
+    A few want a movie that isn't shown.
 
     Args:
       rows: showings.
@@ -47,11 +47,10 @@ def make_showings(rows: int, goals: int, seed: int) -> Showings:
         {slot: value for slot, value in row.items() if random.random() < SHARES[slot]} or row
         for row in full
     )
-    meetable = [
-        row for row in table if all(slot in row for slot in (*ANSWERED, "moviename", "city"))
-    ]
-    made = tuple(_goal(random, meetable or full) for _ in range(goals))
-    return Showings(table, made)
+    whole = {"moviename", "city", *ANSWERED}
+    # A table so small that no showing of it has all that a user may tell lends its full rows.
+    source = table if any(whole <= row.keys() for row in table) else full
+    return Showings(table, tuple(_goal(random, source) for _ in range(goals)))
 
 
 def _full_rows(random: np.random.Generator, rows: int) -> list[dict[str, str]]:
@@ -94,20 +93,21 @@ def _full_rows(random: np.random.Generator, rows: int) -> list[dict[str, str]]:
     return made[:rows]
 
 
-def _goal(random: np.random.Generator, rows: list[dict[str, str]]) -> Goal:
-    """A goal that a showing meets, a few apart."""
-    row = rows[int(random.integers(len(rows)))]
+def _goal(random: np.random.Generator, rows: Sequence[Mapping[str, str]]) -> Goal:
+    """A goal after a showing that has all that is told, though perhaps not what is asked."""
     asked: tuple[str, ...] = ()
     while not asked and random.random() >= FULL:
         asked = tuple(slot for slot in ANSWERED if random.random() < ASKED[slot])
     told = ["moviename", *(slot for slot in ANSWERED if slot not in asked)]
     if not asked or random.random() < CITY:
         told.append("city")
+    row = rows[int(random.integers(len(rows)))]
+    while not all(slot in row for slot in told):
+        row = rows[int(random.integers(len(rows)))]
     if "state" in row and random.random() < STATE:
         told.append("state")
-    constraints: dict[str, Any] = {slot: row[slot] for slot in told}
+    constraints = {slot: row[slot] for slot in told}
     if random.random() < UNMET:
-        constraints["starttime"] = "midnight"
-        asked = tuple(slot for slot in asked if slot != "starttime")
+        constraints["moviename"] = "a movie that doesn't run"
     constraints["numberofpeople"] = str(int(random.integers(1, NUMBERS + 1)))
     return Goal({slot: constraints[slot] for slot in SLOTS if slot in constraints}, asked)
