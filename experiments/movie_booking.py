@@ -18,8 +18,8 @@ own by `--env.table` and `--env.goals`; figures over TC-Bot's are in the next ta
 - The rule agent asks for six slots in a fixed order and completes the task. It never answers the
   questions of the half of users that have some.
 - Learned policies begin by imitating it, in 5 of 109 rollouts, by the likelihood of its actions.
-- `retrieving rows`: what is known is seen as the sum of a vector for each value, and four rows that agree
-  with it are retrieved and summed over, π(a\\|s) = Σ_d p(d\\|s) π(a\\|s,d).
+- `retrieving rows`: what is known is seen as the sum of a vector for each value, and four rows that
+  agree with it are retrieved and summed over, π(a\\|s) = Σ_d p(d\\|s) π(a\\|s,d).
 - `held out`: learned with four of five goals, and measured with the others."""
 
 

@@ -1,4 +1,4 @@
-"""Booking movie tickets by PPO after a warm start by the rule agent, without retrieval: 450,000 exchanges.
+"""Booking movie tickets by PPO after a warm start by the rule agent: 450,000 exchanges.
 
     ragjax train configs/movie_booking/ppo.py
     ragjax train configs/movie_booking/ppo.py --env.users split   # measured on goals that were held out

@@ -66,9 +66,9 @@ def test_the_first_rollouts_are_the_guide_s(learner):
     state, batch, _ = collected(learner, begun(learner))
     assert bool(state.extra)
     start = 16 if observations(batch).shape[-1] > 272 else 0
-    turn = observations(batch)[:, start + 11 + 29 * 2 + 11 + 29 * 3]
+    moves = observations(batch)[:, start + 11 + 29 * 2 + 11 + 29 * 3]
     script = [ACTIONS.index(action) for action in SCRIPT]
-    np.testing.assert_array_equal(batch.action, np.array(script)[(turn * 5 + 0.5).astype(int)])
+    np.testing.assert_array_equal(batch.action, np.array(script)[(moves * 5).astype(int)])
     later = begun(learner)
     later = dataclasses.replace(later, step=jnp.asarray(ALGORITHM.guided))
     state, batch, _ = collected(learner, later)

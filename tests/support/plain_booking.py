@@ -196,11 +196,11 @@ class Dialogue:
             return [float(name in names) for name in among]
 
         act, informs, requests = self.agent
-        turn = 2 * self.exchanges
+        moves = 2 * self.exchanges + 1
         numbers = marks({self.act}, ACTS) + marks(self.informs, SLOTS)
         numbers += marks(self.questions, SLOTS) + marks({act}, ACTS)
         numbers += marks(informs, SLOTS) + marks(requests, SLOTS) + marks(self.known, SLOTS)
-        numbers += [turn / 10] + [float(place == turn) for place in range(self.limit + 4)]
+        numbers += [moves / 10] + [float(place == moves) for place in range(self.limit + 4)]
         counting = {
             slot: value
             for slot, value in self.known.items()

@@ -113,8 +113,8 @@ class MovieBooking(Environment):
     Actions: four acts, `inform` of 20 slots and `request` of 19, in the order of
     `movie_booking_acts.ACTIONS`; an informed value is the table's, see `movie_booking_knowledge.filled`.
     Observation [272]: the user's act as one-hot [11], the slots that it informs [29] and requests [29];
-    the same of the agent's last move; the slots of which a value is known [29]; the turn / 10 [1] and as
-    one-hot [L + 4], two to an exchange; whether any row has what is known of each slot, and all of it
+    the same of the agent's last move; the slots of which a value is known [29]; the moves of both so
+    far, / 10 [1] and as one-hot [L + 4]; whether any row has what is known of each slot, and all of it
     [30]; and how many rows, / 100 [30]. Values can't be seen in it.
 
     With `code` C, what is known is seen as well, as a sum of vectors [C] that comes first, and the rows
@@ -298,7 +298,7 @@ class MovieBooking(Environment):
 
     def show(self, knowledge: Knowledge, state: State) -> Timestep:
         """What the agent sees, and whether the dialogue has been a success."""
-        user, turn = state.user, 2 * state.exchanges
+        user, moves = state.user, 2 * state.exchanges + 1  # moves made so far
         counts = row_counts(knowledge, state.known)
         parts = [
             jnp.arange(len(ACTS)) == user.act,
@@ -308,8 +308,8 @@ class MovieBooking(Environment):
             state.agent_informs,
             state.agent_requests,
             state.known > 0,
-            turn[None].astype(float) / 10.0,
-            jnp.arange(self.max_turn + 4) == turn,
+            moves[None].astype(float) / 10.0,
+            jnp.arange(self.max_turn + 4) == moves,
             counts > 0,
             counts.astype(float) / 100.0,
         ]
@@ -327,12 +327,12 @@ class MovieBooking(Environment):
             "code": self.code,
             **{"user_act": len(ACTS), "user_informs": slots, "user_requests": slots},
             **{"agent_act": len(ACTS), "agent_informs": slots, "agent_requests": slots},
-            **{"known": slots, "turn": 1, "turn_one_hot": self.max_turn + 4},
+            **{"known": slots, "moves": 1, "moves_one_hot": self.max_turn + 4},
             **{"any_row": slots + 1, "rows": slots + 1},
         }
         return {name: (size,) for name, size in sizes.items() if size}
 
     def _largest(self, knowledge: Knowledge, part: str) -> float:
         """The largest value of the numbers of a part of observations."""
-        turns, rows = self.max_turn + 2, len(knowledge.cells)
-        return {"code": np.inf, "turn": turns / 10.0, "rows": rows / 100.0}.get(part, 1.0)
+        moves, rows = self.max_turn + 3, len(knowledge.cells)
+        return {"code": np.inf, "moves": moves / 10.0, "rows": rows / 100.0}.get(part, 1.0)

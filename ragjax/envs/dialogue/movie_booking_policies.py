@@ -53,7 +53,7 @@ class MovieBookingBaseline(Policy):
         """
         del contents
         require(
-            "turn_one_hot" in (env.parts or {}),
+            "moves_one_hot" in (env.parts or {}),
             "policy is a MovieBookingBaseline, but the environment is another one; choose MovieBooking.",
         )
         script = jnp.asarray([ACTIONS.index(action) for action in SCRIPT])
@@ -65,10 +65,11 @@ class MovieBookingBaseline(Policy):
         def apply(params, observation):
             del params
             lead = observation.shape[:-1]
-            logits = jnp.zeros((*lead, env.num_actions))
+            # Not plain zeros, which XLA would take seconds to fold what follows from.
+            logits = jnp.zeros(env.num_actions) * observation[..., :1]
             if self.by == "rule":
-                turn = jnp.argmax(split(env, observation)["turn_one_hot"], axis=-1)
-                action = script[jnp.minimum(turn // 2, len(SCRIPT) - 1)]
+                moves = jnp.argmax(split(env, observation)["moves_one_hot"], axis=-1)
+                action = script[jnp.minimum(moves // 2, len(SCRIPT) - 1)]
                 logits = CERTAIN * jax.nn.one_hot(action, env.num_actions)
             return Categorical(logits), jnp.zeros(lead)
 

@@ -246,9 +246,9 @@ def test_errors_of_understanding_cost_the_rule_agent_successes():
     assert noisy < clean - 0.15
 
 
-def test_random_actions_never_succeed():
+def test_random_actions_hardly_ever_succeed():
     figures = played(MovieBooking(), MovieBookingBaseline(by="random"))
-    assert figures["success"].mean() == 0
+    assert figures["success"].mean() < 0.02
     assert figures["length"].max() <= 21
     too_long = figures["length"] == 21
     assert np.any(too_long)
