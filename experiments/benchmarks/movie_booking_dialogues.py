@@ -1,0 +1,123 @@
+"""How many dialogues a second movie_booking plays: with PPO learning, and stepped from Python.
+
+    python experiments/benchmarks/movie_booking_dialogues.py
+
+Of every figure there are two: by the clock, and by the seconds that all cores together have worked,
+which other processes disturb less. Compilation is not counted; of three repetitions the best counts.
+Stepped from Python, as environments outside JAX are, one dialogue is played at a time: for each exchange
+the policy is called and then the environment, both compiled. Nothing is learned there.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ragjax.config import load_config
+from ragjax.envs.dialogue.movie_booking import MovieBooking
+from ragjax.training.step import make_step
+
+CONFIGS = Path(__file__).parents[2] / "configs/movie_booking"
+ENVIRONMENTS = (1, 16, 128, 1024)
+STEPS = 32  # exchanges of each environment in one repetition, by random actions
+UPDATES = 4  # rollouts that PPO learns from in one repetition
+PLAYED = 400  # exchanges in one repetition from Python
+REPETITIONS = 3
+
+
+def rates(run: Callable[[], Any], count: Callable[[Any], float]) -> dict[str, float]:
+    """What `count` makes of what `run` returns, a second: by the clock and by the time of all cores."""
+    made = jax.block_until_ready(run())
+    found = []
+    for _ in range(REPETITIONS):
+        clock, cores = time.perf_counter(), time.process_time()
+        made = jax.block_until_ready(run())
+        found.append((time.perf_counter() - clock, time.process_time() - cores))
+    clock, cores = (min(times) for times in zip(*found, strict=True))
+    number = count(made)
+    return {"per_second": number / clock, "per_core_second": number / cores}
+
+
+def random_actions(count: int) -> dict[str, float]:
+    """Exchanges of `count` environments side by side, with automatic resets."""
+    env = MovieBooking().vectorise(count)
+
+    @jax.jit
+    def run(params, state, key):
+        def step(state, key):
+            action = jax.random.randint(key, (count,), 0, env.num_actions, jnp.int32)
+            state, made = env.step(params, key, state, action)
+            return state, made.reward
+
+        return jax.lax.scan(step, state, jax.random.split(key, STEPS))[1]
+
+    state, _ = jax.jit(env.reset)(env.params, jax.random.PRNGKey(0))
+    return rates(lambda: run(env.params, state, jax.random.PRNGKey(1)), lambda made: made.size)
+
+
+def learning(name: str) -> dict[str, Any]:
+    """Dialogues with PPO learning from them as in a config, whose warm start is over."""
+    config = load_config(CONFIGS / f"{name}.py")
+    algorithm = dataclasses.replace(config.algorithm, guided=0)
+    learner = dataclasses.replace(config, algorithm=algorithm).create()
+    step = make_step(learner, learner.stages[0])
+    state = jax.jit(learner.init)(jax.random.PRNGKey(0), learner.hyper, learner.data)
+
+    @jax.jit
+    def run(state):
+        def update(state, _):
+            state, metrics = step(state, None, learner.hyper, learner.data)
+            return state, metrics["episode_length"].value
+
+        return jax.lax.scan(update, state, length=UPDATES)[1]
+
+    size = algorithm.batch_size * UPDATES
+    return rates(lambda: run(state), lambda lengths: size / float(jnp.mean(lengths)))
+
+
+def from_python(name: str) -> dict[str, float]:
+    """Dialogues of the same policy, stepped from Python one exchange of one dialogue at a time."""
+    config = load_config(CONFIGS / f"{name}.py")
+    env = config.env.vectorise(1)
+    policy = config.policy.build(env)
+    params = policy.init(jax.random.PRNGKey(0))
+    index = None if policy.embed is None else policy.embed(params)
+    reset, advance = jax.jit(env.reset), jax.jit(env.step)
+
+    @jax.jit
+    def choose(observation, key):
+        seen = policy.retrieve(params, index, key, observation)
+        return policy.apply(params, seen)[0].sample(key)
+
+    keys = np.asarray(jax.random.split(jax.random.PRNGKey(1), PLAYED))
+    first = reset(env.params, jax.random.PRNGKey(2))
+
+    def run():
+        (state, made), dialogues = first, 0
+        for key in keys:
+            state, made = advance(env.params, key, state, choose(made.observation, key))
+            dialogues += int(made.done[0])
+        return dialogues
+
+    return rates(run, float)
+
+
+def measure() -> dict[str, Any]:
+    """All figures: environments -> exchanges a second; config -> dialogues a second, either way."""
+    found: dict[str, Any] = {
+        "exchanges, random": {str(count): random_actions(count) for count in ENVIRONMENTS}
+    }
+    for name in ("ppo", "retrieval"):
+        found[f"dialogues, {name}"] = learning(name)
+        found[f"dialogues, {name} from Python"] = from_python(name)
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(), indent=2))
