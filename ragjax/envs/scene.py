@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, SupportsFloat, get_args
 
+import numpy as np
+
 from ragjax.errors import require
 
 Role = Literal[
@@ -24,6 +26,7 @@ Role = Literal[
 ]
 Align = Literal["left", "center", "right"]
 Number = SupportsFloat
+LIKELIEST = 10
 
 
 @dataclass(frozen=True)
@@ -180,3 +183,22 @@ def bars(
         ]
     shapes.append(Line([(zero, -0.5), (zero, len(rows) - 0.5)], width=1.0, role="ink"))
     return Scene(shapes, (0.0, names + width + 2.0), (len(rows) - 0.3, -0.7), caption)
+
+
+def likeliest(
+    noun: str, chances: np.ndarray, marked: int, high: Number, caption: str = ""
+) -> Scene:
+    """The ten largest of many chances, as bars.
+
+    Args:
+      noun: what has them; the name of number 3 is this and "3".
+      chances: [n], none of them negative.
+      marked: the number of the one that is drawn as the agent; the others are goals.
+      high: the largest chance that a bar has room for.
+      caption: see `Scene`.
+    """
+    rows: list[tuple[str, Number, Role]] = [
+        (f"{noun} {row}", float(chances[row]), "agent" if row == marked else "goal")
+        for row in np.argsort(-chances, kind="stable")[:LIKELIEST]
+    ]
+    return bars(rows, 0.0, high, caption)

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.envs.recommendation.base import FIRST_TOKEN
 from ragjax.envs.recommendation.linucb import LinUCB
+from ragjax.envs.recommendation.numbered import FIRST_TOKEN
 from ragjax.envs.recommendation.recogym import RecoGym
 from ragjax.errors import UserError
 

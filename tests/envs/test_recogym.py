@@ -11,7 +11,7 @@ import scipy.stats
 from slate_returns import figures_of
 
 from ragjax.envs.recommendation import recogym
-from ragjax.envs.recommendation.base import FIRST_TOKEN
+from ragjax.envs.recommendation.numbered import FIRST_TOKEN
 from ragjax.envs.recommendation.recogym import RecoGym
 from ragjax.errors import UserError
 from ragjax.models.slate_policy import split

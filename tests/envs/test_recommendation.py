@@ -15,10 +15,11 @@ from ragjax.envs.recommendation import (
     interest_exploration,
     long_term_satisfaction,
 )
-from ragjax.envs.recommendation.base import FIRST_TOKEN, State
+from ragjax.envs.recommendation.base import State
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
 from ragjax.envs.recommendation.interest_exploration import InterestExploration
 from ragjax.envs.recommendation.long_term_satisfaction import LongTermSatisfaction
+from ragjax.envs.recommendation.numbered import FIRST_TOKEN
 from ragjax.errors import UserError
 
 EPISODES, STEPS = 8, 60

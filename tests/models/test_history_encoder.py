@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ragjax.envs.recommendation.base import FIRST_TOKEN
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
+from ragjax.envs.recommendation.numbered import FIRST_TOKEN
 from ragjax.envs.recommendation.recogym import RecoGym
 from ragjax.errors import UserError
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig

@@ -26,9 +26,8 @@ from ragjax.envs.scene import Scene
 from ragjax.errors import require
 from ragjax.manifests import file_digest
 from ragjax.ranges import SEED
-from ragjax.types import UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
+from ragjax.types import Env, Leaf, PRNGKey, Timestep, Vocabulary
 
-FIRST_TOKEN = UNK_ID + 1  # of what is numbered
 Range = tuple[np.ndarray, np.ndarray]  # smallest and largest value of each of some numbers
 
 
@@ -384,25 +383,6 @@ def episode_means(totals: dict[str, Array], steps: Int[Array, ""]) -> dict[str, 
         f"episode_{name}": total / jnp.maximum(steps, 1).astype(total.dtype)
         for name, total in totals.items()
     }
-
-
-def numbered_vocabulary(*counts: int) -> Vocabulary:
-    """The vocabulary of things of several kinds that are numbered, one kind after another.
-
-    Passages have one token of each kind, and those of a kind are taken to be in equally many.
-
-    Args:
-      counts: how many there are of each kind; of the most numerous kind each is in one passage.
-    """
-    passages = max(counts)
-    found = np.repeat([passages / count for count in counts], counts)
-    idf = np.concatenate([np.zeros(FIRST_TOKEN), np.log((passages + 1) / (found + 1))])
-    size = len(idf)
-    return Vocabulary(
-        fold=jnp.arange(size, dtype=jnp.int32),
-        idf=jnp.asarray(idf, jnp.float32),
-        content=jnp.arange(size) >= FIRST_TOKEN,
-    )
 
 
 def between(low: float, high: float, count: int = 1) -> Range:

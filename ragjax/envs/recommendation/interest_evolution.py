@@ -17,17 +17,16 @@ from jaxtyping import Array, Float
 
 from ragjax.data.items import Column
 from ragjax.envs.recommendation.base import (
-    FIRST_TOKEN,
     Ranges,
     Reaction,
     Recommendation,
     Simulation,
     beside,
     between,
-    numbered_vocabulary,
 )
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import chosen, proportional
+from ragjax.envs.recommendation.numbered import FIRST_TOKEN, numbered_vocabulary
 from ragjax.envs.scene import Role, Scene, bars
 from ragjax.errors import require
 from ragjax.types import Leaf, PRNGKey, Vocabulary

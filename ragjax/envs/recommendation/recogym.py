@@ -17,17 +17,17 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
-from ragjax.envs.recommendation.base import FIRST_TOKEN, episode_means, numbered_vocabulary
+from ragjax.envs.recommendation.base import episode_means
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import drawn_by_weight
-from ragjax.envs.scene import Role, Scene, bars
+from ragjax.envs.recommendation.numbered import FIRST_TOKEN, numbered_vocabulary, numbers_of
+from ragjax.envs.scene import Scene, likeliest
 from ragjax.errors import require
 from ragjax.ranges import SEED
 from ragjax.types import Env, Leaf, PRNGKey, Timestep, Vocabulary
 
 ONE_HOTS = 4096  # most products that are shown as one-hots
 PAGE = 16  # views for which chance is drawn together
-DRAWN = 10  # products that are drawn
 USERS = 1000  # whose views popularity is the mean of
 
 
@@ -59,17 +59,17 @@ class Shop(Ranked):
         shares = jax.nn.softmax(tastes @ self.products.T + self.appeal, axis=-1).mean(0)
 
         def viewed(parts: Mapping[str, Array], looks: Array) -> Array:
-            own, rows = shares_of_views(parts, len(shares)), products_of(looks)
+            own, rows = shares_of_views(parts, len(shares)), numbers_of(looks)
             rows = jnp.broadcast_to(rows, (*own.shape[:-1], rows.shape[-1]))
             return jnp.take_along_axis(own, rows, axis=-1)
 
-        return {"popularity": lambda parts, looks: shares[products_of(looks)], "viewed": viewed}
+        return {"popularity": lambda parts, looks: shares[numbers_of(looks)], "viewed": viewed}
 
     def oracles(self) -> dict[str, Ranking]:
         """By the score that a click comes of."""
 
         def score(parts: Mapping[str, Array], looks: Array) -> Array:
-            rows = products_of(looks)
+            rows = numbers_of(looks)
             return scored(parts["hidden"], self.products[rows]) + self.appeal[rows]
 
         return {"affinity": score}
@@ -122,13 +122,6 @@ class Chance:
     click: Leaf
     move: Leaf
     visit: Leaf
-
-
-def products_of(looks: Array) -> Int[Array, "..."]:
-    """[...] the products that passages [...,P] or [...,1] are of: one-hots, or tokens."""
-    if jnp.issubdtype(looks.dtype, jnp.integer):
-        return looks[..., 0] - FIRST_TOKEN
-    return jnp.argmax(looks, axis=-1)
 
 
 def shares_of_views(parts: Mapping[str, Array], products: int) -> Float[Array, "... P"]:
@@ -294,12 +287,9 @@ class RecoGym(Environment):
         """The products that the user would click likeliest, in percent; the one shown is the agent."""
         scores = jnp.asarray(params.products @ state.taste + params.appeal)
         chances = 100 * np.asarray(click_chance(scores))
-        rows: list[tuple[str, float, Role]] = [
-            (f"product {row}", float(chances[row]), "agent" if row == int(state.shown) else "goal")
-            for row in np.argsort(-chances, kind="stable")[:DRAWN]
-        ]
         clicks = float(state.totals["click_rate"])
-        return bars(rows, 0.0, 4.0, f"{int(state.views)} views, {clicks:.0f} clicks")
+        caption = f"{int(state.views)} views, {clicks:.0f} clicks"
+        return likeliest("product", chances, int(state.shown), 4.0, caption)
 
     def action_name(self, action: int) -> str:
         """The product."""
