@@ -81,6 +81,7 @@ def get_table() -> Table:
         claims=(
             Claim("slate_q_optimal", "return, greedy", 162.0, "RLlib's stop of its SlateQ example"),
             Claim("memory", "return, greedy", "no_memory"),
+            Claim("top_k_reinforce", "return, greedy", "reinforce"),
         ),
     )
 
