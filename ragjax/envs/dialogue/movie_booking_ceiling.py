@@ -13,8 +13,8 @@ def meetable(showings: Showings) -> tuple[bool, ...]:
     """Whether each goal can be met in some order in which its slots come up.
 
     What is told narrows the rows that match; so does an answer, which is the most frequent value among
-    the rows that match by then. A goal is met if there is an answer to each of its questions and a row is
-    left in the end.
+    the rows that match by then. A goal is met if there is an answer to each of its questions and a row
+    is left in the end.
     """
     folded: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     spelled: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
