@@ -117,11 +117,23 @@ def test_unit_length_of_hand_values(smooth):
         (lambda: TransformerEncoder(heads=0), "encoder.heads 0"),
         (lambda: PerceptronEncoder((8, 0)), r"encoder.hidden is \(8, 0\)"),
         (lambda: PerceptronEncoder(width=0), "encoder.width is 0"),
+        (lambda: PerceptronEncoder(first=-1), "encoder.first is -1"),
     ],
 )
 def test_bad_sizes_are_named(build, field):
     with pytest.raises(UserError, match=field):
         build()
+
+
+def test_the_first_numbers_alone_are_read():
+    """So that observations and passages of other lengths are embedded by one matrix."""
+    module = PerceptronEncoder(width=4, first=2).build(0, jnp.float32)
+    x = jnp.array([[1.0, -2.0, 3.0], [1.0, -2.0, 5.0], [2.0, 2.0, 3.0]])
+    variables = module.init(jax.random.key(0), x, None, 0)
+    embedded = module.apply(variables, x, None, 0)
+    np.testing.assert_array_equal(embedded[0], embedded[1])
+    np.testing.assert_array_equal(embedded, module.apply(variables, x[:, :2], None, 1))
+    assert np.any(embedded[0] != embedded[2])
 
 
 def test_leading_positions_weigh_passages_by_place_and_leave_questions_alone():

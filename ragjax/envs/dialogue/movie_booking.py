@@ -5,6 +5,7 @@ the 272 numbers that these are chosen by.
 """
 
 import dataclasses
+import functools
 import pathlib
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
@@ -184,6 +185,7 @@ class MovieBooking(Environment):
             return self
         return dataclasses.replace(self, users="held_out" if split == "test" else "train")
 
+    @functools.cached_property
     def showings(self) -> Showings:
         """Table and goals in words.
 
@@ -200,7 +202,7 @@ class MovieBooking(Environment):
         Raises:
           UserError: the user's can't be read, or no goal is left.
         """
-        known = encode(self.showings(), self.code)
+        known = encode(self.showings, self.code)
         goals = np.arange(len(known.constraints))
         held_out = goals % FOLD == HELD_OUT
         if self.users in ("train", "held_out"):
@@ -217,6 +219,11 @@ class MovieBooking(Environment):
     def action_name(self, action: int) -> str:
         """The act with its slot."""
         return described(*ACTIONS[action])
+
+    def describe_passage(self, row: int, content: np.ndarray) -> str:
+        """The values of the row."""
+        del content
+        return ", ".join(f"{slot} {value}" for slot, value in self.showings.rows[row].items())
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

@@ -236,7 +236,7 @@ def test_the_rule_agent():
     figures = played(MovieBooking(), MovieBookingBaseline())
     assert np.all(figures["length"] == 8)
     np.testing.assert_array_equal(figures["return"], np.where(figures["success"] > 0, 73.0, -47.0))
-    full = [not goal.requests for goal in MovieBooking().showings().goals]
+    full = [not goal.requests for goal in MovieBooking().showings.goals]
     assert 0.3 < figures["success"].mean() <= np.mean(full) + 0.1
 
 
@@ -260,6 +260,13 @@ def test_a_fixed_policy_wants_this_environment():
         UserError, match="policy is a MovieBookingBaseline, but the environment is "
     ):
         MovieBookingBaseline().build(CartPole().build())
+
+
+def test_a_row_is_described_by_its_values():
+    spec = MovieBooking(made_rows=40, code=8)
+    said = spec.describe_passage(3, np.asarray(spec.build().passages)[3])
+    assert said == ", ".join(f"{slot} {value}" for slot, value in spec.showings.rows[3].items())
+    assert said.count(", ") >= 2
 
 
 def test_actions_have_names():

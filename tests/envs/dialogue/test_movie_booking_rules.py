@@ -26,7 +26,7 @@ OBSERVED = (
 )
 
 SPEC = MovieBooking(made_rows=ROWS, made_goals=GOALS)
-SHOWINGS = SPEC.showings()
+SHOWINGS = SPEC.showings
 NUMBER = value_numbers(SHOWINGS)
 KNOWLEDGE = SPEC.knowledge()
 
