@@ -80,7 +80,6 @@ def test_what_a_table_claims_is_supported_by_its_runs(path):
 
 
 OWN = ("own_data", "paper", "pretrained")  # for a user's passages, of which nothing can be recorded
-UNRECORDED = ("highway",)  # its table is still to be made
 CONFIGS = sorted((ROOT / "configs").rglob("*.py"))
 
 
@@ -99,14 +98,12 @@ def test_a_config_says_its_command(path):
     expected = "Expected (experiments/"
     if path.parent.name in OWN:
         expected = "Expected: what your files hold"
-    elif path.parent.name in UNRECORDED:
-        expected = "Expected: no figure is recorded yet"
     assert [line for line in rest if line.startswith(expected)]
 
 
 def test_a_config_tells_to_expect_what_was_recorded():
     expected = expected_docstrings(ROOT)
-    assert expected.keys() == {path for path in CONFIGS if path.parent.name not in OWN + UNRECORDED}
+    assert expected.keys() == {path for path in CONFIGS if path.parent.name not in OWN}
     for path, text in expected.items():
         assert path.read_text() == text, f"{path}: ragjax pages mends it"
 

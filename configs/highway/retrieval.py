@@ -3,9 +3,9 @@
     ragjax train configs/highway/retrieval.py
     ragjax train configs/highway/retrieval.py --env.memory.kind shuffled   # or empty, oracle
     ragjax train configs/highway/retrieval.py --policy.retriever.train-passages False   # frozen keys
-    ragjax train configs/highway/retrieval.py --optimizer.retriever-rate 0   # no retriever is trained
+    ragjax train configs/highway/retrieval.py --policy.estimator sampled   # one drawn, not summed over
 
-Expected: no figure is recorded yet. To beat: the same without retrieval, configs/highway/ppo.py.
+Expected (experiments/driving.py): . To beat: the same without retrieval, configs/highway/ppo.py.
 """
 
 from ragjax.envs.highway.highway import HighwayFast
