@@ -15,7 +15,7 @@ from ragjax.envs.recommendation.linucb import LinUCB
 from ragjax.evaluation.plots import Plot, learning_curves, read_figures, recorded_by, results_of
 from ragjax.evaluation.runs import load_runs
 from ragjax.evaluation.statistics import bootstrap_interval
-from ragjax.evaluation.tables import Claim, Column, Reference, Row, Table
+from ragjax.evaluation.tables import Claim, Column, Row, Table
 
 CONFIGS = "configs/recommendation"
 FIXED = {
@@ -36,8 +36,9 @@ products, which are not either: a policy has to learn embeddings of them from cl
 
 - Products appeal to everybody with deviation 1 in place of RecoGym's 3, so that taste decides.
 - `one embedding`: the query is the mean embedding of the products last viewed, and the same embeddings
-  are searched. Untrained, it shows what the user viewed most, which is far better than what all users
-  view most; what clicks add to that is the difference to `viewed most`.
+  are searched. Untrained, it shows what the user viewed most, which is better than what all users view
+  most. That is what its figure comes of: clicks added nothing to it in these steps (second column), for
+  the few hundredths of shown products that are clicked tell little of 1,000 embeddings.
 - `LinUCB` learns while it shows, from as many steps as the policies. Its figure is the share of what it
   showed in the last fifth of them that was clicked, users who stay longer counting for more."""
 
@@ -60,6 +61,7 @@ def get_table() -> Table:
     numbers = read_figures(results_of(Path(__file__)))
     clicks = [100 * np.array(users) for users in numbers["clicks"]]
     bandit = bootstrap_interval(clicks, paired=False)
+    recorded = recorded_by(numbers, "ragjax plot experiments/recogym.py --run")
     oracle = ("--env.reveal", "True")
     fixed = (
         Row(
@@ -76,27 +78,21 @@ def get_table() -> Table:
         notes=NOTES,
         caption="Clicks: mean over users of the probability that what they are shown is clicked, of the "
         "likeliest product or of one that the policy draws. Clicks a user: their number until the user "
-        "is gone.",
+        f"is gone. LinUCB, {BANDIT.width} random projections of views: {bandit.mean:.2f} ± "
+        f"{bandit.half_width:.2f} % clicks. {recorded}",
         rows=(*fixed, Row(LABEL, f"{CONFIGS}/{LEARNED}.py")),
         columns=(
             Column(CLICKS, "greedy_click_chance", digits=2),
+            Column("less `viewed most`", "greedy_click_chance", digits=2, against="viewed"),
             Column("drawn, %", "sampled_click_chance", digits=2),
             Column("best product, %", "greedy_best_chance", digits=2),
             Column("clicks a user", "greedy_return", scale=1, digits=2),
-        ),
-        references=(
-            Reference(
-                f"LinUCB, {BANDIT.width} random projections of views",
-                recorded_by(numbers, "ragjax plot experiments/recogym.py --run").rstrip("."),
-                {CLICKS: f"{bandit.mean:.2f} ± {bandit.half_width:.2f}"},
-            ),
         ),
         seeds=SEEDS,
         results=Path(__file__).parent / "results",
         side_by_side=True,
         claims=(
             Claim(LEARNED, CLICKS, "popularity"),
-            Claim(LEARNED, CLICKS, "viewed"),
             Claim(LEARNED, CLICKS, round(bandit.high, 2), "the upper end of LinUCB's interval"),
         ),
     )

@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/recogym.py
 
-Expected (experiments/recogym.py):
+Expected (experiments/recogym.py): clicks, % of shown 2.07 ± 0.04; drawn, % 2.09 ± 0.02.
 """
 
 from ragjax.envs.recommendation.recogym import RecoGym

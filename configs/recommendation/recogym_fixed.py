@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/recogym_fixed.py
 
-Expected (experiments/recogym.py):
+Expected (experiments/recogym.py): clicks, % of shown 1.09 ± 0.01; drawn, % 1.03 ± 0.01.
 """
 
 from ragjax.envs.recommendation.baselines import SlateBaseline

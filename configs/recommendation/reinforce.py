@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/reinforce.py
 
-Expected (experiments/recommendation.py):
+Expected (experiments/recommendation.py): return, greedy 190.4 ± 11.6; return, sampled 161.9 ± 1.0.
 """
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution

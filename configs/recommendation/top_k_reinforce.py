@@ -2,7 +2,7 @@
 
     ragjax train configs/recommendation/top_k_reinforce.py
 
-Expected (experiments/recommendation.py):
+Expected (experiments/recommendation.py): return, greedy 222.5 ± 7.4; return, sampled 163.5 ± 0.9.
 """
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
