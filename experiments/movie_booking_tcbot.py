@@ -23,13 +23,10 @@ from ragjax.files import read_json_object
 
 SEEDS = 5
 RUNS = Path("runs/movie_booking_tcbot")
-SPLIT = ("--env.users", "split")
 ARMS = {
     "rule": ("rule agent", "fixed", ()),
     "ppo": ("PPO", "ppo", ()),
-    "retrieval": ("PPO, retrieving rows", "retrieval", ()),
-    "ppo_held_out": ("PPO, held out", "ppo", SPLIT),
-    "retrieval_held_out": ("PPO, retrieving rows, held out", "retrieval", SPLIT),
+    "ppo_held_out": ("PPO, held out", "ppo", ("--env.users", "split")),
     "rule_act_slot_.05": (
         "rule agent, 5 % of slots and acts mistaken",
         "fixed",

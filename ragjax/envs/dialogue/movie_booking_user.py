@@ -8,6 +8,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int
 
@@ -27,7 +28,7 @@ from ragjax.envs.dialogue.movie_booking_knowledge import DONT_CARE, NO_MATCH, Kn
 from ragjax.types import Leaf
 
 SlotNoise = Literal["value", "mixed", "slot", "deletion"]
-IS_TICKET = jnp.arange(len(SLOTS)) == TICKET
+IS_TICKET = np.arange(len(SLOTS)) == TICKET
 
 
 @struct.dataclass
@@ -178,7 +179,7 @@ def respond(wanted: Wanted, user: User, move: AgentMove, chance: Float[Array, ""
 
 
 def says(user: User, act: Int[Array, ""] | int, informs: Int[Array, "J"]) -> User:
-    """The user with an act, and values informed: they are left for later no more."""
+    """The user with an act and values informed, which are no longer among what is left."""
     return dataclasses.replace(
         user,
         act=jnp.asarray(act, jnp.int32),
@@ -188,7 +189,7 @@ def says(user: User, act: Int[Array, ""] | int, informs: Int[Array, "J"]) -> Use
 
 
 def _requested(wanted: Wanted, user: User, move: AgentMove) -> User:
-    """To a request: the value of a constraint, or of a slot that was answered; else see below."""
+    """To a request: the value of a constraint or of an answer, the question back, or indifference."""
     slot = jnp.arange(len(SLOTS)) == move.slot
     value, known = wanted.constraints[move.slot], user.history[move.slot]
     asks, waiting = wanted.requests[move.slot], user.rest[move.slot]
@@ -231,7 +232,7 @@ def _informed(wanted: Wanted, user: User, move: AgentMove, chance: Float[Array, 
         (wrong, says(user, INFORM, jnp.where(slot, value, 0))),
         (jnp.any(user.requests), says(user, REQUEST, user.informs)),
         (jnp.any(user.rest & ~IS_TICKET), told),
-        (user.rest[TICKET], _tells(wanted, user, IS_TICKET)),
+        (user.rest[TICKET], _tells(wanted, user, jnp.asarray(IS_TICKET))),
     ]
     return _first_of(cases, says(user, THANKS, user.informs))
 
@@ -288,9 +289,9 @@ def succeeded(wanted: Wanted, user: User) -> Bool[Array, ""]:
     the constraints is what is wanted, and so was what the agent has completed the task by.
     """
     open_ = jnp.any((user.requests | user.rest) & ~IS_TICKET)
-    history = jnp.where(user.informs > 0, user.informs, user.history)
-    wrong = (history > 0) & (wanted.constraints > 0) & (history != wanted.constraints)
-    return ~open_ & ~jnp.any((history == NO_MATCH) | wrong) & user.consistent
+    informed = (user.history > 0) & (wanted.constraints > 0)
+    wrong = informed & (user.history != wanted.constraints)
+    return ~open_ & ~jnp.any((user.history == NO_MATCH) | wrong) & user.consistent
 
 
 def corrupted(
