@@ -3,7 +3,7 @@
     ragjax train configs/movie_booking/fixed.py
     ragjax train configs/movie_booking/fixed.py --env.table TABLE.json --env.goals GOALS.json
 
-Expected (experiments/movie_booking.py): to be recorded.
+Expected (experiments/movie_booking.py): success, greedy 0.379 ± 0.012; success, sampled 0.379 ± 0.013.
 """
 
 from ragjax.envs.dialogue.movie_booking import MovieBooking

@@ -63,7 +63,7 @@ def random_actions(count: int) -> dict[str, float]:
 
 def learning(name: str) -> dict[str, Any]:
     """Dialogues with PPO learning from them as in a config, whose warm start is over."""
-    config = load_config(CONFIGS / f"{name}.py")
+    config: Any = load_config(CONFIGS / f"{name}.py")
     algorithm = dataclasses.replace(config.algorithm, guided=0)
     learner = dataclasses.replace(config, algorithm=algorithm).create()
     step = make_step(learner, learner.stages[0])
@@ -83,7 +83,7 @@ def learning(name: str) -> dict[str, Any]:
 
 def from_python(name: str) -> dict[str, float]:
     """Dialogues of the same policy, stepped from Python one exchange of one dialogue at a time."""
-    config = load_config(CONFIGS / f"{name}.py")
+    config: Any = load_config(CONFIGS / f"{name}.py")
     env = config.env.vectorise(1)
     policy = config.policy.build(env)
     params = policy.init(jax.random.PRNGKey(0))
