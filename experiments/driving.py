@@ -23,6 +23,9 @@ go by rules (IDM and MOBIL), half by chance.
 
 - All rows but the long ones are of equal environment steps, 2^18. Braking all the time returns 20.9,
   the plateau that every policy comes to first: beside a good return stands a speed above 20 m/s.
+- No memory makes a policy better than none. What an observation shows decides the next seconds, so that
+  scenes tell only what PPO finds out by itself: scenes of zeros serve as well as any, and trained
+  longer, the policy that retrieves crashes most.
 - `outcomes of other scenes` and `scenes of zeros` do not say what to do; `the best` are those
   without a crash, the fastest first."""
 
@@ -60,7 +63,10 @@ def get_table() -> Table:
         seeds=(0, 1, 2, 3, 4),
         results=Path(__file__).parent / "results",
         side_by_side=True,
-        claims=(Claim("retrieval_long", "return", 20.93, "always SLOWER"),),
+        claims=(
+            Claim("retrieval_long", "return", 20.93, "always SLOWER"),
+            Claim("ppo_long", "return", "retrieval_long"),
+        ),
     )
 
 
