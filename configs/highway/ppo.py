@@ -2,7 +2,7 @@
 
     ragjax train configs/highway/ppo.py
 
-Expected (experiments/driving.py): . To beat: the constant action SLOWER, of return 20.9 at 20 m/s with
+Expected (experiments/driving.py): return 22.55 ± 0.20; speed, m/s 21.76 ± 0.09.
 3 % crashes.
 """
 

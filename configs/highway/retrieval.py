@@ -5,7 +5,7 @@
     ragjax train configs/highway/retrieval.py --policy.retriever.train-passages False   # frozen keys
     ragjax train configs/highway/retrieval.py --policy.estimator sampled   # one drawn, not summed over
 
-Expected (experiments/driving.py): . To beat: the same without retrieval, configs/highway/ppo.py.
+Expected (experiments/driving.py): return 22.38 ± 0.30; speed, m/s 21.78 ± 0.10.
 """
 
 from ragjax.envs.highway.highway import HighwayFast
