@@ -26,7 +26,6 @@ from ragjax.envs.highway.traffic import observe
 from ragjax.envs.highway.vehicles import VEHICLE_WIDTH, Vehicles, velocity
 from ragjax.errors import require
 from ragjax.ranges import SEED
-from ragjax.text import counted
 
 Drivers = Literal["mixed", "rules", "random"]
 Kind = Literal["recorded", "shuffled", "empty", "oracle"]
