@@ -13,8 +13,7 @@ Axis letters, used in every shape comment and annotation:
     O  numbers of an observation       T  also: time steps of a rollout
     Y  accepted answers of a question  G  answers sampled to a question
 
-Token id 0 is padding. A passage id (a "row") is an index into the corpus, 0 <= id < N; -1 is a miss
-(nothing retrieved there), which is masked and never wrapped around.
+Token id 0 is padding. A passage id (a "row") is an index into the corpus; -1 is a miss, which is masked.
 """
 
 from collections.abc import Callable, Mapping
@@ -325,6 +324,7 @@ class PolicyModel(NamedTuple):
       embed: (params) -> the index, a tree of arrays; None of a policy that retrieves nothing.
       retrieve: (params, index, key, observation [...,O...]) -> what `apply` acts on; by default that.
       refresh_every: updates after which the index is embedded anew.
+      guide: (observation [...,O...]) -> action distribution of one to begin by, or None.
     """
 
     init: Callable[..., Params]
@@ -332,6 +332,7 @@ class PolicyModel(NamedTuple):
     embed: Callable[..., Any] | None = None
     retrieve: Callable[..., Any] = lambda params, index, key, observation: observation
     refresh_every: int = 1
+    guide: Callable[..., Any] | None = None
 
 
 class Retriever(NamedTuple):
@@ -347,8 +348,7 @@ class Retriever(NamedTuple):
       query: (params, x [...,Q], rename=None) -> [...,D].
       embed: (params, passages [...,P], rename=None) -> [...,D], with gradient.
       index: (params, corpus [N,P]) -> what is searched, a tree of arrays.
-      search: (index, query [...,D], k) -> `TopK` of [...,K], without gradient; where nothing is found
-        the empty passage (row -1) is the only hit.
+      search: (index, query [...,D], k) -> `TopK` [...,K], no gradient; row -1 alone if nothing is found.
       search_exactly: as `search`, also of an index whose own search is approximate.
       scores: (index, query [...,D]) -> [...,N] unscaled scores of all passages; not of every index.
       scale: (params) -> [] the inverse temperature that multiplies scores before the softmax.

@@ -100,7 +100,7 @@ class EpisodesLearner(EpisodeQuestions):
 
     def policy(self, data: Any) -> PolicyModel:
         """The policy's pure functions over the arrays of `data`."""
-        return self.config.policy.build(bind_env(self.raw_env, data))
+        return self.config.algorithm.model(self.config.policy, bind_env(self.raw_env, data))
 
     def learning_env(self, data: Any, discount: Array) -> Env:
         """The environments to learn in; the reward's normaliser needs the discount."""
@@ -165,7 +165,7 @@ class EpisodesLearner(EpisodeQuestions):
             carry = start_episodes(bind_env(self.raw_env, data), carry, keys.reset)
         carry, steps = rollout(
             env,
-            lambda seen: algorithm.explore(policy.apply(acting, seen)[0], hyper, state.step),
+            lambda seen: algorithm.act(policy, acting, seen, hyper, state.step),
             carry,
             keys.collect,
             algorithm.rollout_length,

@@ -111,11 +111,13 @@ class PerceptronModule(nn.Module):
       width: D.
       hidden: widths of the hidden layers.
       activation: name of the nonlinearity.
+      first: numbers that are read, the first ones; 0 for all.
     """
 
     width: int
     hidden: tuple[int, ...]
     activation: str
+    first: int = 0
 
     def setup(self):
         """Creates the layers, as those of this module itself."""
@@ -125,7 +127,8 @@ class PerceptronModule(nn.Module):
     def __call__(self, features: Float[Array, "... F"], idf: None, side: int) -> Array:
         """Embeds [...,F] numbers as [...,D]; both sides alike."""
         del idf, side
-        return unit_length(self.layers(features), smooth=True)
+        read = features[..., : self.first] if self.first else features
+        return unit_length(self.layers(read), smooth=True)
 
 
 @dataclass(frozen=True)
@@ -227,6 +230,8 @@ class PerceptronEncoder(Encoder):
       hidden: widths of the hidden layers; linear without any.
       width: D, the width of the embedding.
       activation: tanh or relu.
+      first: numbers that are read, the first ones; 0 for all. Observations and passages that begin with
+        the same kind of numbers can share one encoder that reads these.
     """
 
     reads_tokens: ClassVar[bool] = False
@@ -234,6 +239,7 @@ class PerceptronEncoder(Encoder):
     hidden: tuple[int, ...] = ()
     width: int = 32
     activation: Literal["tanh", "relu"] = "tanh"
+    first: int = 0
 
     def __post_init__(self):
         """Checks the fields."""
@@ -246,8 +252,9 @@ class PerceptronEncoder(Encoder):
             self.activation in ACTIVATIONS,
             f"encoder.activation is {self.activation!r}; choose tanh or relu.",
         )
+        require(self.first >= 0, f"encoder.first is {self.first}; it must not be negative.")
 
     def build(self, vocab_size: int, dtype: DTypeLike) -> nn.Module:
         """Returns the module, which computes in float32."""
         del vocab_size, dtype
-        return PerceptronModule(self.width, self.hidden, self.activation)
+        return PerceptronModule(self.width, self.hidden, self.activation, self.first)

@@ -13,10 +13,20 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from ragjax.errors import require
+from ragjax.models.policy import Policy
 from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.retrieval_figures import retrieval_figures
 from ragjax.ranges import BELOW
-from ragjax.types import Loss, Params, PolicyBatch, PolicyModel, Retrieved, Rollout, Timestep
+from ragjax.types import (
+    Env,
+    Loss,
+    Params,
+    PolicyBatch,
+    PolicyModel,
+    Retrieved,
+    Rollout,
+    Timestep,
+)
 
 Hyper = dict[str, Array]  # name -> [] traced scalar
 
@@ -110,6 +120,26 @@ class Algorithm:
         """
         del hyper, step
         return distribution
+
+    def model(self, policy: Policy, env: Env) -> PolicyModel:
+        """The policy's functions, with what else the algorithm needs of the environment.
+
+        Raises:
+          UserError: the environment is none for this policy.
+        """
+        return policy.build(env)
+
+    def act(self, policy: PolicyModel, params: Params, seen: Any, hyper: Hyper, step: Array) -> Any:
+        """The distribution that actions are drawn from: what `explore` makes of the policy's.
+
+        Args:
+          policy: the model.
+          params: those to act by.
+          seen: what `policy.retrieve` gave of observations [E,O...].
+          hyper: traced scalars.
+          step: [] rollouts made before.
+        """
+        return self.explore(policy.apply(params, seen)[0], hyper, step)
 
     def targets(
         self, policy: PolicyModel, params: Params, rollout: Rollout, hyper: Hyper

@@ -62,12 +62,12 @@ class PPO(A2C):
           key: of the step; unused.
           batch: B steps.
           hyper: traced scalars.
-          extra: unused.
+          extra: from `batch`.
 
         Returns:
           The loss with `kl`, the exact KL(μ || π), and `clip_fraction`, the share of clipped ratios.
         """
-        del key, extra
+        del key
         weight = batch.weight
         distribution, value = policy.apply(params, batch.observation)
         behaviour = distribution.with_log_probs(batch.log_probs)
@@ -79,7 +79,7 @@ class PPO(A2C):
         clipped = jnp.abs(jnp.expm1(log_ratio)) > hyper["clip_eps"]
         counts = weight > 0
         parts = {
-            "policy_loss": clipped_surrogate_sum(log_ratio, advantage, hyper["clip_eps"], weight),
+            "policy_loss": self.surrogate(log_ratio, advantage, weight, hyper, extra),
             "value_loss": value_sum(
                 value, batch.value_target, weight, old_value, hyper["clip_eps"]
             ),
@@ -88,3 +88,10 @@ class PPO(A2C):
             "clip_fraction": jnp.sum(jnp.where(counts & clipped, weight, 0.0)),
         }
         return self.total(parts, weight, hyper)
+
+    def surrogate(
+        self, log_ratio: Array, advantage: Array, weight: Array, hyper: Hyper, extra: Any
+    ) -> Array:
+        """[] what the policy's part of the loss sums up, of log π(a|s) - log μ(a|s) [B]."""
+        del extra
+        return clipped_surrogate_sum(log_ratio, advantage, hyper["clip_eps"], weight)

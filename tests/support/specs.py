@@ -12,11 +12,13 @@ import tiny_task
 
 import ragjax
 from ragjax.envs.cartpole import CartPole
+from ragjax.envs.dialogue.movie_booking_policies import MovieBookingBaseline
 from ragjax.learners.episodes import EpisodesConfig
 from ragjax.learners.questions import Phase, QuestionsConfig
 from ragjax.models.pretrained.encoder import PretrainedEncoder
 from ragjax.models.pretrained.reader import PretrainedReader
 from ragjax.objectives.a2c import A2C
+from ragjax.objectives.guided_ppo import GuidedPPO
 
 
 def specs_of(base: type) -> list[type[Any]]:
@@ -84,6 +86,7 @@ REQUIRED = {
     QuestionsConfig: {"task": tiny_task.TinyTask()},
     EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
     Phase: {"steps": 3},
+    GuidedPPO: {"guide": MovieBookingBaseline()},
 }
 
 

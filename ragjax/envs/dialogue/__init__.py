@@ -1,0 +1,1 @@
+"""Dialogue: users who ask for what a table knows, one group of files an environment."""
