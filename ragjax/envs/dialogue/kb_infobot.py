@@ -115,7 +115,7 @@ class KBInfoBot(Environment):
     Attributes:
       table: that the user knows.
       missing: share of its known cells that the agent's table lacks.
-      table_seed: seed by which these are chosen.
+      passage_seed: seed by which these are chosen.
       sees: what the policy is told.
       max_turns: of the agent.
       evidence: C, by which what is heard counts against the prior.
@@ -130,7 +130,7 @@ class KBInfoBot(Environment):
     time_limit: int = 10
     table: TableSource = field(default_factory=Generated)
     missing: float = 0.2
-    table_seed: int = field(default=0, metadata=SEED)
+    passage_seed: int = field(default=0, metadata=SEED)
     sees: Sees = "soft"
     max_turns: int = 10
     evidence: float = 5.0
@@ -151,7 +151,8 @@ class KBInfoBot(Environment):
         )
         require(self.evidence > 0, f"env.evidence is {self.evidence}; it must be positive.")
         require(
-            self.table_seed >= 0, f"env.table_seed is {self.table_seed}; it must not be negative."
+            self.passage_seed >= 0,
+            f"env.passage_seed is {self.passage_seed}; it must not be negative.",
         )
         require(
             1 <= self.max_turns <= self.time_limit,
@@ -172,7 +173,7 @@ class KBInfoBot(Environment):
         """The row's name and its cells in the agent's table."""
         del content
         table = made_table(self.table)
-        cells = np.asarray(encoded(self.table, self.missing, self.table_seed).cells[row])
+        cells = np.asarray(encoded(self.table, self.missing, self.passage_seed).cells[row])
         counts = np.array([len(values) for values in table.values])
         places = cells - np.cumsum(counts + 1) + counts + 1
         agent = table._replace(cells=np.where(places == counts, MISSING, places)[None])
@@ -195,7 +196,7 @@ class KBInfoBot(Environment):
 
     def build(self) -> Env:
         """Returns one dialogue's functions, without a time limit and without resets."""
-        knowledge = encoded(self.table, self.missing, self.table_seed)
+        knowledge = encoded(self.table, self.missing, self.passage_seed)
         rows, slots = knowledge.cells.shape
         chosen, bits = self.sees == "rows", np.log2(np.asarray(knowledge.count))
         require(
@@ -324,7 +325,7 @@ class KBInfoBot(Environment):
         if self.sees in ("soft", "rows"):
             found["posterior_entropy"] = np.log2([rows]) + 1e-3
         if self.sees == "rows":
-            values = encoded(self.table, self.missing, self.table_seed).prior.shape[0]
+            values = encoded(self.table, self.missing, self.passage_seed).prior.shape[0]
             found |= {"belief": np.ones(values) + 1e-6, "log_prior": np.full(rows, 1e-3)}
         shapes = {name: highest.shape for name, highest in found.items()}
         return shapes, np.concatenate(list(found.values())).astype(np.float32)

@@ -503,7 +503,7 @@ def test_rows_as_passages():
         ({"missing": 1.5}, r"env\.missing is 1\.5; it is a share, 0 to 1\."),
         ({"replaced": -0.1}, r"env\.replaced is -0\.1"),
         ({"evidence": 0.0}, r"env\.evidence is 0\.0; it must be positive\."),
-        ({"table_seed": -1}, r"env\.table_seed is -1"),
+        ({"passage_seed": -1}, r"env\.passage_seed is -1"),
         ({"max_turns": 0}, r"env\.max_turns is 0; it must be at least 1"),
         ({"max_turns": 11}, r"env\.max_turns is 11; .* at most env\.time_limit 10"),
     ],
