@@ -249,7 +249,7 @@ def _table_rows(
             continue
         if not header:
             header = [cell.strip() for cell in cells]
-            _check_header(path, header, delimiter)
+            _check_header(f"{path}, line {number}", header, delimiter)
         elif len(cells) != len(header):
             message = (
                 f"{path}, line {number} has {len(cells)} cells, but the first line names "
@@ -260,13 +260,13 @@ def _table_rows(
             yield number, dict(zip(header, cells, strict=True))
 
 
-def _check_header(path: Path, header: list[str], delimiter: str) -> None:
+def _check_header(where: str, header: list[str], delimiter: str) -> None:
     require(
         delimiter == "\t" or len(header) > 1 or ";" not in header[0],
-        f"{path} names a single column, {header[0]!r}; write commas between columns, in place of "
+        f"{where} names a single column, {header[0]!r}; write commas between columns, in place of "
         "semicolons.",
     )
     require(
         len(set(header)) == len(header),
-        f"{path} names two columns alike ({', '.join(header)}); rename one.",
+        f"{where} names two columns alike ({', '.join(header)}); rename one.",
     )

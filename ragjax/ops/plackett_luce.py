@@ -6,8 +6,11 @@ A candidate that is not shown is summed over in every denominator (Plackett 1975
 1903.06059). Log-probability, entropy and divergence are exact; P, the places, is small.
 """
 
+from itertools import combinations
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
@@ -99,7 +102,8 @@ def slate_cross_entropy(
 
     By the chain rule it is that of the first place and, over each candidate that may stand there, that
     of the other places without it; the last place is one sum over the others for all candidates at
-    once, so that time and memory go by K^(P-1).
+    once, so that time and memory of up to three places go by K^(P-1). Of more places it is the sum over
+    sets of what may stand before a place, of which there are fewer than orders.
 
     Args:
       drawn: [...,K] scores of the distribution that draws; `REMOVED` for what can't be shown.
@@ -113,12 +117,40 @@ def slate_cross_entropy(
     value = -jnp.sum(first * jax.nn.log_softmax(scored, axis=-1), axis=-1)
     if places == 1:
         return value
+    if places > 3:
+        return _cross_entropy_by_sets(drawn, scored, places)
     if places == 2:
         others = _cross_entropy_without_each(drawn, scored)
     else:
         others = slate_cross_entropy(_each_removed(drawn), _each_removed(scored), places - 1)
     # What can't stand first says nothing of the others, whatever is computed for it.
     return value + jnp.sum(jnp.where(first > 0, first * others, 0.0), axis=-1)
+
+
+def _cross_entropy_by_sets(
+    drawn: Float[Array, "... K"], scored: Float[Array, "... K"], places: int
+) -> Float[Array, "..."]:
+    """[...] Σ_S P(S) (-E[log π of the next place]), over the sets S of up to P - 1 candidates.
+
+    P(S), the chance that S is what stands first in some order, is Σ_{k in S} P(S - k) π(k | S - k).
+    """
+    count = drawn.shape[-1]
+    value = jnp.zeros(drawn.shape[:-1])
+    sets: list[tuple[int, ...]] = [()]
+    log_chance, log_next = jnp.zeros((*drawn.shape[:-1], 1)), drawn[..., None, :]
+    for size in range(places):
+        if size:
+            place = {of: number for number, of in enumerate(sets)}
+            sets = list(combinations(range(count), size))
+            before = np.array([[place[of[:i] + of[i + 1 :]] for i in range(size)] for of in sets])
+            ways = log_chance[..., before] + log_next[..., before, np.array(sets)]
+            log_chance = jax.nn.logsumexp(ways, axis=-1)
+        taken = np.array([[k in of for k in range(count)] for of in sets])
+        mine, others = (jnp.where(taken, REMOVED, of[..., None, :]) for of in (drawn, scored))
+        log_next = jax.nn.log_softmax(mine, axis=-1)
+        surprise = -jnp.sum(jnp.exp(log_next) * jax.nn.log_softmax(others, axis=-1), axis=-1)
+        value = value + jnp.sum(jnp.exp(log_chance) * surprise, axis=-1)
+    return value
 
 
 def _each_removed(scores: Float[Array, "... K"]) -> Float[Array, "... K K"]:

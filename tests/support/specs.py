@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import pathlib
 import pkgutil
 import re
 import typing
@@ -13,6 +14,7 @@ import tiny_task
 import ragjax
 from ragjax.envs.cartpole import CartPole
 from ragjax.envs.dialogue.movie_booking_policies import MovieBookingBaseline
+from ragjax.envs.dialogue.tables import TableFile
 from ragjax.learners.episodes import EpisodesConfig
 from ragjax.learners.questions import Phase, QuestionsConfig
 from ragjax.models.pretrained.encoder import PretrainedEncoder
@@ -87,6 +89,7 @@ REQUIRED = {
     EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
     Phase: {"steps": 3},
     GuidedPPO: {"guide": MovieBookingBaseline()},
+    TableFile: {"path": pathlib.Path("table.tsv")},
 }
 
 

@@ -114,7 +114,7 @@ def test_faults_of_a_table(read, table, message):
     [
         ("table.p", "", "table.p, line 1: this is a pickle, "),
         ("table.pkl.gz", "", "table.pkl.gz, line 1: this is a pickle, "),
-        ("table.tsv", "city\tcity\nyork\tbath\n", "table.tsv names two columns alike "),
+        ("table.tsv", "city\tcity\nyork\tbath\n", "table.tsv, line 1 names two columns alike "),
         (
             "table.tsv",
             "city\t\nyork\tbath\n",

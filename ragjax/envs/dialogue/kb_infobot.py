@@ -1,0 +1,377 @@
+"""KB-InfoBot (Dhingra et al. 2017, arXiv 1609.00777): asks a user, and names rows of a table.
+
+The user looks for a row and knows some of its values; the agent asks for slots, and informs of rows, of
+a table in which cells are missing. A belief tracker made by hand turns what is said into a posterior
+over rows. Users and rewards follow the original's rules, over any table: figures compare the arms here,
+not with those of the original's movies.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from functools import cache
+from typing import ClassVar, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jaxtyping import Array, Int
+
+from ragjax.envs.base import Environment, timestep
+from ragjax.envs.dialogue import kb_infobot_belief as beliefs
+from ragjax.envs.dialogue.kb_infobot_knowledge import Knowledge, drawn_goal, encode
+from ragjax.envs.dialogue.kb_infobot_user import (
+    Luck,
+    Slips,
+    drawn_luck,
+    first_slots,
+    utterance,
+)
+from ragjax.envs.dialogue.tables import MISSING, Generated, KnowledgeTable, TableSource
+from ragjax.envs.scene import Label, Scene, Shape
+from ragjax.errors import require
+from ragjax.ranges import SEED
+from ragjax.types import PAD_ID, UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
+
+LIST = 5  # rows that an agent informs of
+FIRST_SLOTS = 5  # of which a user tells at first, at the most
+REQUEST = -0.1  # reward
+FAILURE = -1.0  # reward of a list without the row, or of too many turns
+FIRST_TOKEN = UNK_ID + 1  # of values, where rows are tokens
+
+Sees = Literal["none", "hard", "soft", "rows"]
+
+
+@struct.dataclass
+class Params:
+    """What the environment is made of.
+
+    Attributes:
+      knowledge: the tables.
+      slips: chances of what users say.
+      evidence: [] C, by which what is heard counts.
+    """
+
+    knowledge: Knowledge
+    slips: Slips
+    evidence: Leaf
+
+
+@struct.dataclass
+class State:
+    """A dialogue.
+
+    Attributes:
+      target: [] the row that is looked for.
+      knows: [M] bool, slots whose value the user knows.
+      belief: what the agent believes.
+      asked: [M] how often each slot was asked for.
+      last: [M] bool, the slot that was asked for last.
+      turns: [] of the agent so far.
+      said: [M,n] tokens of the user's last turn.
+    """
+
+    target: Leaf
+    knows: Leaf
+    belief: beliefs.Belief
+    asked: Leaf
+    last: Leaf
+    turns: Leaf
+    said: Leaf
+
+
+@struct.dataclass
+class Seen:
+    """What the agent makes of a state.
+
+    Attributes:
+      p: [G] its belief in each value.
+      log_q: [N] its posterior over rows, the logarithm.
+    """
+
+    p: Leaf
+    log_q: Leaf
+
+
+@dataclass(frozen=True)
+class KBInfoBot(Environment):
+    """M slots to ask for (reward -0.1 each), and the row to inform of: 2 (1 - ρ/5) at place ρ < 5 of 5.
+
+    A list without the row gives -1, and so does the agent's turn number `max_turns`, whatever it is;
+    both are the end. The metric `success` says whether the last reward was positive, `rank` is ρ, 5 if
+    the row was not named, and `gold` the row that is looked for.
+
+    Observation: the `entropies` [M] of slots in bits; which slots are `dropped` [M], since the user does
+    not care; which was asked for `last` [M]; how often each was `asked` [M]; and by `sees`
+      none: nothing else, with entropies of the belief;
+      hard: how many rows agree with all that was detected, `matches` [6] as one-hot, the last for more;
+      soft: the `posterior_entropy` [1], and the slots' entropies under the posterior;
+      rows: as soft, the `belief` [G] in each value, 0 of dropped slots, and `log_prior` [N], log q.
+    Actions: M requests and, as the last, to inform of the best five rows of q. With `rows` they are
+    slates of five of M + N: one that begins with a request is that request, whatever follows; another
+    informs of its rows, M + i for row i. Passages, with `rows`: [N,M] the values of the agent's rows as
+    tokens.
+
+    Attributes:
+      table: that the user knows.
+      missing: share of its known cells that the agent's table lacks.
+      passage_seed: seed by which these are chosen.
+      sees: what the policy is told.
+      max_turns: of the agent.
+      evidence: C, by which what is heard counts against the prior.
+      replaced: chance that the user says another value of the slot.
+      corrupted: chance that a word of several is dropped, and numbers are blurred.
+      mentioned: chance that the user says the slot's name with a value.
+      counts_asked: whether observations hold `asked`, which the original's recurrent policy remembers.
+    """
+
+    name: ClassVar[str] = "kb_infobot"
+
+    time_limit: int = 10
+    table: TableSource = field(default_factory=Generated)
+    missing: float = 0.2
+    passage_seed: int = field(default=0, metadata=SEED)
+    sees: Sees = "soft"
+    max_turns: int = 10
+    evidence: float = 5.0
+    replaced: float = 0.05
+    corrupted: float = 0.5
+    mentioned: float = 0.5
+    counts_asked: bool = True
+
+    def __post_init__(self):
+        """Checks the fields."""
+        super().__post_init__()
+        for name in ("missing", "replaced", "corrupted", "mentioned"):
+            value = getattr(self, name)
+            require(0 <= value <= 1, f"env.{name} is {value}; it is a share, 0 to 1.")
+        require(
+            self.sees in get_args(Sees),
+            f"env.sees is {self.sees!r}; choose one of {', '.join(get_args(Sees))}.",
+        )
+        require(self.evidence > 0, f"env.evidence is {self.evidence}; it must be positive.")
+        require(
+            self.passage_seed >= 0,
+            f"env.passage_seed is {self.passage_seed}; it must not be negative.",
+        )
+        require(
+            1 <= self.max_turns <= self.time_limit,
+            f"env.max_turns is {self.max_turns}; it must be at least 1 and at most env.time_limit "
+            f"{self.time_limit}, for a dialogue has to end by itself.",
+        )
+
+    def action_name(self, action: int) -> str:
+        """The slot that is asked for, or what is informed of."""
+        table = made_table(self.table)
+        if action < len(table.slots):
+            return f"ask for {table.slots[action]}"
+        if self.sees != "rows":
+            return "inform"
+        return f"name {table.names[action - len(table.slots)]}"
+
+    def describe_passage(self, row: int, content: np.ndarray) -> str:
+        """The row's name and its cells in the agent's table."""
+        del content
+        table = made_table(self.table)
+        cells = np.asarray(encoded(self.table, self.missing, self.passage_seed).cells[row])
+        counts = np.array([len(values) for values in table.values])
+        places = cells - np.cumsum(counts + 1) + counts + 1
+        agent = table._replace(cells=np.where(places == counts, MISSING, places)[None])
+        return f"{table.names[row]}: {agent.describe(0)}"
+
+    def scene(self, params: Params, state: State) -> Scene:
+        """The row that is looked for, what of it the user knows, and the belief in its values."""
+        table, target = made_table(self.table), int(state.target)
+        p = np.asarray(beliefs.probabilities(params.knowledge, jnp.asarray(state.belief.counts)))
+        shapes: list[Shape] = [Label(0.0, -1.0, table.names[target], height=0.4)]
+        for place, slot in enumerate(table.slots):
+            cell = int(table.cells[target, place])
+            value = "nothing" if cell == MISSING else table.values[place][cell]
+            known = "" if state.knows[place] else "doesn't know "
+            believed = (
+                "" if cell == MISSING else f", p {p[params.knowledge.full[target, place]]:.2f}"
+            )
+            shapes.append(Label(0.0, 0.6 * place, f"{known}{slot} {value}{believed}", height=0.3))
+        return Scene(shapes, x=(-4.0, 4.0), y=(0.6 * len(table.slots), -1.6))
+
+    def build(self) -> Env:
+        """Returns one dialogue's functions, without a time limit and without resets."""
+        knowledge = encoded(self.table, self.missing, self.passage_seed)
+        rows, slots = knowledge.cells.shape
+        chosen, bits = self.sees == "rows", np.log2(np.asarray(knowledge.count))
+        require(
+            rows >= LIST,
+            f"env.table has {rows} rows; it needs at least the {LIST} that an agent informs of.",
+        )
+
+        def reset(params: Params, key: PRNGKey) -> tuple[State, Timestep]:
+            goal_key, slot_key, luck_key = jax.random.split(key, 3)
+            goal = drawn_goal(params.knowledge.goals, *jax.random.uniform(goal_key, (2,)))
+            said = first_slots(goal[1], FIRST_SLOTS, slot_key)
+            return self.begin(params, *goal, said, drawn_luck(params.knowledge, luck_key))
+
+        def step(
+            params: Params, key: PRNGKey, state: State, action: Array
+        ) -> tuple[State, Timestep]:
+            return self.advance(params, state, action, drawn_luck(params.knowledge, key))
+
+        parts, high = self._parts(bits, rows)
+        low = np.zeros_like(high)
+        if chosen:
+            low[-rows:] = -np.inf
+        slips = (
+            jnp.float32(getattr(self, name)) for name in ("replaced", "corrupted", "mentioned")
+        )
+        return Env(
+            Params(knowledge, Slips(*slips), jnp.float32(self.evidence)),
+            reset,
+            step,
+            num_actions=slots + (rows if chosen else 1),
+            low=low,
+            high=high,
+            passages=row_tokens(knowledge) if chosen else None,
+            vocabulary=value_vocabulary(knowledge) if chosen else None,
+            slate=LIST if chosen else 0,
+            parts=parts,
+        )
+
+    def begin(
+        self, params: Params, target: Array, knows: Array, said: Array, luck: Luck
+    ) -> tuple[State, Timestep]:
+        """The user's first turn, of a given goal, of slots that are told."""
+        knowledge = params.knowledge
+        none = jnp.zeros(knows.shape, bool)
+        words = utterance(knowledge, params.slips, knowledge.full[target], said, luck)
+        belief = beliefs.heard(
+            knowledge, beliefs.first_belief(knowledge), words, none, params.evidence
+        )
+        asked, turns = jnp.zeros(knows.shape, jnp.int32), jnp.zeros((), jnp.int32)
+        state = State(target, knows, belief, asked, none, turns, words)
+        return state, self._show(params, state, self._seen(params, state), turns + LIST)
+
+    def advance(
+        self, params: Params, state: State, action: Int[Array, "..."], luck: Luck
+    ) -> tuple[State, Timestep]:
+        """One turn of the agent and the user's answer, in which all that chance decides is given."""
+        knowledge = params.knowledge
+        slots = state.knows.shape[0]
+        act = action[0] if self.sees == "rows" else action
+        requested = jnp.arange(slots) == act
+        said = requested & state.knows
+        words = utterance(knowledge, params.slips, knowledge.full[state.target], said, luck)
+        informs = act >= slots
+        if self.sees == "rows":
+            rank = place_in(action - slots, state.target)
+        else:
+            rank = rank_of(self._seen(params, state).log_q, state.target)
+        belief = beliefs.heard(knowledge, state.belief, words, requested, params.evidence)
+        after = State(
+            target=state.target,
+            knows=state.knows,
+            belief=belief,
+            asked=state.asked + requested.astype(jnp.int32),
+            last=requested,
+            turns=state.turns + 1,
+            said=words,
+        )
+        late = after.turns >= self.max_turns
+        rank = jnp.where(informs & ~late, jnp.minimum(rank, LIST), LIST)
+        made = self._show(params, after, self._seen(params, after), rank)
+        return after, dataclasses.replace(
+            made,
+            reward=jnp.where(informs | late, rank_reward(rank), REQUEST),
+            terminated=informs | late,
+        )
+
+    def _seen(self, params: Params, state: State) -> Seen:
+        """What the agent makes of a state."""
+        p = beliefs.probabilities(params.knowledge, state.belief.counts)
+        return Seen(p, beliefs.log_posterior(params.knowledge, p, state.belief.dropped))
+
+    def _show(self, params: Params, state: State, seen: Seen, rank: Array) -> Timestep:
+        """What is seen after a turn."""
+        knowledge, belief = params.knowledge, state.belief
+        p = seen.p
+        if self.sees in ("soft", "rows"):
+            p = beliefs.value_masses(knowledge, jnp.exp(seen.log_q))
+        parts = [beliefs.slot_entropies(knowledge, p), belief.dropped, state.last]
+        if self.counts_asked:
+            parts.append(state.asked)
+        if self.sees == "hard":
+            detected = belief.detected & ~belief.dropped
+            matches = beliefs.agreeing_rows(knowledge, seen.p, detected)
+            parts.append(jnp.arange(LIST + 1) == jnp.minimum(matches, LIST))
+        if self.sees in ("soft", "rows"):
+            parts.append(beliefs.entropy(seen.log_q)[None])
+        if self.sees == "rows":
+            kept = knowledge.slot @ (1.0 - belief.dropped.astype(jnp.float32))
+            parts += [seen.p * kept, seen.log_q]
+        made = timestep(jnp.concatenate([jnp.asarray(part, jnp.float32) for part in parts]))
+        metrics = {
+            "episode_success": (rank < LIST).astype(jnp.float32),
+            "episode_rank": rank.astype(jnp.float32),
+            "gold": state.target,
+        }
+        return dataclasses.replace(made, metrics=metrics)
+
+    def _parts(self, bits: np.ndarray, rows: int) -> tuple[dict[str, tuple[int, ...]], np.ndarray]:
+        """What observations are joined of, and the largest value of each number."""
+        one, turns = np.ones(len(bits)), np.full(len(bits), self.max_turns)
+        found = {"entropies": bits + 1e-3, "dropped": one, "last": one, "asked": turns}
+        if not self.counts_asked:
+            del found["asked"]
+        if self.sees == "hard":
+            found["matches"] = np.ones(LIST + 1)
+        if self.sees in ("soft", "rows"):
+            found["posterior_entropy"] = np.log2([rows]) + 1e-3
+        if self.sees == "rows":
+            values = encoded(self.table, self.missing, self.passage_seed).prior.shape[0]
+            found |= {"belief": np.ones(values) + 1e-6, "log_prior": np.full(rows, 1e-3)}
+        shapes = {name: highest.shape for name, highest in found.items()}
+        return shapes, np.concatenate(list(found.values())).astype(np.float32)
+
+
+@cache
+def made_table(source: TableSource) -> KnowledgeTable:
+    """The table of a spec, made once."""
+    return source.build()
+
+
+@cache
+def encoded(source: TableSource, missing: float, seed: int) -> Knowledge:
+    """The arrays of a table, made once."""
+    with jax.ensure_compile_time_eval():
+        return encode(made_table(source), missing, seed)
+
+
+def rank_reward(rank: Array) -> Array:
+    """2 (1 - ρ/5) of place ρ < 5, else -1."""
+    return jnp.where(rank < LIST, 2.0 * (1.0 - rank.astype(jnp.float32) / LIST), FAILURE)
+
+
+def rank_of(log_q: Array, row: Array) -> Int[Array, ""]:
+    """[] the place of a row in the order of q, equal ones by their number."""
+    own, number = log_q[row], jnp.arange(log_q.shape[0])
+    before = (log_q > own) | ((log_q == own) & (number < row))
+    return jnp.sum(before).astype(jnp.int32)
+
+
+def place_in(listed: Int[Array, "P"], row: Array) -> Int[Array, ""]:
+    """[] the place of a row in a list, the list's length if it isn't there."""
+    found = listed == row
+    return jnp.where(jnp.any(found), jnp.argmax(found), listed.shape[0]).astype(jnp.int32)
+
+
+def row_tokens(knowledge: Knowledge) -> Int[Array, "N M"]:
+    """The agent's rows as tokens: `FIRST_TOKEN` + the number of each value, 0 where it is missing."""
+    cells = knowledge.cells
+    return jnp.where(knowledge.missing[cells], PAD_ID, FIRST_TOKEN + cells).astype(jnp.int32)
+
+
+def value_vocabulary(knowledge: Knowledge) -> Vocabulary:
+    """What is known of the values as tokens."""
+    found = jnp.concatenate([jnp.zeros(FIRST_TOKEN), knowledge.rows])
+    size = found.shape[0]
+    content = jnp.arange(size) >= FIRST_TOKEN
+    idf = jnp.log((knowledge.cells.shape[0] + 1.0) / (found + 1.0))
+    return Vocabulary(jnp.arange(size, dtype=jnp.int32), jnp.where(content, idf, 0.0), content)
