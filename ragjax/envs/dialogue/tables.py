@@ -211,7 +211,7 @@ class TableFile(TableSource):
 
 
 def table_of(
-    slots: Sequence[str], rows: Iterable[Mapping[str, str]], names: Sequence[str]
+    slots: Sequence[str], rows: Iterable[Mapping[Any, str]], names: Sequence[str]
 ) -> KnowledgeTable:
     """Numbers the values of each slot.
 
