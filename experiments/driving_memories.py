@@ -39,8 +39,7 @@ FIGURES = {"return": "return", "speed": "speed, m/s", "crashed": "crashed"}
 NOTES = """\
 What a policy retrieves can be exchanged without training it anew. Dense traffic has 30 others, 1.5
 times as close, and its memory was recorded by drivers in such traffic. Whose outcomes are retrieved
-makes no difference beyond the intervals: the policy has learned to drive beside its memory, not by it.
-Only zeros, which it never met, lead it astray."""
+makes no difference beyond the intervals; only zeros, which the policy never met in training, do."""
 
 
 def measure() -> dict[str, Any]:

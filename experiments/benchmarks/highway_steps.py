@@ -1,6 +1,6 @@
 """How many steps a second highway_fast makes, by random actions and with PPO learning from them.
 
-    python experiments/benchmarks/highway_steps.py
+    python experiments/benchmarks/highway_steps.py > experiments/results/benchmarks/highway_steps.json
 
 The original makes 33 to 44 steps a second on one core. Of every figure there are two: by the clock, and
 by the seconds that all cores together have worked, which other processes disturb less. Compilation is
@@ -9,12 +9,10 @@ not counted; of three repetitions the best counts.
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+from rates import random_actions, rates
 
 from ragjax.envs.highway.highway import HighwayFast
 from ragjax.learners.episodes import EpisodesConfig
@@ -24,36 +22,6 @@ from ragjax.training.step import make_step
 ENVIRONMENTS = (1, 16, 64, 256, 1024)
 STEPS = 32  # of each environment in one repetition
 UPDATES = 4  # rollouts that PPO learns from in one repetition
-REPETITIONS = 3
-
-
-def rates(run: Callable[[], Any], steps: int) -> dict[str, float]:
-    """Steps a second by the clock and by the time of all cores, of the best repetition."""
-    jax.block_until_ready(run())
-    found = []
-    for _ in range(REPETITIONS):
-        clock, cores = time.perf_counter(), time.process_time()
-        jax.block_until_ready(run())
-        found.append((time.perf_counter() - clock, time.process_time() - cores))
-    clock, cores = (min(times) for times in zip(*found, strict=True))
-    return {"per_second": steps / clock, "per_core_second": steps / cores}
-
-
-def random_actions(count: int) -> dict[str, float]:
-    """`count` environments side by side, with automatic resets."""
-    env = HighwayFast().vectorise(count)
-
-    @jax.jit
-    def run(params, state, key):
-        def step(state, key):
-            action = jax.random.randint(key, (count,), 0, env.num_actions, jnp.int32)
-            state, made = env.step(params, key, state, action)
-            return state, made.reward
-
-        return jax.lax.scan(step, state, jax.random.split(key, STEPS))
-
-    state, _ = jax.jit(env.reset)(env.params, jax.random.PRNGKey(0))
-    return rates(lambda: run(env.params, state, jax.random.PRNGKey(1)), count * STEPS)
 
 
 def learning() -> dict[str, float]:
@@ -77,12 +45,14 @@ def learning() -> dict[str, float]:
 
         return jax.lax.scan(update, state, length=UPDATES)
 
-    return rates(lambda: run(state), size * UPDATES)
+    return rates(lambda: run(state), lambda made: size * UPDATES)
 
 
 def measure() -> dict[str, Any]:
     """All figures: environments -> steps a second by random actions, and those with PPO."""
-    found: dict[str, Any] = {str(count): random_actions(count) for count in ENVIRONMENTS}
+    found: dict[str, Any] = {
+        str(count): random_actions(HighwayFast(), count, STEPS) for count in ENVIRONMENTS
+    }
     return {"environment": dataclasses.asdict(HighwayFast()), "random": found, "ppo": learning()}
 
 

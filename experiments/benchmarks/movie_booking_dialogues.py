@@ -10,14 +10,13 @@ the policy is called and then the environment, both compiled. Nothing is learned
 
 import dataclasses
 import json
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rates import random_actions, rates
 
 from ragjax.config import load_config
 from ragjax.envs.dialogue.movie_booking import MovieBooking
@@ -28,37 +27,6 @@ ENVIRONMENTS = (1, 16, 128, 1024)
 STEPS = 32  # exchanges of each environment in one repetition, by random actions
 UPDATES = 4  # rollouts that PPO learns from in one repetition
 PLAYED = 400  # exchanges in one repetition from Python
-REPETITIONS = 3
-
-
-def rates(run: Callable[[], Any], count: Callable[[Any], float]) -> dict[str, float]:
-    """What `count` makes of what `run` returns, a second: by the clock and by the time of all cores."""
-    made = jax.block_until_ready(run())
-    found = []
-    for _ in range(REPETITIONS):
-        clock, cores = time.perf_counter(), time.process_time()
-        made = jax.block_until_ready(run())
-        found.append((time.perf_counter() - clock, time.process_time() - cores))
-    clock, cores = (min(times) for times in zip(*found, strict=True))
-    number = count(made)
-    return {"per_second": number / clock, "per_core_second": number / cores}
-
-
-def random_actions(count: int) -> dict[str, float]:
-    """Exchanges of `count` environments side by side, with automatic resets."""
-    env = MovieBooking().vectorise(count)
-
-    @jax.jit
-    def run(params, state, key):
-        def step(state, key):
-            action = jax.random.randint(key, (count,), 0, env.num_actions, jnp.int32)
-            state, made = env.step(params, key, state, action)
-            return state, made.reward
-
-        return jax.lax.scan(step, state, jax.random.split(key, STEPS))[1]
-
-    state, _ = jax.jit(env.reset)(env.params, jax.random.PRNGKey(0))
-    return rates(lambda: run(env.params, state, jax.random.PRNGKey(1)), lambda made: made.size)
 
 
 def learning(name: str) -> dict[str, Any]:
@@ -111,7 +79,9 @@ def from_python(name: str) -> dict[str, float]:
 def measure() -> dict[str, Any]:
     """All figures: environments -> exchanges a second; config -> dialogues a second, either way."""
     found: dict[str, Any] = {
-        "exchanges, random": {str(count): random_actions(count) for count in ENVIRONMENTS}
+        "exchanges, random": {
+            str(count): random_actions(MovieBooking(), count, STEPS) for count in ENVIRONMENTS
+        }
     }
     for name in ("ppo", "retrieval"):
         found[f"dialogues, {name}"] = learning(name)

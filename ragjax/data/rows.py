@@ -18,6 +18,7 @@ from ragjax.errors import UserError, require
 from ragjax.files import parse_json
 from ragjax.text import half_character
 
+PICKLES = (".p", ".pkl", ".pickle")
 ROW_KINDS = (".jsonl", ".csv", ".tsv")
 
 # What a column may be called, the first name that a row has.
@@ -157,6 +158,27 @@ def read_rows(
 
 def _stop(_: int, error: UserError) -> None:
     raise error
+
+
+def refuse_pickle(path: Path) -> None:
+    """Checks that a file is no pickle, which by its name or its first bytes it may be.
+
+    Raises:
+      UserError: it is one, or can't be read.
+    """
+    refused = (
+        f"{path}, line 1 is a pickle, which can run any code when it is read; convert it to JSON."
+    )
+    require(kind_of(path) not in PICKLES, refused)
+    try:
+        with path.open("rb") as file:
+            start = file.read(2)
+    except OSError as error:
+        raise UserError(
+            f"{path} can't be read ({error.strerror or error}); name a file that exists."
+        ) from error
+    # Protocol 2 and above, and protocol 0, which is text.
+    require(start[:1] != b"\x80" and start not in (b"(d", b"(l", b"(i", b"cc"), refused)
 
 
 def kind_of(path: Path) -> str:

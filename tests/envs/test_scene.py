@@ -258,7 +258,8 @@ def test_a_remembered_scene_in_words():
     said = HighwayFast().describe_passage(7, content)
     assert said == "faster: 24.0 m/s, 2 lane changes, collision in 2.5 s at the least"
     content[31] = 1.0
-    assert HighwayFast().describe_passage(7, content).endswith("2 lane changes, crashed")
+    content[34] = 0.2
+    assert HighwayFast().describe_passage(7, content).endswith(", 1 lane change, crashed")
     assert HighwayFast().describe_passage(7, np.zeros(35)).startswith("nothing: 0.0 m/s")
 
 
@@ -287,6 +288,13 @@ def test_a_document_in_words(tokens, width):
         said = spec.describe_passage(row, np.asarray(env.passages[row]))
         assert said == f"topic {int(env.params.corpus.topic[row])}"
     assert spec.action_name(4) == "document 4"
+
+
+def test_the_user_s_own_items_are_documents(tmp_path):
+    path = tmp_path / "items.csv"
+    path.write_text("topic,quality\n" + "3,0.5\n" * 4)
+    assert InterestEvolution(items=str(path)).action_name(2) == "document 2"
+    assert InterestEvolution().action_name(2) == "candidate 2"
 
 
 def test_the_likeliest_products_are_drawn():

@@ -59,7 +59,7 @@ def of_kind(kind):
     return Dense(encoder), widths, FEATURES[:2] + 0.1, FEATURES
 
 
-# A HistoryEncoder reads observations beside an encoder of passages: test_history_encoder.py.
+# A HistoryEncoder asks by numbers and stores tokens: test_history_encoder.py.
 ENCODERS = [*(kind for kind in specs_of(Encoder) if kind is not HistoryEncoder), Plain]
 each = pytest.mark.parametrize("kind", ENCODERS, ids=lambda kind: kind.__name__)
 

@@ -22,7 +22,7 @@ from ragjax.training.optimizer import Adam
 from ragjax.training.step import make_step
 
 GUIDE = MovieBookingBaseline()
-ALGORITHM = GuidedPPO(guide=GUIDE, guided=12, num_envs=32, rollout_length=8)
+ALGORITHM = GuidedPPO(guide=GUIDE, guided=24, num_envs=32, rollout_length=8)
 RETRIEVER = Dense(PerceptronEncoder(width=8, first=16), initial_scale=5.0)
 POLICIES = {
     "plain": (0, ActorCritic(hidden=(32,))),
@@ -38,7 +38,7 @@ def learner(request):
         algorithm=ALGORITHM,
         policy=policy,
         optimizer=Adam.for_policies(learning_rate=3e-3, schedule="constant"),
-        env_steps=20 * ALGORITHM.batch_size,
+        env_steps=32 * ALGORITHM.batch_size,
         evaluation=EpisodeEvaluation(episodes=8, every=0),
     )
     return config.create()
@@ -114,13 +114,13 @@ def test_later_losses_are_those_of_ppo(learner):
 
 
 def test_the_guide_is_imitated(learner):
-    """After twelve rollouts most dialogues by the likeliest actions are as long as the guide's."""
+    """After its rollouts the likeliest actions are the guide's."""
     step = jax.jit(make_step(learner, learner.stages[0]))
     state = begun(learner)
     for _ in range(ALGORITHM.guided):
         state, _ = step(state, None, learner.hyper, learner.data)
     played = jax.jit(lambda state: learner.play(state, 64))(state)["greedy"]
-    assert np.mean(np.asarray(played["length"]) == len(SCRIPT)) > 0.6
+    assert np.mean(np.asarray(played["length"]) == len(SCRIPT)) > 0.95
 
 
 def test_a_guide_learns_nothing():

@@ -5,13 +5,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ragjax.data.rows import kind_of, read_lines, read_rows
+from ragjax.data.rows import kind_of, read_lines, read_rows, refuse_pickle
 from ragjax.envs.dialogue.movie_booking_acts import SLOT, SLOTS
 from ragjax.envs.dialogue.movie_booking_knowledge import Goal, Showings
 from ragjax.errors import UserError, require
 from ragjax.text import half_character
 
-PICKLES = (".p", ".pkl", ".pickle")
 KINDS = "JSON (.json), JSON lines (.jsonl) or a table (.tsv, .csv)"
 
 
@@ -37,30 +36,15 @@ def read_showings(table: Path, goals: Path) -> Showings:
 
 def _records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yields where a record stands, file and line, and the record."""
-    refused = f"{path}, line 1: this is a pickle, which can run any code; convert it to JSON."
-    require(kind_of(path) not in PICKLES, refused)
+    refuse_pickle(path)
     if kind_of(path) != ".json":
         for line, row in read_rows(path):
             yield f"{path}, line {line}", row
         return
-    lines = [line for _, line in _text_lines(path, refused)]
+    lines = [line for _, line in read_lines(path)]
     text = "".join(lines)
     for position, record in _items(path, text):
         yield f"{path}, line {_line_at(text, position)}", record
-
-
-def _text_lines(path: Path, refused: str) -> Iterator[tuple[int, str]]:
-    """The lines of a file of text; a pickle under a wrong name is told from one."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be read ({error.strerror or error}); name a file that exists."
-        ) from error
-    # Pickles of protocol 2 and above, and of 0, which are text.
-    require(start[:1] != b"\x80" and start not in (b"(d", b"(l", b"(i", b"cc"), refused)
-    return read_lines(path)
 
 
 def _items(path: Path, text: str) -> Iterator[tuple[int, Any]]:

@@ -12,15 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ragjax.data.rows import kind_of, read_rows
-from ragjax.errors import UserError, require
+from ragjax.data.rows import kind_of, read_rows, refuse_pickle
+from ragjax.errors import require
 from ragjax.ranges import SEED
 from ragjax.tasks import _sources as sources
 from ragjax.text import half_character
 
 MISSING = -1  # in place of a value
 MOST_SLOTS = 12  # users' goals are counted for every half of the slots
-PICKLES = (".p", ".pkl", ".pickle")
 SLOT_NAMES = ("person", "title", "style", "origin", "year", "rating", "place", "colour", "material",
               "purpose", "format", "class")  # fmt: skip
 SYLLABLES = tuple(a + b for a in "bdfgklmnprstvz" for b in "aeiou")
@@ -184,7 +183,7 @@ class TableFile(TableSource):
         Raises:
           UserError: says in one sentence what is wrong, in which file and line.
         """
-        _refuse_pickle(self.path)
+        refuse_pickle(self.path)
         rows, names = [], []
         for line, cells in read_rows(self.path):
             where = f"{self.path}, line {line}"
@@ -294,23 +293,6 @@ def _element_cells(element: Any) -> list[str]:
         f"{density:.1f}" if density else "",
         f"{radius:.1f}" if radius else "",
     ]
-
-
-def _refuse_pickle(path: Path) -> None:
-    """Raises a `UserError` if a file is a pickle, by its name or by its first byte."""
-    refused = (
-        f"{path}, line 1 is a pickle, which can run any code when it is read; convert it to JSON."
-    )
-    require(kind_of(path) not in PICKLES, refused)
-    try:
-        with path.open("rb") as file:
-            start = file.read(2)
-    except OSError as error:
-        raise UserError(
-            f"{path} can't be read ({error.strerror or error}); name a file that exists."
-        ) from error
-    # Protocol 2 and above, and protocol 0, which is text.
-    require(start[:1] != b"\x80" and start not in (b"(d", b"(l", b"(i", b"cc"), refused)
 
 
 def _column(where: str, name: str) -> str:

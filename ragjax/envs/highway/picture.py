@@ -1,7 +1,6 @@
 """What is seen of a road: its lanes, and the vehicles around the ego."""
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ragjax.envs.highway.lanes import VEHICLE_LENGTH, WIDTH, Lanes, Road
 from ragjax.envs.highway.vehicles import VEHICLE_WIDTH, Vehicles
@@ -64,10 +63,10 @@ def _centre(lanes: Lanes, row: int, left: float, right: float) -> list[tuple[flo
         return []
     count = 2 if lanes.amplitude is None else 2 + int((high - low) / PIECE)
     x = np.linspace(low, high, count)
-    y: ArrayLike = np.full(count, lanes.y[row], float)
+    y = np.full(count, lanes.y[row], float)
     if lanes.amplitude is not None:
         y = y + lanes.amplitude[row] * np.cos(lanes.wave_number[row] * (x - start))
-    return list(zip(x.tolist(), np.asarray(y).tolist(), strict=True))
+    return list(zip(x.tolist(), y.tolist(), strict=True))
 
 
 def _edges(centre: list[tuple[float, float]]) -> list[tuple[float, float]]:

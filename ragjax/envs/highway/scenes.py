@@ -26,6 +26,7 @@ from ragjax.envs.highway.traffic import observe
 from ragjax.envs.highway.vehicles import VEHICLE_WIDTH, Vehicles, velocity
 from ragjax.errors import require
 from ragjax.ranges import SEED
+from ragjax.text import counted
 
 Drivers = Literal["mixed", "rules", "random"]
 Kind = Literal["recorded", "shuffled", "empty", "oracle"]
@@ -142,9 +143,8 @@ def describe_scene(scene: np.ndarray) -> str:
     action, (crashed, time, speed, changes) = scene[-VALUES:-4], scene[-4:]
     done = ACTION_NAMES[int(np.argmax(action))] if action.any() else "nothing"
     end = "crashed" if crashed else f"collision in {time * MAX_TIME:.1f} s at the least"
-    return (
-        f"{done}: {speed * DESIRED_SPEED:.1f} m/s, {round(changes * HORIZON)} lane changes, {end}"
-    )
+    moves = counted(round(float(changes) * HORIZON), "lane change")
+    return f"{done}: {speed * DESIRED_SPEED:.1f} m/s, {moves}, {end}"
 
 
 def _drive(spec: Driving, drivers: Drivers, count: int, road: Road, key: Array) -> Drive:

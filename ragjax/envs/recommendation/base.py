@@ -238,7 +238,7 @@ class Recommendation(Environment):
 
     def action_name(self, action: int) -> str:
         """The place of a candidate, or the row of a document."""
-        return f"document {action}" if self.corpus else f"candidate {action}"
+        return f"document {action}" if self.has_corpus else f"candidate {action}"
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

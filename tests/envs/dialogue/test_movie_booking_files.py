@@ -97,9 +97,10 @@ SPREAD = '[\n {"city": "york"},\n {"city": "bath",\n  "city": "york"}\n]'
         (b'[\n{"city": "\xff"}]', "table.json, line 2 is not UTF-8 "),
         (
             b"\x80\x04]",
-            "table.json, line 1: this is a pickle, which can run any code; convert it to JSON.",
+            "table.json, line 1 is a pickle, which can run any code when it is read; convert it to "
+            "JSON.",
         ),
-        (b"(dp1\nI0\n(dp2\n", "table.json, line 1: this is a pickle, "),
+        (b"(dp1\nI0\n(dp2\n", "table.json, line 1 is a pickle, "),
     ],
 )
 def test_faults_of_a_table(read, table, message):
@@ -112,8 +113,8 @@ def test_faults_of_a_table(read, table, message):
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("table.p", "", "table.p, line 1: this is a pickle, "),
-        ("table.pkl.gz", "", "table.pkl.gz, line 1: this is a pickle, "),
+        ("table.p", "", "table.p, line 1 is a pickle, "),
+        ("table.pkl.gz", "", "table.pkl.gz, line 1 is a pickle, "),
         ("table.tsv", "city\tcity\nyork\tbath\n", "table.tsv, line 1 names two columns alike "),
         (
             "table.tsv",
