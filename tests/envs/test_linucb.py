@@ -34,6 +34,7 @@ def test_arms_are_ridge_regressions():
     assert len(set(np.asarray(chosen).tolist())) == arms
 
 
+@pytest.mark.slow
 def test_more_is_clicked_as_it_learns():
     spec = RecoGym(products=40)
     played = LinUCB(width=8).play(spec, jax.random.key(0), 128, 500)

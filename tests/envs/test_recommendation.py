@@ -254,6 +254,7 @@ def test_interest_evolution_returns_what_the_original_does(size):
 
 
 @pytest.mark.parametrize("by", [BY[:2], pytest.param(BY[2:], marks=pytest.mark.slow)])
+@pytest.mark.slow
 def test_candidates_drawn_from_a_corpus_return_the_same(by):
     known = {name: of for name, of in zip(BY, EVOLUTION[10, 3], strict=True) if name in by}
     assert_equal_means(InterestEvolution(corpus=20_000), known, drawn=10)

@@ -82,6 +82,7 @@ def test_clickbait_is_ranked():
 
 
 @pytest.mark.parametrize("views", [0, 4])
+@pytest.mark.slow
 def test_products_are_ranked(views):
     spec = RecoGym(products=30, views=views, reveal=True, sigma_mu_organic=1.0)
     env, state, parts, modes, _ = shown_by(spec, "affinity")

@@ -82,16 +82,19 @@ def test_the_exact_gradient_is_that_of_the_marginal_policy_gradient(problem):
 
 
 @pytest.mark.parametrize("estimator", ["marginal", "sampled"])
+@pytest.mark.slow
 def test_the_mean_is_the_exact_gradient_within_its_standard_error(measured, estimator):
     # |ĝ - g|² has mean 1 in squared standard errors of all parameters together.
     assert 0.3 < measured[estimator].error < 2.0
     assert measured[estimator].cosine > 0.97
 
 
+@pytest.mark.slow
 def test_the_sampled_passage_has_more_variance(measured):
     assert measured["sampled"].variance > 1.2 * measured["marginal"].variance
 
 
+@pytest.mark.slow
 def test_the_baseline_is_subtracted(problem):
     """Where every reward is its baseline, nothing is left of any draw."""
     env, params, index, states, *_ = problem

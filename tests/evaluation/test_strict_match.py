@@ -120,6 +120,7 @@ def test_strict_normalisation_by_hand(text, expected):
     assert matching.normalise_strictly(text) == expected
 
 
+@pytest.mark.slow
 def test_a_strict_match_is_a_match():
     """Over random strings of digits, marks, symbols and words, without the minus sign U+2212.
 

@@ -78,12 +78,14 @@ def test_a_user_s_index_that_finds_fewer_is_read_without_nan(tmp_path):
     assert len(load_run(tmp_path / "run").answer("the gate of Aro")["passages"]) == 2
 
 
+@pytest.mark.slow
 def test_an_environment_that_retrieves(tmp_path):
     config = str(USERLAND / "config_signs.py")
     assert main(["train", config, "--run-dir", str(tmp_path / "run")]) == 0
     assert result_of(tmp_path / "run")["greedy_return"] > 0.8  # half without retrieval
 
 
+@pytest.mark.slow
 def test_an_algorithm_with_a_state_of_its_own(tmp_path):
     """DQN learns to catch, and what it keeps is in the checkpoint."""
     config = str(USERLAND / "config_dqn.py")

@@ -215,6 +215,7 @@ def test_an_index_is_prepared_before_it_is_swapped_in(beside, monkeypatch):
     assert learner._make_beside(params, learner.corpus) is prepared[0]
 
 
+@pytest.mark.slow
 def test_a_command_s_run_ends_what_runs_beside_it(monkeypatch, tmp_path):
     """Whether it ends well or not; a refresh that failed is said, though no step asks for it."""
     config = dataclasses.replace(

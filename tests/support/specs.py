@@ -13,6 +13,7 @@ import tiny_task
 
 import ragjax
 from ragjax.envs.cartpole import CartPole
+from ragjax.envs.dialogue.kb_infobot_rules import EntropyRule
 from ragjax.envs.dialogue.movie_booking_policies import MovieBookingBaseline
 from ragjax.envs.dialogue.tables import TableFile
 from ragjax.learners.episodes import EpisodesConfig
@@ -21,6 +22,7 @@ from ragjax.models.pretrained.encoder import PretrainedEncoder
 from ragjax.models.pretrained.reader import PretrainedReader
 from ragjax.objectives.a2c import A2C
 from ragjax.objectives.guided_ppo import GuidedPPO
+from ragjax.objectives.labelled_turns import LabelledTurns
 
 
 def specs_of(base: type) -> list[type[Any]]:
@@ -89,6 +91,7 @@ REQUIRED = {
     EpisodesConfig: {"env": CartPole(), "algorithm": A2C()},
     Phase: {"steps": 3},
     GuidedPPO: {"guide": MovieBookingBaseline()},
+    LabelledTurns: {"guide": EntropyRule()},
     TableFile: {"path": pathlib.Path("table.tsv")},
 }
 

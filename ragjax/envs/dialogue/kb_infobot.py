@@ -9,7 +9,7 @@ not with those of the original's movies.
 import dataclasses
 from dataclasses import dataclass, field
 from functools import cache
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, get_args
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,16 @@ from jaxtyping import Array, Int
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.dialogue import kb_infobot_belief as beliefs
 from ragjax.envs.dialogue.kb_infobot_knowledge import Knowledge, drawn_goal, encode
+from ragjax.envs.dialogue.kb_infobot_seen import (
+    LIST,
+    NAMES_ROWS,
+    History,
+    Sees,
+    largest,
+    observed,
+    row_tokens,
+    vocabulary,
+)
 from ragjax.envs.dialogue.kb_infobot_user import (
     Luck,
     Slips,
@@ -31,15 +41,11 @@ from ragjax.envs.dialogue.tables import MISSING, Generated, KnowledgeTable, Tabl
 from ragjax.envs.scene import Label, Scene, Shape
 from ragjax.errors import require
 from ragjax.ranges import SEED
-from ragjax.types import PAD_ID, UNK_ID, Env, Leaf, PRNGKey, Timestep, Vocabulary
+from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
-LIST = 5  # rows that an agent informs of
 FIRST_SLOTS = 5  # of which a user tells at first, at the most
 REQUEST = -0.1  # reward
 FAILURE = -1.0  # reward of a list without the row, or of too many turns
-FIRST_TOKEN = UNK_ID + 1  # of values, where rows are tokens
-
-Sees = Literal["none", "hard", "soft", "rows"]
 
 
 @struct.dataclass
@@ -65,8 +71,7 @@ class State:
       target: [] the row that is looked for.
       knows: [M] bool, slots whose value the user knows.
       belief: what the agent believes.
-      asked: [M] how often each slot was asked for.
-      last: [M] bool, the slot that was asked for last.
+      history: what was asked and said.
       turns: [] of the agent so far.
       said: [M,n] tokens of the user's last turn.
     """
@@ -74,23 +79,9 @@ class State:
     target: Leaf
     knows: Leaf
     belief: beliefs.Belief
-    asked: Leaf
-    last: Leaf
+    history: History
     turns: Leaf
     said: Leaf
-
-
-@struct.dataclass
-class Seen:
-    """What the agent makes of a state.
-
-    Attributes:
-      p: [G] its belief in each value.
-      log_q: [N] its posterior over rows, the logarithm.
-    """
-
-    p: Leaf
-    log_q: Leaf
 
 
 @dataclass(frozen=True)
@@ -101,16 +92,19 @@ class KBInfoBot(Environment):
     both are the end. The metric `success` says whether the last reward was positive, `rank` is ρ, 5 if
     the row was not named, and `gold` the row that is looked for.
 
-    Observation: the `entropies` [M] of slots in bits; which slots are `dropped` [M], since the user does
-    not care; which was asked for `last` [M]; how often each was `asked` [M]; and by `sees`
-      none: nothing else, with entropies of the belief;
-      hard: how many rows agree with all that was detected, `matches` [6] as one-hot, the last for more;
-      soft: the `posterior_entropy` [1], and the slots' entropies under the posterior;
-      rows: as soft, the `belief` [G] in each value, 0 of dropped slots, and `log_prior` [N], log q.
-    Actions: M requests and, as the last, to inform of the best five rows of q. With `rows` they are
-    slates of five of M + N: one that begins with a request is that request, whatever follows; another
-    informs of its rows, M + i for row i. Passages, with `rows`: [N,M] the values of the agent's rows as
-    tokens.
+    Observation: which slot was asked for `last` [M]; how often each was `asked` [M]; and by `sees`
+      none: the `entropies` [M] of slots in bits, of the belief, and which slots are `dropped` [M], since
+        the user does not care;
+      hard: as none, and how many rows agree with all that was detected, `matches` [6] as one-hot, the
+        last for more;
+      soft: as none, with entropies under the posterior, and the `posterior_entropy` [1];
+      rows: as soft, the `belief` [G] in each value, 0 of dropped slots, and `log_prior` [N], log q;
+      words: which slots were asked for in vain, `silent` [M], and the `words` that the user began with
+        and last answered about each slot, as tokens; nothing of a belief or of q.
+    Actions: M requests and, as the last, to inform of the best five rows of q. With `rows` and `words`
+    they are slates of five of M + N: one that begins with a request is that request, whatever follows;
+    another informs of its rows, M + i for row i. Passages are then the agent's rows, as tokens of their
+    values [N,M], or of their words.
 
     Attributes:
       table: that the user knows.
@@ -165,7 +159,7 @@ class KBInfoBot(Environment):
         table = made_table(self.table)
         if action < len(table.slots):
             return f"ask for {table.slots[action]}"
-        if self.sees != "rows":
+        if self.sees not in NAMES_ROWS:
             return "inform"
         return f"name {table.names[action - len(table.slots)]}"
 
@@ -198,11 +192,8 @@ class KBInfoBot(Environment):
         """Returns one dialogue's functions, without a time limit and without resets."""
         knowledge = encoded(self.table, self.missing, self.passage_seed)
         rows, slots = knowledge.cells.shape
-        chosen, bits = self.sees == "rows", np.log2(np.asarray(knowledge.count))
-        require(
-            rows >= LIST,
-            f"env.table has {rows} rows; it needs at least the {LIST} that an agent informs of.",
-        )
+        named = self.sees in NAMES_ROWS
+        require(rows >= 2, "env.table has 1 row; there is nothing to find among less than 2.")
 
         def reset(params: Params, key: PRNGKey) -> tuple[State, Timestep]:
             goal_key, slot_key, luck_key = jax.random.split(key, 3)
@@ -215,23 +206,27 @@ class KBInfoBot(Environment):
         ) -> tuple[State, Timestep]:
             return self.advance(params, state, action, drawn_luck(params.knowledge, key))
 
-        parts, high = self._parts(bits, rows)
-        low = np.zeros_like(high)
-        if chosen:
-            low[-rows:] = -np.inf
+        high = largest(knowledge, self.sees, self.counts_asked, self.max_turns)
+        parts = {name: part.shape for name, part in high.items()}
+        low = [
+            np.full(shape, -np.inf if name == "log_prior" else 0.0) for name, shape in parts.items()
+        ]
         slips = (
             jnp.float32(getattr(self, name)) for name in ("replaced", "corrupted", "mentioned")
         )
+        with jax.ensure_compile_time_eval():
+            passages = row_tokens(knowledge, self.sees) if named else None
+            known = vocabulary(knowledge, self.sees) if named else None
         return Env(
             Params(knowledge, Slips(*slips), jnp.float32(self.evidence)),
             reset,
             step,
-            num_actions=slots + (rows if chosen else 1),
-            low=low,
-            high=high,
-            passages=row_tokens(knowledge) if chosen else None,
-            vocabulary=value_vocabulary(knowledge) if chosen else None,
-            slate=LIST if chosen else 0,
+            num_actions=slots + (rows if named else 1),
+            low=np.concatenate(low).astype(np.float32),
+            high=np.concatenate(list(high.values())).astype(np.float32),
+            passages=passages,
+            vocabulary=known,
+            slate=min(LIST, rows) if named else 0,
             parts=parts,
         )
 
@@ -245,9 +240,10 @@ class KBInfoBot(Environment):
         belief = beliefs.heard(
             knowledge, beliefs.first_belief(knowledge), words, none, params.evidence
         )
-        asked, turns = jnp.zeros(knows.shape, jnp.int32), jnp.zeros((), jnp.int32)
-        state = State(target, knows, belief, asked, none, turns, words)
-        return state, self._show(params, state, self._seen(params, state), turns + LIST)
+        history = History(jnp.zeros(knows.shape, jnp.int32), none, jnp.stack([words, words * 0]))
+        turns = jnp.zeros((), jnp.int32)
+        state = State(target, knows, belief, history, turns, words)
+        return state, self._show(params, state, turns + LIST)
 
     def advance(
         self, params: Params, state: State, action: Int[Array, "..."], luck: Luck
@@ -255,80 +251,56 @@ class KBInfoBot(Environment):
         """One turn of the agent and the user's answer, in which all that chance decides is given."""
         knowledge = params.knowledge
         slots = state.knows.shape[0]
-        act = action[0] if self.sees == "rows" else action
+        act = action[0] if self.sees in NAMES_ROWS else action
         requested = jnp.arange(slots) == act
         said = requested & state.knows
         words = utterance(knowledge, params.slips, knowledge.full[state.target], said, luck)
         informs = act >= slots
-        if self.sees == "rows":
+        if self.sees in NAMES_ROWS:
             rank = place_in(action - slots, state.target)
         else:
-            rank = rank_of(self._seen(params, state).log_q, state.target)
-        belief = beliefs.heard(knowledge, state.belief, words, requested, params.evidence)
+            rank = rank_of(self._log_posterior(params, state.belief), state.target)
+        history = History(
+            asked=state.history.asked + requested.astype(jnp.int32),
+            last=requested,
+            words=state.history.words.at[1].set(
+                jnp.where(requested[:, None], words, state.history.words[1])
+            ),
+        )
         after = State(
             target=state.target,
             knows=state.knows,
-            belief=belief,
-            asked=state.asked + requested.astype(jnp.int32),
-            last=requested,
+            belief=beliefs.heard(knowledge, state.belief, words, requested, params.evidence),
+            history=history,
             turns=state.turns + 1,
             said=words,
         )
         late = after.turns >= self.max_turns
         rank = jnp.where(informs & ~late, jnp.minimum(rank, LIST), LIST)
-        made = self._show(params, after, self._seen(params, after), rank)
         return after, dataclasses.replace(
-            made,
+            self._show(params, after, rank),
             reward=jnp.where(informs | late, rank_reward(rank), REQUEST),
             terminated=informs | late,
         )
 
-    def _seen(self, params: Params, state: State) -> Seen:
-        """What the agent makes of a state."""
-        p = beliefs.probabilities(params.knowledge, state.belief.counts)
-        return Seen(p, beliefs.log_posterior(params.knowledge, p, state.belief.dropped))
+    def _log_posterior(self, params: Params, belief: beliefs.Belief) -> Array:
+        """[N] of the belief tracker."""
+        p = beliefs.probabilities(params.knowledge, belief.counts)
+        return beliefs.log_posterior(params.knowledge, p, belief.dropped)
 
-    def _show(self, params: Params, state: State, seen: Seen, rank: Array) -> Timestep:
+    def _show(self, params: Params, state: State, rank: Array) -> Timestep:
         """What is seen after a turn."""
-        knowledge, belief = params.knowledge, state.belief
-        p = seen.p
-        if self.sees in ("soft", "rows"):
-            p = beliefs.value_masses(knowledge, jnp.exp(seen.log_q))
-        parts = [beliefs.slot_entropies(knowledge, p), belief.dropped, state.last]
-        if self.counts_asked:
-            parts.append(state.asked)
-        if self.sees == "hard":
-            detected = belief.detected & ~belief.dropped
-            matches = beliefs.agreeing_rows(knowledge, seen.p, detected)
-            parts.append(jnp.arange(LIST + 1) == jnp.minimum(matches, LIST))
-        if self.sees in ("soft", "rows"):
-            parts.append(beliefs.entropy(seen.log_q)[None])
-        if self.sees == "rows":
-            kept = knowledge.slot @ (1.0 - belief.dropped.astype(jnp.float32))
-            parts += [seen.p * kept, seen.log_q]
-        made = timestep(jnp.concatenate([jnp.asarray(part, jnp.float32) for part in parts]))
+        log_q = self._log_posterior(params, state.belief)
+        parts = observed(
+            params.knowledge, state.belief, state.history, log_q, self.sees, self.counts_asked
+        )
         metrics = {
             "episode_success": (rank < LIST).astype(jnp.float32),
             "episode_rank": rank.astype(jnp.float32),
             "gold": state.target,
         }
+        made = timestep(jnp.concatenate(list(parts.values())))
         return dataclasses.replace(made, metrics=metrics)
-
-    def _parts(self, bits: np.ndarray, rows: int) -> tuple[dict[str, tuple[int, ...]], np.ndarray]:
-        """What observations are joined of, and the largest value of each number."""
-        one, turns = np.ones(len(bits)), np.full(len(bits), self.max_turns)
-        found = {"entropies": bits + 1e-3, "dropped": one, "last": one, "asked": turns}
-        if not self.counts_asked:
-            del found["asked"]
-        if self.sees == "hard":
-            found["matches"] = np.ones(LIST + 1)
-        if self.sees in ("soft", "rows"):
-            found["posterior_entropy"] = np.log2([rows]) + 1e-3
-        if self.sees == "rows":
-            values = encoded(self.table, self.missing, self.passage_seed).prior.shape[0]
-            found |= {"belief": np.ones(values) + 1e-6, "log_prior": np.full(rows, 1e-3)}
-        shapes = {name: highest.shape for name, highest in found.items()}
-        return shapes, np.concatenate(list(found.values())).astype(np.float32)
 
 
 @cache
@@ -357,21 +329,6 @@ def rank_of(log_q: Array, row: Array) -> Int[Array, ""]:
 
 
 def place_in(listed: Int[Array, "P"], row: Array) -> Int[Array, ""]:
-    """[] the place of a row in a list, the list's length if it isn't there."""
+    """[] the place of a row in a list, `LIST` if it isn't there."""
     found = listed == row
-    return jnp.where(jnp.any(found), jnp.argmax(found), listed.shape[0]).astype(jnp.int32)
-
-
-def row_tokens(knowledge: Knowledge) -> Int[Array, "N M"]:
-    """The agent's rows as tokens: `FIRST_TOKEN` + the number of each value, 0 where it is missing."""
-    cells = knowledge.cells
-    return jnp.where(knowledge.missing[cells], PAD_ID, FIRST_TOKEN + cells).astype(jnp.int32)
-
-
-def value_vocabulary(knowledge: Knowledge) -> Vocabulary:
-    """What is known of the values as tokens."""
-    found = jnp.concatenate([jnp.zeros(FIRST_TOKEN), knowledge.rows])
-    size = found.shape[0]
-    content = jnp.arange(size) >= FIRST_TOKEN
-    idf = jnp.log((knowledge.cells.shape[0] + 1.0) / (found + 1.0))
-    return Vocabulary(jnp.arange(size, dtype=jnp.int32), jnp.where(content, idf, 0.0), content)
+    return jnp.where(jnp.any(found), jnp.argmax(found), LIST).astype(jnp.int32)

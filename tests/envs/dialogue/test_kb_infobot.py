@@ -365,7 +365,8 @@ def test_rank_reward_enumerated():
 
 
 def no_slips(**changes):
-    return KBInfoBot(table=SMALL, replaced=0.0, corrupted=0.0, missing=0.0, **changes)
+    given = {"table": SMALL, "replaced": 0.0, "corrupted": 0.0, "missing": 0.0}
+    return KBInfoBot(**given | changes)
 
 
 def begun(spec, target, known, told):
@@ -497,6 +498,32 @@ def test_rows_as_passages():
     assert KBInfoBot(table=SMALL).action_name(3) == "inform"
 
 
+def test_words_are_what_the_user_began_with_and_last_answered():
+    """Rows are the words of their cells, and the user's words have the same numbers."""
+    spec = no_slips(sees="words")
+    env, luck, (state, first) = begun(spec, 3, [0, 1], [0])
+    knowledge, table = env.params.knowledge, made_table(SMALL)
+    said = words_by_token(knowledge, table)
+    words = np.asarray(env.passages)
+    for row in range(30):
+        cells = [plain_values(table)[g][1] or "" for g in np.asarray(knowledge.cells)[row]]
+        expected = [word for cell in cells for word in words_of(cell)]
+        assert [said[token] for token in words[row].tolist() if token] == expected
+    assert env.vocabulary.idf.shape[0] == len(knowledge.kind)
+    state, made = spec.advance(env.params, state, jnp.asarray([1, 5, 6, 7, 8]), luck)
+    state, made = spec.advance(env.params, state, jnp.asarray([2, 5, 6, 7, 8]), luck)
+    heard = np.asarray(made.observation)[9:].astype(int)
+    began, answered = np.split(heard, 2)
+    values = [table.values[j][table.cells[3, j]] for j in (0, 1)]
+    assert [said[token] for token in began.tolist() if token] == words_of(values[0])
+    assert [said[token] for token in answered.tolist() if token] == words_of(values[1])
+    np.testing.assert_array_equal(np.asarray(first.observation)[9 + len(began) :], 0)
+    seen = np.split(np.asarray(made.observation)[:9], 3)
+    assert seen[0].tolist() == [0, 0, 1]  # silent
+    assert seen[1].tolist() == [0, 0, 1]  # last
+    assert seen[2].tolist() == [0, 1, 1]  # asked
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -513,9 +540,21 @@ def test_fields_are_checked(changes, message):
         KBInfoBot(**changes)
 
 
-def test_a_table_of_fewer_rows_than_a_list_is_refused():
-    spec = dataclasses.replace(KBInfoBot(), table=Generated(rows=4, values=(4, 4)))
-    with pytest.raises(UserError, match=r"env\.table has 4 rows; it needs at least the 5"):
+@pytest.mark.parametrize("sees", ["soft", "rows"])
+def test_a_list_names_every_row_of_a_table_that_has_fewer(sees):
+    spec = no_slips(table=Generated(rows=4, values=(4, 4, 4), seed=1), sees=sees)
+    env, luck, (state, _) = begun(spec, 2, [0], [0])
+    assert env.slate == (4 if sees == "rows" else 0)
+    inform = 3 + jnp.asarray([3, 1, 0, 2]) if sees == "rows" else jnp.asarray(3)
+    _, made = spec.advance(env.params, state, inform, luck)
+    assert float(made.metrics["episode_success"]) == 1.0
+    if sees == "rows":
+        assert float(made.reward) == pytest.approx(2 * (1 - 3 / 5))
+
+
+def test_a_table_of_one_row_is_refused():
+    spec = dataclasses.replace(KBInfoBot(), table=Generated(rows=1, values=(4, 4)))
+    with pytest.raises(UserError, match=r"env\.table has 1 row; there is nothing to find"):
         spec.build()
 
 

@@ -57,6 +57,7 @@ def test_informs_of_a_single_match_and_asks_anything_if_there_is_none():
     assert chances("hard", last=none, asked=(1, 1, 1))[INFORM] > 0.999
 
 
+@pytest.mark.slow
 def test_without_noise_and_missing_cells_the_soft_rule_finds_all_but_every_row():
     spec = KBInfoBot(table=SMALL, replaced=0.0, corrupted=0.0, missing=0.0)
     env = spec.vectorise(400)

@@ -240,12 +240,14 @@ def test_the_rule_agent():
     assert 0.3 < figures["success"].mean() <= np.mean(full) + 0.1
 
 
+@pytest.mark.slow
 def test_errors_of_understanding_cost_the_rule_agent_successes():
     clean = played(MovieBooking(), MovieBookingBaseline())["success"].mean()
     noisy = played(MovieBooking(slot_error=0.2), MovieBookingBaseline())["success"].mean()
     assert noisy < clean - 0.15
 
 
+@pytest.mark.slow
 def test_random_actions_hardly_ever_succeed():
     figures = played(MovieBooking(), MovieBookingBaseline(by="random"))
     assert figures["success"].mean() < 0.02

@@ -118,6 +118,7 @@ def test_fields_are_checked(field, value, said):
         SceneMemory(**{field: value})
 
 
+@pytest.mark.slow
 def test_a_run_is_measured_with_another_memory():
     """Its own memory gives its own figures again; another one gives others, without training."""
     config = EpisodesConfig(
