@@ -13,6 +13,7 @@ import tyro
 from tyro.conf import Positional
 
 from ragjax import (
+    chat_command,
     import_command,
     index_commands,
     index_search,
@@ -108,6 +109,7 @@ def _dispatch(arguments: list[str], console: PlainConsole) -> int:
         "table": (result_commands.Table, result_commands.table),
         "plot": (result_commands.Plot, result_commands.plot),
         "report": (report_command.Report, report_command.report),
+        "chat": (chat_command.Chat, chat_command.chat),
         "render": (render_command.Render, render_command.render),
         "pages": (result_commands.Pages, result_commands.pages),
         "configs": (result_commands.Configs, result_commands.configs),

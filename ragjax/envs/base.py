@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array
 
 from ragjax.envs import wrappers
+from ragjax.envs.conversation import Conversation
 from ragjax.envs.scene import Scene
 from ragjax.errors import require
 from ragjax.text import counted
@@ -158,9 +159,17 @@ class Environment:
         del params, state
         return None
 
+    def conversation(self) -> Conversation | None:
+        """A dialogue with a person in its user's place; None of an environment that isn't one."""
+        return None
+
     def action_name(self, action: int) -> str:
         """What an action is called where a policy's choices are shown; its number by default."""
         return str(action)
+
+    def describe_action(self, action: np.ndarray) -> str:
+        """An action in words, also one that is a slate [slate]; the names of its parts by default."""
+        return ", ".join(self.action_name(int(part)) for part in np.ravel(action))
 
     def describe_passage(self, row: int, content: np.ndarray) -> str:
         """What one of its passages says, in a few words; its first numbers by default.

@@ -12,6 +12,7 @@ from ragjax.envs.base import Environment
 from ragjax.evaluation.play import policy_inputs
 from ragjax.models.policy import Policy
 from ragjax.ops.distributions import JointCategorical, MarginalCategorical
+from ragjax.ops.request_or_list import RequestOrList
 from ragjax.training.learner import State
 from ragjax.types import Env, PRNGKey, Retrieved, Timestep
 
@@ -119,7 +120,7 @@ def _decider(
         probabilities = jnp.exp(distribution.log_probs) if single else None
         ids = found.ids if isinstance(found, Retrieved) else None
         prior = posterior = None
-        if ids is not None and isinstance(distribution, MarginalCategorical):
+        if ids is not None and isinstance(distribution, MarginalCategorical | RequestOrList):
             prior = jnp.exp(distribution.log_prior)
             posterior = jnp.exp(distribution.log_posterior(action))
         return action, probabilities, ids, prior, posterior
@@ -137,10 +138,10 @@ class Describer:
 
     def decision(self, step: Step, place: int) -> Decision:
         """What was decided in one of the environments."""
-        names = [self._spec.action_name(int(taken)) for taken in np.ravel(step.action[place])]
+        taken = self._spec.describe_action(np.asarray(step.action[place]))
         shares = [] if step.probabilities is None else step.probabilities[place].tolist()
         actions = [(self._spec.action_name(action), share) for action, share in enumerate(shares)]
-        return Decision(", ".join(names), actions, self._found(step, place))
+        return Decision(taken, actions, self._found(step, place))
 
     def _found(self, step: Step, place: int) -> list[Found]:
         if step.ids is None:

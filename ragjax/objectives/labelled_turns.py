@@ -36,34 +36,35 @@ class LabelledBatch(PolicyBatch):
 class LabelledTurns(PPO):
     """PPO in some environments, and in the others the likelihood of what a guide said and meant.
 
-        Σ_b w_b α [-log π(a_b|s_b)]   over labelled turns, beside PPO's loss over the other ones
+        Σ_b w_b α [-log π(a_b|s_b)]   over labelled turns, beside β times PPO's loss over the others
 
     A label is the guide's request, or that it informed and which row was looked for:
 
         log π(request j|s) = log Σ_d p(d|s) π(j|s,d),   log π(inform, d*|s) = log p(d*|s) π(inform|s,d*)
 
     so that the retriever learns from both. Where the row that is looked for was not found, it takes the
-    place of the last one that was. Environments are labelled all along: with a `share` of 1 this is
-    likelihood alone, with 0 PPO. The critic learns from turns that aren't labelled.
+    place of the last one that was. With a `share` of 0 this is PPO, with β = 0 likelihood alone. The
+    critic learns from turns that aren't labelled.
 
     Attributes:
       guide: the policy whose turns are labelled; one that learns nothing, of the observation alone.
       share: of the environments, the first ones.
       label_coef: α.
+      reward_coef: β.
     """
 
     guide: Policy
     share: float = 0.25
     label_coef: float = 1.0
+    reward_coef: float = 1.0
 
     def __post_init__(self):
         """Checks the fields."""
         super().__post_init__()
         require(0 <= self.share <= 1, f"algorithm.share is {self.share}; it is a share, 0 to 1.")
-        require(
-            self.label_coef >= 0,
-            f"algorithm.label_coef is {self.label_coef}; it must not be negative.",
-        )
+        for name in ("label_coef", "reward_coef"):
+            value = getattr(self, name)
+            require(value >= 0, f"algorithm.{name} is {value}; it must not be negative.")
         require(
             not self.guide.learns,
             f"algorithm.guide is a {type(self.guide).__name__}, which has to learn; choose a policy "
@@ -72,7 +73,8 @@ class LabelledTurns(PPO):
 
     def hyper(self) -> dict[str, float]:
         """The numbers that are traced, by name."""
-        return super().hyper() | {"label_coef": self.label_coef}
+        own = {"label_coef": self.label_coef, "reward_coef": self.reward_coef}
+        return super().hyper() | own
 
     def model(self, policy: Policy, env: Env) -> PolicyModel:
         """The policy's functions with those of the guide."""
@@ -142,7 +144,7 @@ class LabelledTurns(PPO):
         distribution = policy.apply(params, batch.observation)[0]
         negative = -weighted_sum(log_label(distribution, batch.action, batch.row), weight)
         return Loss(
-            loss.sum + hyper["label_coef"] * negative,
+            hyper["reward_coef"] * loss.sum + hyper["label_coef"] * negative,
             jnp.sum(batch.weight),
             {**loss.metrics, "label_loss": (negative, jnp.sum(weight))},
         )

@@ -188,7 +188,7 @@ def stacked(rows, policy, params):
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-@pytest.mark.parametrize(("rewarded", "label_coef"), [(1.0, 0.0), (0.0, 1.0), (1.0, 0.7)])
+@pytest.mark.parametrize(("rewarded", "label_coef"), [(1.0, 0.0), (0.0, 1.0), (1.2, 0.7)])
 def test_gradients_equal_those_over_every_dialogue(world, rewarded, label_coef):
     """Of the expected return, of the likelihood of labels, and of both: -∇(J + α L)."""
     _, policy, params = world
@@ -202,10 +202,12 @@ def test_gradients_equal_those_over_every_dialogue(world, rewarded, label_coef):
         )
     )(params)
     batch = stacked(dialogues.steps(params), policy, params)
-    weight = batch.weight * jnp.where(batch.labelled > 0, 1.0, rewarded)
-    batch = dataclasses.replace(batch, weight=weight)
     algorithm = LabelledTurns(
-        guide=GUIDE, normalise_advantage=False, value_coef=0.0, label_coef=label_coef
+        guide=GUIDE,
+        normalise_advantage=False,
+        value_coef=0.0,
+        label_coef=label_coef,
+        reward_coef=rewarded,
     )
     hyper = {name: jnp.asarray(value) for name, value in algorithm.hyper().items()}
 
@@ -327,6 +329,7 @@ def test_labels_alone_are_learned():
     [
         ({"share": 1.5}, r"algorithm\.share is 1\.5; it is a share"),
         ({"label_coef": -1.0}, r"algorithm\.label_coef is -1\.0"),
+        ({"reward_coef": -0.5}, r"algorithm\.reward_coef is -0\.5"),
         ({"guide": ActorCritic()}, r"algorithm\.guide is a ActorCritic, which has to learn"),
     ],
 )

@@ -18,6 +18,7 @@ from flax import struct
 from jaxtyping import Array, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.conversation import Conversation
 from ragjax.envs.dialogue import kb_infobot_belief as beliefs
 from ragjax.envs.dialogue.kb_infobot_knowledge import Knowledge, drawn_goal, encode
 from ragjax.envs.dialogue.kb_infobot_seen import (
@@ -36,6 +37,7 @@ from ragjax.envs.dialogue.kb_infobot_user import (
     drawn_luck,
     first_slots,
     utterance,
+    utterance_shape,
 )
 from ragjax.envs.dialogue.tables import MISSING, Generated, KnowledgeTable, TableSource
 from ragjax.envs.scene import Label, Scene, Shape
@@ -188,6 +190,21 @@ class KBInfoBot(Environment):
             shapes.append(Label(0.0, 0.6 * place, f"{known}{slot} {value}{believed}", height=0.3))
         return Scene(shapes, x=(-4.0, 4.0), y=(0.6 * len(table.slots), -1.6))
 
+    def describe_action(self, action: np.ndarray) -> str:
+        """The request, or the rows that are named."""
+        listed = [int(of) for of in np.ravel(action)]
+        if listed[0] < len(made_table(self.table).slots):
+            listed = listed[:1]
+        return ", ".join(map(self.action_name, listed))
+
+    def conversation(self) -> Conversation:
+        """A person takes the user's place."""
+        from ragjax.envs.dialogue.kb_infobot_chat import (
+            TableConversation,  # which imports this file
+        )
+
+        return TableConversation(self, made_table(self.table))
+
     def build(self) -> Env:
         """Returns one dialogue's functions, without a time limit and without resets."""
         knowledge = encoded(self.table, self.missing, self.passage_seed)
@@ -230,20 +247,41 @@ class KBInfoBot(Environment):
             parts=parts,
         )
 
+    def unheard(self, params: Params) -> State:
+        """A dialogue in which nothing was said, of a user who knows nothing."""
+        none = jnp.zeros(params.knowledge.first.shape, bool)
+        words = jnp.zeros((2, *utterance_shape(params.knowledge)), jnp.int32)
+        history = History(none.astype(jnp.int32), none, words)
+        zero = jnp.zeros((), jnp.int32)
+        belief = beliefs.first_belief(params.knowledge)
+        return State(zero, none, belief, history, turns=zero, said=words[0])
+
+    def asked(self, state: State, act: Int[Array, ""]) -> State:
+        """After the agent's turn: a request of the slot `act`, or none."""
+        requested = jnp.arange(state.knows.shape[0]) == act
+        history = state.history.replace(
+            asked=state.history.asked + requested.astype(jnp.int32), last=requested
+        )
+        return state.replace(history=history, turns=state.turns + 1)
+
+    def told(self, params: Params, state: State, words: Int[Array, "M n"]) -> State:
+        """After the user's turn, of tokens that were said of each slot."""
+        history = state.history
+        first = jnp.where(state.turns == 0, words, history.words[0])
+        answers = jnp.where(history.last[:, None], words, history.words[1])
+        belief = beliefs.heard(params.knowledge, state.belief, words, history.last, params.evidence)
+        history = history.replace(words=jnp.stack([first, answers]))
+        return state.replace(belief=belief, history=history, said=words)
+
     def begin(
         self, params: Params, target: Array, knows: Array, said: Array, luck: Luck
     ) -> tuple[State, Timestep]:
         """The user's first turn, of a given goal, of slots that are told."""
         knowledge = params.knowledge
-        none = jnp.zeros(knows.shape, bool)
         words = utterance(knowledge, params.slips, knowledge.full[target], said, luck)
-        belief = beliefs.heard(
-            knowledge, beliefs.first_belief(knowledge), words, none, params.evidence
-        )
-        history = History(jnp.zeros(knows.shape, jnp.int32), none, jnp.stack([words, words * 0]))
-        turns = jnp.zeros((), jnp.int32)
-        state = State(target, knows, belief, history, turns, words)
-        return state, self._show(params, state, turns + LIST)
+        state = self.unheard(params).replace(target=target, knows=knows)
+        state = self.told(params, state, words)
+        return state, self._show(params, state, state.turns + LIST)
 
     def advance(
         self, params: Params, state: State, action: Int[Array, "..."], luck: Luck
@@ -252,55 +290,44 @@ class KBInfoBot(Environment):
         knowledge = params.knowledge
         slots = state.knows.shape[0]
         act = action[0] if self.sees in NAMES_ROWS else action
-        requested = jnp.arange(slots) == act
-        said = requested & state.knows
-        words = utterance(knowledge, params.slips, knowledge.full[state.target], said, luck)
         informs = act >= slots
         if self.sees in NAMES_ROWS:
             rank = place_in(action - slots, state.target)
         else:
-            rank = rank_of(self._log_posterior(params, state.belief), state.target)
-        history = History(
-            asked=state.history.asked + requested.astype(jnp.int32),
-            last=requested,
-            words=state.history.words.at[1].set(
-                jnp.where(requested[:, None], words, state.history.words[1])
-            ),
-        )
-        after = State(
-            target=state.target,
-            knows=state.knows,
-            belief=beliefs.heard(knowledge, state.belief, words, requested, params.evidence),
-            history=history,
-            turns=state.turns + 1,
-            said=words,
-        )
-        late = after.turns >= self.max_turns
+            rank = rank_of(self.log_posterior(params, state.belief), state.target)
+        state = self.asked(state, act)
+        said = state.history.last & state.knows
+        words = utterance(knowledge, params.slips, knowledge.full[state.target], said, luck)
+        state = self.told(params, state, words)
+        late = state.turns >= self.max_turns
         rank = jnp.where(informs & ~late, jnp.minimum(rank, LIST), LIST)
-        return after, dataclasses.replace(
-            self._show(params, after, rank),
+        return state, dataclasses.replace(
+            self._show(params, state, rank),
             reward=jnp.where(informs | late, rank_reward(rank), REQUEST),
             terminated=informs | late,
         )
 
-    def _log_posterior(self, params: Params, belief: beliefs.Belief) -> Array:
-        """[N] of the belief tracker."""
+    def log_posterior(self, params: Params, belief: beliefs.Belief) -> Array:
+        """[N] log q of the belief tracker."""
         p = beliefs.probabilities(params.knowledge, belief.counts)
         return beliefs.log_posterior(params.knowledge, p, belief.dropped)
 
-    def _show(self, params: Params, state: State, rank: Array) -> Timestep:
-        """What is seen after a turn."""
-        log_q = self._log_posterior(params, state.belief)
+    def observe(self, params: Params, state: State) -> Array:
+        """[O] what the policy sees."""
+        log_q = self.log_posterior(params, state.belief)
         parts = observed(
             params.knowledge, state.belief, state.history, log_q, self.sees, self.counts_asked
         )
+        return jnp.concatenate(list(parts.values()))
+
+    def _show(self, params: Params, state: State, rank: Array) -> Timestep:
+        """What is seen after a turn."""
         metrics = {
             "episode_success": (rank < LIST).astype(jnp.float32),
             "episode_rank": rank.astype(jnp.float32),
             "gold": state.target,
         }
-        made = timestep(jnp.concatenate(list(parts.values())))
-        return dataclasses.replace(made, metrics=metrics)
+        return dataclasses.replace(timestep(self.observe(params, state)), metrics=metrics)
 
 
 @cache

@@ -117,8 +117,7 @@ def encode(table: KnowledgeTable, missing: float, seed: int) -> Knowledge:
 
     words = [[words_of(value) for value in (*values, "")] for values in table.values]
     names = [words_of(slot) for slot in table.slots]
-    met = [word for value in (*(v for of in words for v in of), *names) for word in value]
-    token = {word: UNK_ID + 1 + place for place, word in enumerate(dict.fromkeys(met))}
+    token = token_numbers(table)
     kind, amount = _numbers(token)
     rows = np.bincount(numbered(known.cells).reshape(-1), minlength=len(slot_of))
     told = np.where(symbols, 0, rows)
@@ -144,6 +143,13 @@ def encode(table: KnowledgeTable, missing: float, seed: int) -> Knowledge:
         entropy=jnp.asarray(bits, jnp.float32),
         goals=goals_of(table.cells),
     )
+
+
+def token_numbers(table: KnowledgeTable) -> dict[str, int]:
+    """The token of each word of values and of names of slots, in the order in which they are met."""
+    texts = (*(value for values in table.values for value in values), *table.slots)
+    met = dict.fromkeys(word for text in texts for word in words_of(text))
+    return {word: UNK_ID + 1 + place for place, word in enumerate(met)}
 
 
 def goals_of(cells: Int[np.ndarray, "N M"]) -> Goals:

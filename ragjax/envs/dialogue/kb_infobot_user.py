@@ -105,6 +105,11 @@ def utterance(
     return jnp.where(said[:, None], both, PAD_ID)
 
 
+def utterance_shape(knowledge: Knowledge) -> tuple[int, int]:
+    """M slots, and the tokens that are said of each at the most."""
+    return knowledge.names.shape[0], knowledge.tokens.shape[1] + knowledge.names.shape[1]
+
+
 def blur(knowledge: Knowledge, tokens: Int[Array, "M L"], normal: Array) -> Int[Array, "M L"]:
     """Numbers with noise: a whole number n as int(N(n, ½)), one with a point as N(x, ½) in tenths.
 

@@ -17,6 +17,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int
 
 from ragjax.envs.base import Environment, timestep
+from ragjax.envs.conversation import Conversation
 from ragjax.envs.dialogue.movie_booking_acts import (
     ACTION_ACT,
     ACTION_SLOT,
@@ -44,6 +45,7 @@ from ragjax.envs.dialogue.movie_booking_made import make_showings
 from ragjax.envs.dialogue.movie_booking_user import (
     AgentMove,
     SlotNoise,
+    User,
     corrupted,
     draw_noise,
     first_turn,
@@ -101,6 +103,34 @@ class Chance:
 
     choice: Leaf
     noise: Leaf
+
+
+def opened(user: User) -> State:
+    """A dialogue that a user has begun."""
+    nothing, zero = jnp.zeros(len(SLOTS), bool), jnp.zeros((), jnp.int32)
+    none = jnp.asarray(-1, jnp.int32)
+    return State(user, user.informs, none, nothing, nothing, zero, jnp.zeros((), bool))
+
+
+def moved(knowledge: Knowledge, state: State, action: Int[Array, ""]) -> tuple[AgentMove, State]:
+    """The agent's turn: what it says, and the dialogue after it."""
+    act, slot = jnp.asarray(ACTION_ACT)[action], jnp.asarray(ACTION_SLOT)[action]
+    named = jnp.arange(len(SLOTS)) == slot
+    value = filled(knowledge, state.known, slot)
+    carried = jnp.where(slot == TASKCOMPLETE, state.known > 0, False)
+    after = state.replace(
+        known=jnp.where((act == INFORM) & named, value, state.known),
+        agent_act=act,
+        agent_informs=(act == INFORM) & (named | carried),
+        agent_requests=(act == REQUEST) & named,
+        exchanges=state.exchanges + 1,
+    )
+    return AgentMove(act, slot, value, knowledge.folded[state.known]), after
+
+
+def answered(state: State, user: User) -> State:
+    """After the user's turn: what it informs is known."""
+    return state.replace(user=user, known=jnp.where(user.informs > 0, user.informs, state.known))
 
 
 @dataclass(frozen=True)
@@ -225,6 +255,12 @@ class MovieBooking(Environment):
         del content
         return ", ".join(f"{slot} {value}" for slot, value in self.showings.rows[row].items())
 
+    def conversation(self) -> Conversation:
+        """A person takes the user's place."""
+        from ragjax.envs.dialogue.movie_booking_chat import TicketConversation  # imports this file
+
+        return TicketConversation(self)
+
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""
 
@@ -253,51 +289,25 @@ class MovieBooking(Environment):
         self, knowledge: Knowledge, goal: Int[Array, ""], chance: Float[Array, "2"]
     ) -> tuple[State, Timestep]:
         """The first turn of a user with this goal; what chance decides is given, see `first_turn`."""
-        user = first_turn(wanted_by(knowledge, goal), goal, chance)
-        nothing = jnp.zeros(len(SLOTS), bool)
-        state = State(
-            user=user,
-            known=user.informs,
-            agent_act=jnp.asarray(-1, jnp.int32),
-            agent_informs=nothing,
-            agent_requests=nothing,
-            exchanges=jnp.zeros((), jnp.int32),
-            success=jnp.zeros((), bool),
-        )
+        state = opened(first_turn(wanted_by(knowledge, goal), goal, chance))
         return state, self.show(knowledge, state)
 
     def advance(
         self, knowledge: Knowledge, state: State, action: Int[Array, ""], chance: Chance
     ) -> tuple[State, Timestep]:
         """One exchange, the agent's action and the user's answer; what chance decides is given."""
-        # The agent
-        act, slot = jnp.asarray(ACTION_ACT)[action], jnp.asarray(ACTION_SLOT)[action]
-        named = jnp.arange(len(SLOTS)) == slot
-        value = filled(knowledge, state.known, slot)
-        carried = jnp.where(slot == TASKCOMPLETE, state.known > 0, False)
-        known = jnp.where((act == INFORM) & named, value, state.known)
-        # The user
+        move, state = moved(knowledge, state, action)
         wanted = wanted_by(knowledge, state.user.goal)
-        move = AgentMove(act, slot, value, knowledge.folded[state.known])
         user = respond(wanted, state.user, move, chance.choice)
-        exchanges = state.exchanges + 1
-        too_long = 2 * exchanges > self.max_turn
+        too_long = 2 * state.exchanges > self.max_turn
         closed = dataclasses.replace(state.user, act=jnp.asarray(CLOSING, jnp.int32))
         user = jax.tree.map(lambda new, old: jnp.where(too_long, new, old), closed, user)
-        success = (act == THANKS) & ~too_long & succeeded(wanted, user)
-        ended = (act == THANKS) | too_long
+        success = (move.act == THANKS) & ~too_long & succeeded(wanted, user)
+        ended = (move.act == THANKS) | too_long
         if chance.noise is not None:
             errors = {"slot_error": self.slot_error, "act_error": self.act_error}
             user = corrupted(knowledge, user, chance.noise, slot_noise=self.slot_noise, **errors)
-        state = State(
-            user=user,
-            known=jnp.where(user.informs > 0, user.informs, known),
-            agent_act=act,
-            agent_informs=(act == INFORM) & (named | carried),
-            agent_requests=(act == REQUEST) & named,
-            exchanges=exchanges,
-            success=success,
-        )
+        state = answered(state, user).replace(success=success)
         last = self.max_turn * jnp.where(success, SUCCESS, FAILURE)
         reward = jnp.where(ended, last, EXCHANGE).astype(jnp.float32)
         made = self.show(knowledge, state)

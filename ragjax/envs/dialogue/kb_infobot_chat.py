@@ -1,0 +1,128 @@
+"""KB-InfoBot with a person in the place of the user: words are heard by the same belief tracker."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from ragjax.envs.conversation import Conversation
+from ragjax.envs.dialogue import kb_infobot_belief as beliefs
+from ragjax.envs.dialogue.kb_infobot import FAILURE, LIST, REQUEST, KBInfoBot, rank_reward
+from ragjax.envs.dialogue.kb_infobot_knowledge import token_numbers
+from ragjax.envs.dialogue.tables import KnowledgeTable, words_of
+
+SURE = 0.05  # above which a belief in a value is shown
+
+
+class TableConversation(Conversation):
+    """A person looks for a row of the table, and answers in words.
+
+    Every word that the table knows counts as in `KBInfoBot`; others are told. A line without any known
+    word answers a request as a user does who doesn't know.
+    """
+
+    def __init__(self, spec: KBInfoBot, table: KnowledgeTable):
+        """Begins a dialogue.
+
+        Args:
+          spec: the environment.
+          table: its table in words.
+        """
+        env = spec.build()
+        self._spec, self._table, self._params = spec, table, env.params
+        self._numbers = token_numbers(table)
+        slots = len(table.slots)
+        self._state = spec.unheard(env.params)
+        self._named: list[int] = []
+        self._reward = 0.0
+        self.opening = (
+            f"You look for one of {len(table.names)} rows, such as {table.names[0]}. Say something of "
+            f"its {', '.join(table.slots)}; answer with an empty line what you don't know."
+        )
+        self.names = [spec.action_name(slot) for slot in range(slots)] + ["inform"]
+
+    def hear(self, line: str) -> list[str]:
+        """Takes the words of a line, or the place of the row among those that were named."""
+        if self._named:
+            return self._judged(line)
+        words = words_of(line)
+        known = [self._numbers[word] for word in words if word in self._numbers]
+        unknown = [word for word in words if word not in self._numbers]
+        notes = []
+        if unknown:
+            notes.append(f"No value of the table has {', '.join(map(repr, unknown))}.")
+        requested = self._state.history.last
+        width = self._state.said.shape[1]
+        room = width if bool(jnp.any(requested)) else self._state.said.size
+        if len(known) > room:
+            notes.append(f"Of {len(known)} words the last {len(known) - room} are left out.")
+        said = np.zeros(self._state.said.shape, np.int32)
+        # An answer stands where those about its slot do; else in any order.
+        row = int(jnp.argmax(requested)) * width
+        said.reshape(-1)[row : row + room][: len(known[:room])] = known[:room]
+        self._state = self._spec.told(self._params, self._state, jnp.asarray(said))
+        return notes
+
+    def _judged(self, line: str) -> list[str]:
+        """The end: which of the rows that were named is the right one."""
+        count = len(self._named)
+        place = line.strip()
+        if not place.isdecimal() or int(place) > count:
+            self.waits = True
+            return [f"{place!r} is none of 1 to {count}, and not 0 for none of them."]
+        rank = int(place) - 1 if int(place) else LIST
+        self._close(float(rank_reward(jnp.asarray(rank))))
+        return []
+
+    def _close(self, reward: float) -> None:
+        self._reward += reward
+        found = "Found" if reward > 0 else "Not found"
+        self.ended = f"{found}: {reward:.1f} for the list, {self._reward:.1f} in all."
+
+    def observation(self) -> np.ndarray:
+        """[O] as `KBInfoBot` shows it."""
+        return np.asarray(self._spec.observe(self._params, self._state))
+
+    def act(self, action: np.ndarray) -> list[str]:
+        """Asks for a slot, or names rows."""
+        first, slots = int(np.ravel(action)[0]), len(self._table.slots)
+        self._state = self._spec.asked(self._state, jnp.asarray(first))
+        late = int(self._state.turns) >= self._spec.max_turns
+        if first < slots:
+            self._reward += 0.0 if late else REQUEST
+            if late:
+                self._close(FAILURE)
+            return [f"What {self._table.slots[first]}?"]
+        listed = [int(row) - slots for row in np.ravel(action)] if np.ndim(action) else []
+        listed = listed or [row for row, _ in self.rows(LIST)]
+        said = [f"{place}. {self._describe(row)}" for place, row in enumerate(listed, 1)]
+        if late:
+            self._close(FAILURE)
+            return said
+        self._named = listed
+        return [*said, "Which one is it? Its number, or 0 for none."]
+
+    def _describe(self, row: int) -> str:
+        return self._spec.describe_passage(row, np.zeros(0))
+
+    def believed(self) -> list[str]:
+        """The likeliest values of each slot, and which slots are left out."""
+        knowledge, belief = self._params.knowledge, self._state.belief
+        p = np.asarray(beliefs.probabilities(knowledge, belief.counts))
+        lines = []
+        for place, (slot, values) in enumerate(
+            zip(self._table.slots, self._table.values, strict=True)
+        ):
+            if bool(belief.dropped[place]):
+                lines.append(f"{slot}: left out, for you don't know it")
+                continue
+            own = p[int(knowledge.first[place]) :][: len(values)]
+            best = np.argsort(-own, kind="stable")[:3]
+            shown = [f"{values[v]} {own[v]:.2f}" for v in best if own[v] > SURE]
+            heard = "" if bool(belief.detected[place]) else " (nothing heard)"
+            lines.append(f"{slot}: {', '.join(shown) or 'anything'}{heard}")
+        return lines
+
+    def rows(self, most: int) -> list[tuple[int, float]]:
+        """The likeliest rows by q, with it."""
+        q = np.exp(np.asarray(self._spec.log_posterior(self._params, self._state.belief)))
+        best = np.argsort(-q, kind="stable")[:most]
+        return [(int(row), float(q[row])) for row in best]
