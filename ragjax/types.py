@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import chex
-import numpy as np
 from flax import struct
 from jaxtyping import Array
+
+from ragjax.figure import Figure as Figure
 
 PAD_ID = 0
 BOS_ID = 1
@@ -94,6 +95,8 @@ class RagBatch:
       retrieved: `TopK` of [B,K] or more found before, used in place of a search, or None.
       lexical: `TopK` of [B,C] by words in common, for a learned retriever that fuses both rankings.
       weight: [B] 1 for a real example and 0 for one that fills up the batch.
+      label_weight: [B] what the likelihood of each target counts: B / n of n labelled questions, 0 of
+        the others, so that a mean over B is one over n; None where all are labelled.
     """
 
     question: Leaf
@@ -103,6 +106,12 @@ class RagBatch:
     retrieved: Leaf = None
     weight: Leaf = None
     lexical: Leaf = None
+    label_weight: Leaf = None
+
+    @property
+    def target_weight(self) -> Leaf:
+        """[B] what the likelihood of each target counts, in a sum to divide by that of `weight`."""
+        return self.weight if self.label_weight is None else self.weight * self.label_weight
 
 
 @struct.dataclass
@@ -134,44 +143,6 @@ class Vocabulary:
     fold: Leaf
     idf: Leaf
     content: Leaf
-
-
-@struct.dataclass
-class Figure:
-    """Numbers of which some may be about nothing, such as the mean of no episodes.
-
-    A mask says which, and not a NaN, which would look like a computation that went wrong. On the host
-    `np.asarray` and `float` give NaN there.
-
-    Attributes:
-      value: [...] 0 where there is nothing.
-      known: [...] whether there is something.
-    """
-
-    value: Leaf
-    known: Leaf
-
-    @classmethod
-    def of(cls, values: Any) -> "Figure":
-        """Of numbers that are all about something; a `Figure` as it is."""
-        if isinstance(values, Figure):
-            return values
-        return cls(values, np.ones(np.shape(values), bool))
-
-    def __getitem__(self, place: Any) -> "Figure":
-        """Those in one place, or in several."""
-        return Figure(self.value[place], self.known[place])
-
-    __iter__ = None  # else Python would go by places, which never end on a device
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """The values as NumPy's, NaN where there is nothing."""
-        del copy
-        return np.asarray(np.where(self.known, self.value, np.nan), dtype)
-
-    def __float__(self) -> float:
-        """The only value, NaN if it is about nothing."""
-        return float(np.asarray(self))
 
 
 @struct.dataclass

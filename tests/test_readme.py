@@ -230,3 +230,18 @@ def test_reward_makes_surer():
         for run in load_runs(table.directory(rows[name]), table.seeds):
             rewards = run.result["curve"]["reward"]
             assert min(rewards) > 0.8, name  # no collapse
+
+
+def test_joint_runs_of_few_labels_do_not_collapse():
+    """Development figures, rewards and the retriever's health to the end, of every seed."""
+    table = load_table(ROOT / "experiments/few_labels.py")
+    for row in table.rows:
+        if row.directory.startswith("joint"):
+            for run in load_runs(table.directory(row), table.seeds):
+                where, result = str(run.directory), run.result
+                for name in ("dev/em", "dev/recall@5"):
+                    measured = result["measured"][name]
+                    assert measured[-1] > max(measured) - 0.05, where
+                rewards = result["curve"]["reward"]
+                assert np.mean(rewards[-5:]) > max(rewards) - 0.15, where
+                assert max(result["health"]["hub_share"]) < 0.2, where

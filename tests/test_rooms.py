@@ -22,6 +22,7 @@ ROOMS = (
         "imports",
         "ranges",
         "precision",
+        "figure",
         "types",
         "text",
         "files",

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from ragjax.data.stream import Dealt, QuestionStream
 from ragjax.data.stream import Phase as Phase
-from ragjax.data.stream import QuestionStream
 from ragjax.errors import require
 from ragjax.learners.abstention import calibration_json
 from ragjax.learners.question_answerer import QuestionsAnswerer
@@ -24,6 +24,13 @@ from ragjax.types import Leaf, Loss, Params, RagBatch
 
 # What a run adds to its model is drawn with the key of a step that no run has.
 _ADDED = 2**32 - 2
+
+# Of what result.json keeps the course of a run: rewards of drawn answers, health, development figures.
+_CURVES = {
+    "curve": ("reward",),
+    "health": ("effective_passages", "hub_share"),
+    "measured": ("dev/em", "dev/recall@5"),
+}
 
 
 class PartialState(State):
@@ -82,7 +89,7 @@ class QuestionsLearner(QuestionsAnswerer):
         """The training questions."""
         config = self.config
         questions = self.task.splits["train"]
-        return QuestionStream(self.text, questions, config.phases, config.retriever)
+        return QuestionStream(self.text, questions, config.phases, config.retriever, config.labels)
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -218,7 +225,9 @@ class QuestionsLearner(QuestionsAnswerer):
         batch = fed
         if not isinstance(fed, RagBatch):
             questions = data["questions"][self.stream.source(phase)]
-            batch = jax.tree.map(lambda leaf: leaf[fed], questions)
+            rows, label_weight = fed if isinstance(fed, Dealt) else (fed, None)
+            batch = jax.tree.map(lambda leaf: leaf[rows], questions)
+            batch = batch.replace(label_weight=label_weight)
         samples = None
         if objective.updates > 1:
             batch, samples = objective.sample(
@@ -264,7 +273,7 @@ class QuestionsLearner(QuestionsAnswerer):
         return {"start": self._starts[seed]} if seed in self._starts else {}
 
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
-        """When the index was built, how well it held, the data, what was calibrated, and rewards drawn.
+        """When the index was built, how well it held, the data, what was calibrated, and its course.
 
         `frozen` counts the parameters that are not trained, of a run that trains a part of its model.
         `index_recall` is the mean of the measurements while training, see `QuestionsAnswerer.measure`.
@@ -276,22 +285,30 @@ class QuestionsLearner(QuestionsAnswerer):
             **({} if state.frozen is None else {"frozen": parameter_counts(state.frozen)}),
             "calibration": calibration_json(self.calibration),
         }
+        if not self.config.labels.complete:
+            found["labelled"] = self.config.labels.count(self.report.splits["train"].questions)
         shares = [row["dev/index_recall"] for row in rows if "dev/index_recall" in row]
         if shares:
             found["index_recall"] = sum(shares) / len(shares)
-        drawn = [row for row in rows if "reward" in row]
-        if drawn:
-            found["curve"] = {name: [row[name] for row in drawn] for name in ("step", "reward")}
+        for title, names in _CURVES.items():
+            kept = [row for row in rows if all(name in row for name in names)]
+            if kept:
+                found[title] = {name: [row[name] for row in kept] for name in ("step", *names)}
         return found
 
     def notes(self) -> list[str]:
         """What of the data is left out or not read, and whether a run can be repeated to the bit."""
-        notes = self.report.sentences()
+        notes, labels = self.report.sentences(), self.config.labels
+        questions = self.report.splits["train"].questions
+        if not labels.complete:
+            notes.append(
+                f"labelled {labels.count(questions):,} of {questions:,} train questions; the others "
+                "tell whether a given answer is right"
+            )
         for number, phase in enumerate(self.config.phases):
-            train = self.report.splits["train"].questions
-            if phase.batch_size > train:
+            if phase.batch_size > questions:
                 notes.append(
-                    f"phases.{number}.batch_size is {phase.batch_size}, but there are {train} train "
+                    f"phases.{number}.batch_size is {phase.batch_size}, but there are {questions} train "
                     "questions, so that a batch holds some of them more than once"
                 )
         if self._background:

@@ -8,6 +8,7 @@ from jax.sharding import Mesh
 
 from ragjax.config import Config
 from ragjax.data.checks import require_splits
+from ragjax.data.labels import Labels
 from ragjax.data.prepared import PreparedText
 from ragjax.data.report import DataReport
 from ragjax.data.stream import Phase as Phase
@@ -70,6 +71,7 @@ class QuestionsConfig(Config):
       phases: stretches of training, in order; none for a run that is measured and asked as it begins.
       evaluation: how the model is measured.
       compute: dtype of the computation; parameters and sums are always float32.
+      labels: which training questions have an answer to learn from.
       start: the directory of a finished run whose parameters training starts from, with "{seed}" in the
         place of the seed; it has the same task, tokenizer and model. "" starts from new parameters.
     """
@@ -86,6 +88,7 @@ class QuestionsConfig(Config):
     phases: tuple[Phase, ...] = (Phase(steps=400),)
     evaluation: Evaluation = field(default_factory=Evaluation)
     compute: Literal["float32", "bfloat16"] = "float32"
+    labels: Labels = field(default_factory=Labels)
     start: str = ""
 
     def __post_init__(self):
@@ -128,6 +131,7 @@ class QuestionsConfig(Config):
             f"num_seeds is {self.num_seeds}, but retriever.asynchronous refreshes the index of one run "
             "only; train the seeds one by one, or set it to false.",
         )
+        self._check_labels()
         decay = getattr(self.optimizer, "weight_decay", 0.0)
         ages = self.retriever.learned and (
             self.retriever.refresh_every_in_step or self.retriever.refresh_every_beside
@@ -140,6 +144,30 @@ class QuestionsConfig(Config):
         self.trained.check(self.retriever)
         if self.phases:
             self.optimizer.check(self.steps, self.updates)
+
+    def _check_labels(self) -> None:
+        """Checks that answers and gold passages of unlabelled questions are not learned from."""
+        share = f"labels.share is {self.labels.share}"
+        if self.labels.complete:
+            for number, phase in enumerate(self.phases):
+                require(
+                    phase.labelled is None,
+                    f"phases.{number}.labelled is {phase.labelled}, but {share}, so that every question "
+                    "is labelled; leave one of them out.",
+                )
+            return
+        require(
+            self.objective.few_labels,
+            f"{share}, but the objective {type(self.objective).__name__}, as it is set, learns from "
+            "every question's answer or gold passages; choose RagSequence, RagToken or Joint without "
+            "from_memory, or set the share to 1.",
+        )
+        for retriever in (self.retriever, *(phase.candidates for phase in self.phases)):
+            require(
+                retriever is None or not retriever.needs_gold,
+                f"{share}, but {type(retriever).__name__} retrieves gold passages, which unlabelled "
+                "questions do not name; choose another retriever, or set the share to 1.",
+            )
 
     def check_mesh(self, mesh: Mesh) -> None:
         """See `Config.check_mesh`."""

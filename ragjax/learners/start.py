@@ -1,10 +1,12 @@
 """The run whose parameters another one begins with."""
 
+from pathlib import Path
 from typing import Any
 
 from ragjax.config import read_json, to_json
 from ragjax.config_differences import differing_fields
 from ragjax.errors import UserError, require
+from ragjax.files import read_json_object
 from ragjax.run_dir import CONFIG, RESULT
 
 
@@ -27,7 +29,7 @@ def require_start(config: Any, seed: int) -> None:
         (directory / RESULT).is_file(),
         f"start is {config.start!r}, but {directory} holds no finished run; train it first or name one.",
     )
-    theirs = read_json(directory / CONFIG)
+    theirs: Any = read_json(directory / CONFIG)
     if type(theirs) is not type(config):
         raise UserError(f"start is {config.start!r}, which is no run of a reader.")
     differing = differing_fields(_model_fields(theirs), _model_fields(config))
@@ -36,3 +38,15 @@ def require_start(config: Any, seed: int) -> None:
         f"start is {config.start!r}, but that run differs in {', '.join(differing)}; give the same "
         "values or another start.",
     )
+    mine, other = config.labels, theirs.labels
+    require(
+        mine.complete
+        or (other.share <= mine.share and other.seed == mine.seed and _seed_of(directory) == seed),
+        f"start is {config.start!r}, but {directory} learned from labels that labels.share {mine.share} "
+        f"leaves out for labels.seed {mine.seed} and seed {seed}; give a start with the same labels.",
+    )
+
+
+def _seed_of(directory: Path) -> Any:
+    """The seed of a finished run."""
+    return read_json_object(directory / RESULT, "train it again.").get("seed")

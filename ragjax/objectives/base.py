@@ -70,6 +70,11 @@ class Objective:
         """Whether the retriever is shown other words than there are, in tokens of the reader's."""
         return False
 
+    @property
+    def few_labels(self) -> bool:
+        """Whether targets count as `RagBatch.label_weight` says, and gold passages in figures alone."""
+        return False
+
     def check(self, retriever: RetrieverSpec, k: int) -> None:
         """Checks that it can learn from K passages of a retriever.
 

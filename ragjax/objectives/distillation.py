@@ -72,6 +72,11 @@ class Distillation(RagSequence):
         """[B] D(x,y), with a gradient by the prior only."""
         raise NotImplementedError
 
+    @property
+    def few_labels(self) -> bool:
+        """The teacher reads every answer."""
+        return False
+
     def loss_of_reading(
         self, context: Context, params: Params, reading: Reading, batch: RagBatch, *, passages: int
     ) -> Loss:

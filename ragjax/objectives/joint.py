@@ -23,8 +23,9 @@ class Joint(Rewarded, Objective):
         loss = -α log p(y*|x) - β E_{y ~ p(y|x)}[R(y)],   p(y|x) = Σ_d p(d|x) p(y|x,d)
 
     with what else the reward's term pays for. Both terms are of one reading: the same passages are
-    retrieved and read once. Where the likelihood has p(d|x) over the whole index, answers are drawn
-    with p(d|x) normalised over the K retrieved.
+    retrieved and read once. Of few labels (`data.labels`) the first term is a mean over the labelled
+    questions of a batch, the second one over all. Where the likelihood has p(d|x) over the whole index,
+    answers are drawn with p(d|x) normalised over the K retrieved.
 
     Attributes:
       likelihood: the likelihood, which retrieves, reads and decodes for both.
@@ -61,6 +62,11 @@ class Joint(Rewarded, Objective):
     def alters_words(self) -> bool:
         """Whether those of the likelihood are."""
         return self.likelihood.alters_words
+
+    @property
+    def few_labels(self) -> bool:
+        """That of the likelihood: the reward is of all questions."""
+        return self.likelihood.few_labels
 
     def check(self, retriever: RetrieverSpec, k: int) -> None:
         """That of the likelihood."""

@@ -92,6 +92,11 @@ class Likelihood(Objective):
         """Whether `rename_retriever` or `corrupt_words` is set."""
         return self.rename_retriever > 0 or self.corrupt_words > 0
 
+    @property
+    def few_labels(self) -> bool:
+        """Unless gold passages decide what is read."""
+        return not self.from_memory
+
     def log_marginal(self, log_prior: Array, token_logprobs: Array, mask: Array) -> Array:
         """[B] log p(y|x) from [B,K], [B,K,T] and [B,T]."""
         raise NotImplementedError
@@ -148,8 +153,7 @@ class Likelihood(Objective):
             for name, (values, weight) in figures.items()
         }
         if context.retriever.learned:
-            # Over the K passages, whatever p(d|x) is normalised over.
-            among = log_posterior(log_prior, jnp.zeros_like(log_prior))
+            among = log_posterior(log_prior, jnp.zeros_like(log_prior))  # over the K alone
             count = jnp.sum(open_book)
             health = jax.lax.stop_gradient(
                 retrieval_figures(among, posterior, topk.ids, open_book, passages)
@@ -157,7 +161,8 @@ class Likelihood(Objective):
             if batch.weight.shape[0] < HUB_QUESTIONS or passages < HUB_PASSAGES:
                 del health["hub_share"]
             metrics |= {name: (count * value, count) for name, value in health.items()}
-        return Loss(sum=-total(log_likelihood), denom=jnp.sum(batch.weight), metrics=metrics)
+        loss = -total(log_likelihood, batch.target_weight)
+        return Loss(sum=loss, denom=jnp.sum(batch.weight), metrics=metrics)
 
     def explained(
         self, model: RagModel, params: Params, reading: Reading, mask: Array
