@@ -36,12 +36,12 @@ def get_table() -> Table:
         name="few_labels",
         title="Likelihood of few labelled questions, and reward of all",
         notes=NOTES,
-        caption="Exact match and recall on the test questions of world_facts, in per cent; a tenth of the "
-        "training questions is labelled. Gains are of exact match and recall over likelihood alone, and "
-        "of exact match over reward alone, seed by seed. Reward: exact match of four drawn answers, with "
-        "RLOO's advantages, weighs five times the likelihood. Rows make 300 steps, of which those with "
-        "reward compute about twice as long, but for reward alone. In the last row alone are names "
-        "replaced and words corrupted.",
+        caption="Exact match and recall on the test questions of world_facts, in per cent; a tenth of "
+        "the training questions is labelled. Gains are of exact match and recall over likelihood alone, "
+        "and of exact match over reward alone, seed by seed. Reward: exact match of four drawn answers, "
+        "with RLOO's advantages, weighs five times the likelihood. Rows make 300 steps but for reward "
+        "alone; those with reward compute about twice as long. In the last row alone are names replaced "
+        "and words corrupted.",
         rows=(
             Row("likelihood of the labelled", CONFIG, LIKELIHOOD, "likelihood"),
             Row("joint", CONFIG, (), "joint"),

@@ -1,4 +1,4 @@
-"""KB-InfoBot over the countries of the World Factbook by its rule: ask for the slot of the highest entropy.
+"""KB-InfoBot over the countries of the World Factbook, by its rule of the highest entropy.
 
     ragjax train configs/kb_infobot/countries_rule.py
 

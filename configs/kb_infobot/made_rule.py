@@ -1,4 +1,4 @@
-"""KB-InfoBot over a made table of 428 rows by its rule: ask for the slot of the highest entropy.
+"""KB-InfoBot over a made table of 428 rows, by its rule of the highest entropy.
 
     ragjax train configs/kb_infobot/made_rule.py
 
