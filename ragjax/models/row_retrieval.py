@@ -28,6 +28,7 @@ from ragjax.retrieval.corpus import gather_passages
 from ragjax.types import Env, PolicyModel, Retrieved, TopK
 
 FOUND_BY = ("words", "belief")  # parts of an observation by which rows are retrieved
+UNLIKELY = -20.0  # the least log p(d|s) that is read
 
 
 def belief_and_rows(width: int = 32) -> Dense:
@@ -101,8 +102,7 @@ class RowRetrieval(Policy):
             "posterior over them; choose Exact.",
         )
         contents = stored if contents is None else contents
-        count, requests = len(stored), env.num_actions - len(stored)
-        by = queries[0]
+        by, requests = queries[0], env.num_actions - len(stored)
         retriever = self.retriever.build(
             env.vocabulary, query_width=parts[by][-1], passage_width=stored.shape[-1]
         )
@@ -146,14 +146,14 @@ class RowRetrieval(Policy):
 
         def apply(params, seen: Retrieved):
             asked, prior, context = read_apart(seen.observation)
-            valid = (seen.ids >= 0) & (seen.ids < count)
+            valid = seen.ids >= 0
             query = retriever.query(params, asked)
             log_prior = retriever.log_prior(params, query, stored, TopK(seen.ids, None, valid))
             if prior is not None:
                 own = jnp.take_along_axis(prior, jnp.maximum(seen.ids, 0), axis=-1)
                 log_prior = masked_log_softmax(jnp.where(valid, log_prior, 0.0) + own, valid)
             rows = retriever.embed(params, gather_passages(contents, seen.ids))
-            sure = jax.lax.stop_gradient(jnp.where(valid, jnp.maximum(log_prior, -20.0), -20.0))
+            sure = jax.lax.stop_gradient(jnp.maximum(log_prior, UNLIKELY))
             wide = jnp.broadcast_to(context[..., None, :], (*rows.shape[:-1], size))
             logits = policy.apply(
                 {"params": params["policy"]},
