@@ -40,6 +40,8 @@ class Talk:
             "The run is not one of a dialogue; name a run of environment kb_infobot or movie_booking, "
             "or use ragjax answer where questions are answered.",
         )
+        assert env is not None  # as was required
+        assert conversation is not None
         self.conversation, self._env = conversation, env.on_split("test")
         self._sampled, self._key, self._turns = sampled, jax.random.key(seed), 0
         policy = learner.policy(learner.data)

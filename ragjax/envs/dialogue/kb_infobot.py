@@ -6,8 +6,7 @@ over rows. Users and rewards follow the original's rules, over any table: figure
 not with those of the original's movies.
 """
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import ClassVar, get_args
 
@@ -259,10 +258,10 @@ class KBInfoBot(Environment):
     def asked(self, state: State, act: Int[Array, ""]) -> State:
         """After the agent's turn: a request of the slot `act`, or none."""
         requested = jnp.arange(state.knows.shape[0]) == act
-        history = state.history.replace(
-            asked=state.history.asked + requested.astype(jnp.int32), last=requested
+        history = replace(
+            state.history, asked=state.history.asked + requested.astype(jnp.int32), last=requested
         )
-        return state.replace(history=history, turns=state.turns + 1)
+        return replace(state, history=history, turns=state.turns + 1)
 
     def told(self, params: Params, state: State, words: Int[Array, "M n"]) -> State:
         """After the user's turn, of tokens that were said of each slot."""
@@ -270,8 +269,8 @@ class KBInfoBot(Environment):
         first = jnp.where(state.turns == 0, words, history.words[0])
         answers = jnp.where(history.last[:, None], words, history.words[1])
         belief = beliefs.heard(params.knowledge, state.belief, words, history.last, params.evidence)
-        history = history.replace(words=jnp.stack([first, answers]))
-        return state.replace(belief=belief, history=history, said=words)
+        history = replace(history, words=jnp.stack([first, answers]))
+        return replace(state, belief=belief, history=history, said=words)
 
     def begin(
         self, params: Params, target: Array, knows: Array, said: Array, luck: Luck
@@ -279,7 +278,7 @@ class KBInfoBot(Environment):
         """The user's first turn, of a given goal, of slots that are told."""
         knowledge = params.knowledge
         words = utterance(knowledge, params.slips, knowledge.full[target], said, luck)
-        state = self.unheard(params).replace(target=target, knows=knows)
+        state = replace(self.unheard(params), target=target, knows=knows)
         state = self.told(params, state, words)
         return state, self._show(params, state, state.turns + LIST)
 
@@ -301,7 +300,7 @@ class KBInfoBot(Environment):
         state = self.told(params, state, words)
         late = state.turns >= self.max_turns
         rank = jnp.where(informs & ~late, jnp.minimum(rank, LIST), LIST)
-        return state, dataclasses.replace(
+        return state, replace(
             self._show(params, state, rank),
             reward=jnp.where(informs | late, rank_reward(rank), REQUEST),
             terminated=informs | late,
@@ -327,7 +326,7 @@ class KBInfoBot(Environment):
             "episode_rank": rank.astype(jnp.float32),
             "gold": state.target,
         }
-        return dataclasses.replace(timestep(self.observe(params, state)), metrics=metrics)
+        return replace(timestep(self.observe(params, state)), metrics=metrics)
 
 
 @cache

@@ -4,10 +4,9 @@ After TC-Bot (Li et al., arXiv 1703.01008), whose rules it keeps: its user, its 
 the 272 numbers that these are chosen by.
 """
 
-import dataclasses
 import functools
 import pathlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, get_args
 
 import jax
@@ -118,7 +117,8 @@ def moved(knowledge: Knowledge, state: State, action: Int[Array, ""]) -> tuple[A
     named = jnp.arange(len(SLOTS)) == slot
     value = filled(knowledge, state.known, slot)
     carried = jnp.where(slot == TASKCOMPLETE, state.known > 0, False)
-    after = state.replace(
+    after = replace(
+        state,
         known=jnp.where((act == INFORM) & named, value, state.known),
         agent_act=act,
         agent_informs=(act == INFORM) & (named | carried),
@@ -130,7 +130,7 @@ def moved(knowledge: Knowledge, state: State, action: Int[Array, ""]) -> tuple[A
 
 def answered(state: State, user: User) -> State:
     """After the user's turn: what it informs is known."""
-    return state.replace(user=user, known=jnp.where(user.informs > 0, user.informs, state.known))
+    return replace(state, user=user, known=jnp.where(user.informs > 0, user.informs, state.known))
 
 
 @dataclass(frozen=True)
@@ -213,7 +213,7 @@ class MovieBooking(Environment):
         """With `users` split, those of the split."""
         if self.users != "split":
             return self
-        return dataclasses.replace(self, users="held_out" if split == "test" else "train")
+        return replace(self, users="held_out" if split == "test" else "train")
 
     @functools.cached_property
     def showings(self) -> Showings:
@@ -242,9 +242,7 @@ class MovieBooking(Environment):
             f"env.users is {self.users!r}, but of {len(held_out)} goals none is held out; give more, "
             "or choose env.users all.",
         )
-        return dataclasses.replace(
-            known, constraints=known.constraints[goals], requests=known.requests[goals]
-        )
+        return replace(known, constraints=known.constraints[goals], requests=known.requests[goals])
 
     def action_name(self, action: int) -> str:
         """The act with its slot."""
@@ -300,18 +298,18 @@ class MovieBooking(Environment):
         wanted = wanted_by(knowledge, state.user.goal)
         user = respond(wanted, state.user, move, chance.choice)
         too_long = 2 * state.exchanges > self.max_turn
-        closed = dataclasses.replace(state.user, act=jnp.asarray(CLOSING, jnp.int32))
+        closed = replace(state.user, act=jnp.asarray(CLOSING, jnp.int32))
         user = jax.tree.map(lambda new, old: jnp.where(too_long, new, old), closed, user)
         success = (move.act == THANKS) & ~too_long & succeeded(wanted, user)
         ended = (move.act == THANKS) | too_long
         if chance.noise is not None:
             errors = {"slot_error": self.slot_error, "act_error": self.act_error}
             user = corrupted(knowledge, user, chance.noise, slot_noise=self.slot_noise, **errors)
-        state = answered(state, user).replace(success=success)
+        state = replace(answered(state, user), success=success)
         last = self.max_turn * jnp.where(success, SUCCESS, FAILURE)
         reward = jnp.where(ended, last, EXCHANGE).astype(jnp.float32)
         made = self.show(knowledge, state)
-        return state, dataclasses.replace(made, reward=reward, terminated=ended)
+        return state, replace(made, reward=reward, terminated=ended)
 
     def show(self, knowledge: Knowledge, state: State) -> Timestep:
         """What the agent sees, and whether the dialogue has been a success."""
@@ -333,9 +331,7 @@ class MovieBooking(Environment):
         if self.code:
             parts.insert(0, known_code(knowledge, state.known))
         made = timestep(jnp.concatenate([part.astype(jnp.float32) for part in parts]))
-        return dataclasses.replace(
-            made, metrics={"episode_success": state.success.astype(jnp.float32)}
-        )
+        return replace(made, metrics={"episode_success": state.success.astype(jnp.float32)})
 
     def _parts(self) -> dict[str, tuple[int, ...]]:
         """What observations are joined of."""

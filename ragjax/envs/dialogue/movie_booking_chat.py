@@ -1,6 +1,7 @@
 """Movie booking with a person in the place of the user: lines are searched for values and questions."""
 
 import re
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
@@ -116,8 +117,11 @@ class TicketConversation(Conversation):
         values, questions = np.zeros(len(SLOTS), np.int32), np.zeros(len(SLOTS), bool)
         values[list(informs)] = list(informs.values())
         questions[list(requests)] = True
-        user = self._state.user.replace(
-            act=jnp.asarray(act), informs=jnp.asarray(values), requests=jnp.asarray(questions)
+        user = replace(
+            self._state.user,
+            act=jnp.asarray(act),
+            informs=jnp.asarray(values),
+            requests=jnp.asarray(questions),
         )
         self._state = answered(self._state, user) if self._begun else opened(user)
         self._begun = True
