@@ -77,14 +77,16 @@ def chatted(run_dir, lines, monkeypatch, capsys, *words):
 
 def test_a_row_is_found(runs, monkeypatch, capsys):
     code, said = chatted(
-        runs["rule"], ["red from the north", "small", "wood", "1"], monkeypatch, capsys
+        runs["rule"], ["small and red, from the north", "", "", "", "1"], monkeypatch, capsys
     )
     assert code == 0
     lines = said.out.splitlines()
     assert "You look for one of 6 rows, such as ant." in lines[0]
-    assert "  (No value of the table has 'from', 'the'.)" in lines
+    assert "  (Left aside: 'and', 'from', 'the'.)" in lines
     assert any(line.startswith("  decides: ask for ") for line in lines)
     assert any("ant: colour dark red, size small, place north wood" in line for line in lines)
+    named = next(line for line in lines if line.startswith("agent> 1. "))
+    assert "ant: " in named
     assert lines[-1].startswith("Found: 2.0 for the list")
 
 
@@ -163,6 +165,27 @@ def test_a_person_is_heard_as_the_user_of_the_environment(table):
     )
 
 
+def test_what_is_no_answer_gives_no_slot_up(table):
+    """Words of another slot count, unknown ones are asked for again; silence gives it up."""
+    talk = TableConversation(KBInfoBot(table=table, missing=0.0), table.build())
+    assert talk.hear("it is the red one") == [
+        "No value of the table has 'one'.",
+        "Left aside: 'it', 'is', 'the'.",
+    ]
+    assert talk.act(np.asarray(1)) == ["What size?"]
+    assert talk.hear("hgue")[-1] == "Say it in other words, or an empty line if you don't know."
+    assert talk.waits
+    before = talk.believed()
+    assert talk.hear("north")[-1].startswith("That is no size, but is kept; what size?")
+    assert talk.waits
+    after = talk.believed()
+    assert after[:2] == before[:2]
+    assert after[2] != before[2]
+    assert talk.hear("I don't know") == []
+    assert not talk.waits
+    assert talk.believed()[1] == "size: left out, for you don't know it"
+
+
 def test_more_words_than_are_heard_are_told(table):
     talk = TableConversation(KBInfoBot(table=table), table.build())
     notes = talk.hear("red " * 200)
@@ -184,7 +207,7 @@ def test_a_ticket_is_booked(runs, monkeypatch, capsys):
     assert code == 0
     lines = said.out.splitlines()
     assert f"    moviename: {showing['moviename']}" in lines
-    assert "agent> Which moviename?" in lines
+    assert "agent> Which movie?" in lines
     assert any(line.startswith("agent> I book: ") for line in lines)
     assert lines[-1] == "Booked, with all that you asked for."
 
@@ -209,7 +232,7 @@ def test_lines_become_acts():
     said = talk.act(np.asarray(ACTIONS.index(("inform", "starttime"))))
     times = [row["starttime"] for row in rows if row.get("moviename") == rows[0]["moviename"]
              and "starttime" in row]  # fmt: skip
-    assert said[0].removeprefix("starttime: ") in times
+    assert said[0].removeprefix("time: ") in times
     talk.act(np.asarray(ACTIONS.index(("thanks", None))))
     assert talk.ended == "Nothing was booked."
 

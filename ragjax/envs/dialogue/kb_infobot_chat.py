@@ -1,5 +1,9 @@
 """KB-InfoBot with a person in the place of the user: words are heard by the same belief tracker."""
 
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -10,13 +14,41 @@ from ragjax.envs.dialogue.kb_infobot_knowledge import token_numbers
 from ragjax.envs.dialogue.tables import KnowledgeTable, words_of
 
 SURE = 0.05  # above which a belief in a value is shown
+# Words that say nothing of a row, though some value has them.
+IDLE = frozenset(
+    [
+        "a",
+        "an",
+        "and",
+        "are",
+        "at",
+        "by",
+        "for",
+        "from",
+        "in",
+        "is",
+        "it",
+        "its",
+        "of",
+        "on",
+        "or",
+        "the",
+        "that",
+        "this",
+        "to",
+        "with",
+    ]
+)
+_UNKNOWING = re.compile(r"\b(i\s+)?(do\s?n[o']t know|no idea)\b", re.IGNORECASE)
 
 
 class TableConversation(Conversation):
     """A person looks for a row of the table, and answers in words.
 
-    Every word that the table knows counts as in `KBInfoBot`; others are told. A line without any known
-    word answers a request as a user does who doesn't know.
+    Every word that the table knows counts as in `KBInfoBot`, but for words such as "the", which a person
+    says about anything. As a simulated user says nothing but values, two things differ from it: what is
+    said of another slot than the one that was asked for counts, and the question stands; and a line of
+    which nothing is known is asked for again.
     """
 
     def __init__(self, spec: KBInfoBot, table: KnowledgeTable):
@@ -41,24 +73,48 @@ class TableConversation(Conversation):
 
     def hear(self, line: str) -> list[str]:
         """Takes the words of a line, or the place of the row among those that were named."""
+        self.waits = False
         if self._named:
             return self._judged(line)
-        words = words_of(line)
-        known = [self._numbers[word] for word in words if word in self._numbers]
-        unknown = [word for word in words if word not in self._numbers]
+        words = words_of(_UNKNOWING.sub(" ", line))
+        idle = [word for word in words if word in IDLE]
+        unknown = [word for word in words if word not in self._numbers and word not in IDLE]
+        known = [
+            self._numbers[word] for word in words if word in self._numbers and word not in IDLE
+        ]
         notes = []
         if unknown:
-            notes.append(f"No value of the table has {', '.join(map(repr, unknown))}.")
+            notes.append(f"No value of the table has {_quoted(unknown)}.")
+        if idle:
+            notes.append(f"Left aside: {_quoted(idle)}.")
         requested = self._state.history.last
+        asked = bool(jnp.any(requested))
+        if words and not known:
+            self.waits = True
+            return [*notes, "Say it in other words, or an empty line if you don't know."]
         width = self._state.said.shape[1]
-        room = width if bool(jnp.any(requested)) else self._state.said.size
+        room = width if asked else self._state.said.size
         if len(known) > room:
             notes.append(f"Of {len(known)} words the last {len(known) - room} are left out.")
         said = np.zeros(self._state.said.shape, np.int32)
         # An answer stands where those about its slot do; else in any order.
         row = int(jnp.argmax(requested)) * width
         said.reshape(-1)[row : row + room][: len(known[:room])] = known[:room]
-        self._state = self._spec.told(self._params, self._state, jnp.asarray(said))
+        heard = self._spec.told(self._params, self._state, jnp.asarray(said))
+        slot = self._table.slots[int(jnp.argmax(requested))]
+        if asked and known and bool(jnp.any(heard.belief.dropped & requested)):
+            # Not an answer: it counts, but the slot is not given up.
+            aside = replace(
+                self._state, history=replace(self._state.history, last=requested & False)
+            )
+            told = self._spec.told(self._params, aside, jnp.asarray(said))
+            self._state = replace(self._state, belief=told.belief)
+            self.waits = True
+            return [
+                *notes,
+                f"That is no {slot}, but is kept; what {slot}? Empty if you don't know.",
+            ]
+        self._state = heard
         return notes
 
     def _judged(self, line: str) -> list[str]:
@@ -126,3 +182,7 @@ class TableConversation(Conversation):
         q = np.exp(np.asarray(self._spec.log_posterior(self._params, self._state.belief)))
         best = np.argsort(-q, kind="stable")[:most]
         return [(int(row), float(q[row])) for row in best]
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return ", ".join(map(repr, words))

@@ -25,6 +25,7 @@ from ragjax.envs.dialogue.movie_booking_knowledge import (
     value_numbers,
 )
 from ragjax.envs.dialogue.movie_booking_user import User
+from ragjax.text import counted
 
 ALIASES = {
     "movie": "moviename",
@@ -36,6 +37,7 @@ ALIASES = {
     "people": "numberofpeople",
     "tickets": "ticket",
 }
+SPOKEN = {"moviename": "movie", "starttime": "time", "numberofpeople": "number of people"}
 _WORD = re.compile(r"[\w.:']+")
 
 
@@ -159,13 +161,16 @@ class TicketConversation(Conversation):
         name, slot = ACTIONS[int(action)]
         too_long = 2 * int(self._state.exchanges) > self._spec.max_turn
         if name == "request":
-            said = [f"Which {slot}?"]
+            said = [f"Which {_spoken(str(slot))}?"]
         elif int(move.slot) == TASKCOMPLETE and name == "inform":
             self._booked = True
             rows = self._matching()
-            said = [f"I book: {self._describe(rows[0])}" if rows else "I found nothing to book."]
+            others = f"; {counted(len(rows) - 1, 'other')} would do as well" if rows[1:] else ""
+            said = ["I found nothing to book."]
+            if rows:
+                said = [f"I book: {self._describe(rows[0])}{others}."]
         elif name == "inform":
-            said = [f"{slot}: {self._texts[int(move.value)]}"]
+            said = [f"{_spoken(str(slot))}: {self._texts[int(move.value)]}"]
         else:
             said = [name.replace("_", " ")]
         if too_long or name == "thanks":
@@ -208,9 +213,17 @@ class TicketConversation(Conversation):
         """What is known of each slot."""
         known = np.asarray(self._state.known)
         lines = [f"{SLOTS[slot]}: {self._texts[known[slot]]}" for slot in np.flatnonzero(known)]
-        return lines or ["nothing yet"]
+        asked = np.flatnonzero(self._state.user.requests)
+        lines += [f"you ask: {SLOTS[slot]}" for slot in asked]
+        rows = counted(len(self._matching()), "showing")
+        return [*lines, f"{rows} of the table have all of this" if lines else "nothing yet"]
 
     def rows(self, most: int) -> list[tuple[int, float]]:
         """The first rows that have all that is known, each as likely as any other."""
         rows = self._matching()
         return [(row, 1.0 / len(rows)) for row in rows[:most]]
+
+
+def _spoken(slot: str) -> str:
+    """A slot as it is said."""
+    return SPOKEN.get(slot, slot.replace("_", " "))
