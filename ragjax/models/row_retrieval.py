@@ -23,9 +23,9 @@ from ragjax.models.retriever import Dense
 from ragjax.models.slate_policy import split
 from ragjax.ops.masking import masked_log_softmax
 from ragjax.ops.request_or_list import RequestOrList
+from ragjax.ops.scoring import FULL_PRECISION
 from ragjax.retrieval.base import RetrieverSpec
-from ragjax.retrieval.corpus import gather_passages
-from ragjax.types import Env, PolicyModel, Retrieved, TopK
+from ragjax.types import Env, PolicyModel, Retrieved
 
 FOUND_BY = ("words", "belief")  # parts of an observation by which rows are retrieved
 UNLIKELY = -20.0  # the least log p(d|s) that is read
@@ -147,12 +147,18 @@ class RowRetrieval(Policy):
         def apply(params, seen: Retrieved):
             asked, prior, context = read_apart(seen.observation)
             valid = seen.ids >= 0
+            place = jnp.maximum(seen.ids, 0)
+            # All rows are embedded once, and not each as often as it was found: a table is small.
+            embedded = retriever.embed(params, stored)
             query = retriever.query(params, asked)
-            log_prior = retriever.log_prior(params, query, stored, TopK(seen.ids, None, valid))
+            scores = retriever.scale(params) * jnp.einsum(
+                "...d,...kd->...k", query, embedded[place], precision=FULL_PRECISION
+            )
             if prior is not None:
-                own = jnp.take_along_axis(prior, jnp.maximum(seen.ids, 0), axis=-1)
-                log_prior = masked_log_softmax(jnp.where(valid, log_prior, 0.0) + own, valid)
-            rows = retriever.embed(params, gather_passages(contents, seen.ids))
+                scores = scores + jnp.take_along_axis(prior, place, axis=-1)
+            log_prior = masked_log_softmax(scores, valid)
+            rows = embedded if contents is stored else retriever.embed(params, contents)
+            rows = jnp.where(valid[..., None], rows[place], 0.0)
             sure = jax.lax.stop_gradient(jnp.maximum(log_prior, UNLIKELY))
             wide = jnp.broadcast_to(context[..., None, :], (*rows.shape[:-1], size))
             logits = policy.apply(
