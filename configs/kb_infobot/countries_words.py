@@ -22,8 +22,8 @@ def get_config() -> EpisodesConfig:
         env=KBInfoBot(table=Countries(), sees="words"),
         algorithm=PPO(num_envs=128, rollout_length=16, entropy_coef=0.001),
         policy=RowRetrieval(
-            k=16,
-            hidden=(64,),
+            k=8,
+            hidden=(32,),
             retriever=Dense(BagEncoder(width=128), initial_scale=10.0, refresh_every=1),
         ),
         optimizer=Adam.for_policies(learning_rate=5e-3),

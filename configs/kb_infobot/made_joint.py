@@ -28,7 +28,7 @@ def get_config() -> EpisodesConfig:
             rollout_length=16,
             entropy_coef=0.001,
         ),
-        policy=RowRetrieval(k=16, hidden=(64,), retriever=belief_and_rows(32)),
+        policy=RowRetrieval(k=8, hidden=(32,), retriever=belief_and_rows(32)),
         optimizer=Adam.for_policies(learning_rate=5e-3),
         env_steps=245_760,
         evaluation=EpisodeEvaluation(episodes=4000, every=30, during=200),
