@@ -38,7 +38,7 @@ class Render:
 
 def render(options: Any, _: list[str], console: PlainConsole) -> int:
     """Writes the film and says where it is, how long and how large."""
-    from ragjax.evaluation.films import FASTEST, check_film
+    from ragjax.evaluation.films import FASTEST
 
     require(
         1 <= options.episode <= EPISODES,
@@ -54,7 +54,6 @@ def render(options: Any, _: list[str], console: PlainConsole) -> int:
         f"--seed is {options.seed}; choose one from 0 to {SEEDS - 1}.",
     )
     check_output("--output", options.output, {})
-    check_film(options.output)
     from ragjax.commands import open_run
     from ragjax.report.film import film_run
 

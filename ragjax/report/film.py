@@ -14,7 +14,7 @@ from ragjax.envs.scene import Scene
 from ragjax.envs.wrappers import innermost
 from ragjax.errors import UserError, require
 from ragjax.evaluation.episodes import Episodes
-from ragjax.evaluation.films import rate_of, write_film
+from ragjax.evaluation.films import check_film, rate_of, write_film
 from ragjax.evaluation.frames import Moment, frames
 from ragjax.evaluation.replay import Describer, Step, replay
 from ragjax.precision import single_precision
@@ -53,6 +53,8 @@ def film_run(
     Raises:
       UserError: the run is not of a policy, its environment can't be drawn, or the film can't be made.
     """
+    require_drawn(run)
+    check_film(output)
     moments, length = play(run, episode, seed, sampled=sampled, most=most)
     begun = run.config.seed if seed is None else seed
     title = f"{run.config.subject}, episode {episode} of seed {begun}"
@@ -77,14 +79,8 @@ def film_run(
     return lines
 
 
-@single_precision
-def play(
-    run: Run, episode: int, seed: int | None, *, sampled: bool, most: int
-) -> tuple[list[Moment], int]:
-    """Plays an episode to its end.
-
-    Returns:
-      Its first moments, at most `most` of steps + 1, and its steps.
+def require_drawn(run: Run) -> None:
+    """Checks that the run's episodes can be drawn.
 
     Raises:
       UserError: the run is not of a policy, or its environment can't be drawn.
@@ -96,6 +92,18 @@ def play(
     learner: Any = run.learner
     if type(learner.env).scene is Environment.scene:
         raise _not_drawn(learner.env)
+
+
+@single_precision
+def play(
+    run: Run, episode: int, seed: int | None, *, sampled: bool, most: int
+) -> tuple[list[Moment], int]:
+    """Plays an episode to its end.
+
+    Returns:
+      Its first moments, at most `most` of steps + 1, and its steps.
+    """
+    learner: Any = run.learner
     spec = learner.env.on_split("test")
     env = spec.watched(episode)
     key = jax.random.PRNGKey(run.config.seed if seed is None else seed)
