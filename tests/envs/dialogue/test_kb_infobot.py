@@ -496,6 +496,9 @@ def test_rows_as_passages():
     assert spec.action_name(2) == "ask for style"
     assert spec.action_name(3) == "name row 0"
     assert KBInfoBot(table=SMALL).action_name(3) == "inform"
+    assert spec.describe_action(np.array([1, 5, 6, 7, 8])) == "ask for title"
+    assert spec.describe_action(np.array([4, 3, 6, 7, 8])).startswith("name row 1, name row 0, ")
+    assert KBInfoBot(table=SMALL).describe_action(np.array(3)) == "inform"
 
 
 def test_words_are_what_the_user_began_with_and_last_answered():

@@ -1,6 +1,6 @@
-"""How many dialogues a second movie_booking plays: with PPO learning, and stepped from Python.
+"""How many dialogues a second are played: with a policy that learns, and stepped from Python.
 
-    python experiments/benchmarks/movie_booking_dialogues.py
+    python experiments/benchmarks/dialogues.py [movie_booking | kb_infobot]
 
 Of every figure there are two: by the clock, and by the seconds that all cores together have worked,
 which other processes disturb less. Compilation is not counted; of three repetitions the best counts.
@@ -10,6 +10,7 @@ the policy is called and then the environment, both compiled. Nothing is learned
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,34 @@ import numpy as np
 from rates import random_actions, rates
 
 from ragjax.config import load_config
+from ragjax.envs.base import Environment
+from ragjax.envs.dialogue.kb_infobot import KBInfoBot
 from ragjax.envs.dialogue.movie_booking import MovieBooking
+from ragjax.envs.dialogue.tables import Countries
+from ragjax.objectives.guided_ppo import GuidedPPO
 from ragjax.training.step import make_step
 
-CONFIGS = Path(__file__).parents[2] / "configs/movie_booking"
+CONFIGS = Path(__file__).parents[2] / "configs"
+ENVIRONMENT: dict[str, Environment] = {
+    "movie_booking": MovieBooking(),
+    "kb_infobot": KBInfoBot(table=Countries()),
+}
+LEARNED = {
+    "movie_booking": ("ppo", "retrieval"),
+    "kb_infobot": ("countries_ppo", "countries_joint"),
+}
 ENVIRONMENTS = (1, 16, 128, 1024)
 STEPS = 32  # exchanges of each environment in one repetition, by random actions
-UPDATES = 4  # rollouts that PPO learns from in one repetition
+UPDATES = 4  # rollouts that are learned from in one repetition
 PLAYED = 400  # exchanges in one repetition from Python
 
 
 def learning(name: str) -> dict[str, Any]:
-    """Dialogues with PPO learning from them as in a config, whose warm start is over."""
+    """Dialogues that are learned from as in a config, whose warm start is over."""
     config: Any = load_config(CONFIGS / f"{name}.py")
-    algorithm = dataclasses.replace(config.algorithm, guided=0)
+    algorithm = config.algorithm
+    if isinstance(algorithm, GuidedPPO):
+        algorithm = dataclasses.replace(algorithm, guided=0)
     learner = dataclasses.replace(config, algorithm=algorithm).create()
     step = make_step(learner, learner.stages[0])
     state = jax.jit(learner.init)(jax.random.PRNGKey(0), learner.hyper, learner.data)
@@ -76,18 +91,18 @@ def from_python(name: str) -> dict[str, float]:
     return rates(run, float)
 
 
-def measure() -> dict[str, Any]:
-    """All figures: environments -> exchanges a second; config -> dialogues a second, either way."""
+def measure(name: str) -> dict[str, Any]:
+    """Of an environment: exchanges a second by random actions, dialogues a second by configs."""
     found: dict[str, Any] = {
         "exchanges, random": {
-            str(count): random_actions(MovieBooking(), count, STEPS) for count in ENVIRONMENTS
+            str(count): random_actions(ENVIRONMENT[name], count, STEPS) for count in ENVIRONMENTS
         }
     }
-    for name in ("ppo", "retrieval"):
-        found[f"dialogues, {name}"] = learning(name)
-        found[f"dialogues, {name} from Python"] = from_python(name)
+    for config in LEARNED[name]:
+        found[f"dialogues, {config}"] = learning(f"{name}/{config}")
+        found[f"dialogues, {config} from Python"] = from_python(f"{name}/{config}")
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(), indent=2))
+    print(json.dumps({name: measure(name) for name in sys.argv[1:] or LEARNED}, indent=2))
