@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction, arg
 
 from ragjax.errors import UserError, require
-from ragjax.files import check_place
+from ragjax.files import check_place, read_json_object
 from ragjax.printing import PlainConsole, print_line, print_text
 from ragjax.result_commands import print_report
 
@@ -246,6 +246,14 @@ def _launch(store: Any, options: Sweep, console: PlainConsole) -> None:
     launcher.launch(store, options.workers, given, console)
 
 
+def _measured(result: Path, metric: str) -> str:
+    """What a result says of the metric on test data, "" if it has it by another name."""
+    if not result.exists():
+        return " (its result is gone)"
+    value = read_json_object(result, "measure the run again.").get(metric)
+    return f": {metric} {value:.4g}" if isinstance(value, int | float) else ""
+
+
 def _show(store: Any, console: PlainConsole) -> int:
     """Prints what a sweep has found, and writes its best config and pictures."""
     from ragjax.config import write_config
@@ -279,5 +287,5 @@ def _show(store: Any, console: PlainConsole) -> int:
         runs = [store.directory / "runs" / name for name in winner["runs"]]
         print_line(f"trial {winner['trial']} was measured on test data; its runs:")
         for run in runs:
-            print_line(f"  {run}{'' if (run / RESULT).exists() else ' (its result is gone)'}")
+            print_line(f"  {run}{_measured(run / RESULT, store.sweep.metric)}")
     return 0

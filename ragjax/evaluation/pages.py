@@ -151,9 +151,10 @@ def configs_page(root: Path) -> str:
         f"""\
 A config is a Python file with `get_config()`. Every field can be given on the command line:
 `ragjax train CONFIG --help` says what each means. `ragjax config show CONFIG` prints all fields, and
-`ragjax config diff A B` those in which two configs or runs differ. The expected figures are those of
-recorded runs, which `{COMMAND}` takes from the tables of
-[experiments/README.md](../experiments/README.md).
+`ragjax config diff A B` those in which two configs or runs differ. The expected figures are means
+over the seeds of recorded runs, which `{COMMAND}` takes from the tables of
+[experiments/README.md](../experiments/README.md); ± is half their 95% interval, and a single run may be
+further off.
 
 Every config trains on several devices: `--mesh.devices 0` deals its batches, or its environments, out
 to all there are, `--mesh.parameters sharded` its parameters, too. On several hosts each runs the same

@@ -81,7 +81,7 @@ def test_the_winner_alone_is_measured_on_test_data(swept):
     for name in winner["runs"]:
         result = json.loads((directory / "runs" / name / "result.json").read_text())
         assert result["dev"]["greedy_return"] == outcomes[name]
-        assert name in printed
+        assert f"{name}: greedy_return {result['greedy_return']:.4g}" in printed
     assert "2 trials of 2 runs each: 2 finished, 0 stopped, 0 failed, 0 open" in printed
 
 
