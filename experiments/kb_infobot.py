@@ -1,18 +1,13 @@
-"""KB-InfoBot over three tables: what a policy sees, what it retrieves, and what it learns from."""
+"""KB-InfoBot over two tables: what a policy sees, what it retrieves, and what it learns from."""
 
 from pathlib import Path
 
 from ragjax.evaluation.plots import Plot, learning_curves
 from ragjax.evaluation.runs import load_runs
-from ragjax.evaluation.tables import Column, Row, Table
+from ragjax.evaluation.tables import Claim, Column, Row, Table
 
 CONFIGS = "configs/kb_infobot"
-LARGE = ("--env.table.rows", "3523", "--env.table.values", "600", "600", "20", "5", "90", "70")
-TABLES = {
-    "countries": ("249 countries", "countries", ()),
-    "made": ("428 made rows", "made", ()),
-    "large": ("3,523 made rows", "made", LARGE),
-}
+TABLES = {"countries": "249 countries", "made": "428 made rows"}
 REWARD, LABELS = ("--algorithm.share", "0"), ("--algorithm.reward_coef", "0")
 
 NOTES = """\
@@ -34,17 +29,21 @@ movies can't be had: the order of its arms is compared, not its figures.
 
 def rows_of(name: str) -> tuple[Row, ...]:
     """The arms over one table."""
-    words, config, own = TABLES[name]
-    ppo, joint = f"{CONFIGS}/{config}_ppo.py", f"{CONFIGS}/{config}_joint.py"
+    words, joint = TABLES[name], f"{CONFIGS}/{name}_joint.py"
     return (
-        Row(f"{words}: rule", f"{CONFIGS}/{config}_rule.py", own, f"{name}_rule"),
+        Row(f"{words}: rule", f"{CONFIGS}/{name}_rule.py", (), f"{name}_rule"),
         *(
-            Row(f"{words}: {sees}", ppo, (*own, "--env.sees", sees), f"{name}_{sees}")
+            Row(
+                f"{words}: {sees}",
+                f"{CONFIGS}/{name}_ppo.py",
+                ("--env.sees", sees),
+                f"{name}_{sees}",
+            )
             for sees in ("none", "hard", "soft")
         ),
-        Row(f"{words}: rows, labels", joint, (*own, *LABELS), f"{name}_labels"),
-        Row(f"{words}: rows, reward", joint, (*own, *REWARD), f"{name}_reward"),
-        Row(f"{words}: rows, joint", joint, own, f"{name}_joint"),
+        Row(f"{words}: rows, labels", joint, LABELS, f"{name}_labels"),
+        Row(f"{words}: rows, reward", joint, REWARD, f"{name}_reward"),
+        Row(f"{words}: rows, joint", joint, (), f"{name}_joint"),
     )
 
 
@@ -69,7 +68,15 @@ def get_table() -> Table:
         seeds=(0, 1, 2, 3, 4),
         results=Path(__file__).parent / "results",
         side_by_side=True,
-        claims=(),
+        claims=(
+            *(
+                Claim(f"{name}_{arm}", "reward", above=f"{name}_soft")
+                for name in TABLES
+                for arm in ("labels", "reward", "joint")
+            ),
+            Claim("countries_joint", "reward", above="countries_labels"),
+            Claim("countries_joint", "reward", above="countries_reward"),
+        ),
     )
 
 
