@@ -74,6 +74,9 @@ def get_table() -> Table:
                 for name in TABLES
                 for arm in ("labels", "reward", "joint")
             ),
+            *(Claim(f"{name}_soft", "reward", above=f"{name}_none") for name in TABLES),
+            Claim("made_hard", "reward", above="made_none"),
+            Claim("made_soft", "reward", above="made_hard"),
             Claim("countries_joint", "reward", above="countries_labels"),
             Claim("countries_joint", "reward", above="countries_reward"),
         ),
