@@ -69,16 +69,14 @@ def get_table() -> Table:
         results=Path(__file__).parent / "results",
         side_by_side=True,
         claims=(
-            *(
-                Claim(f"{name}_{arm}", "reward", above=f"{name}_soft")
-                for name in TABLES
-                for arm in ("labels", "reward", "joint")
-            ),
-            *(Claim(f"{name}_soft", "reward", above=f"{name}_none") for name in TABLES),
             Claim("made_hard", "reward", above="made_none"),
             Claim("made_soft", "reward", above="made_hard"),
-            Claim("countries_joint", "reward", above="countries_labels"),
-            Claim("countries_joint", "reward", above="countries_reward"),
+            Claim("countries_soft", "reward", above="countries_none"),
+            *(
+                Claim(f"{name}_joint", "reward", above=f"{name}_{arm}")
+                for name in TABLES
+                for arm in ("soft", "labels", "reward")
+            ),
         ),
     )
 
