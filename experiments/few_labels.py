@@ -12,11 +12,6 @@ CONFIG = "configs/world_facts/few_labels.py"
 UNREWARDED = ("--objective.reward.weight", "0")
 LIKELIHOOD = (*UNREWARDED, "--phases.0.labelled", "32", "--phases.1.labelled", "64")
 ALL = ("--phases.0.labelled", "None", "--phases.1.labelled", "None")  # as they come
-AUGMENTED = (
-    *("--objective.likelihood.rename_reader", "0.9"),
-    *("--objective.likelihood.rename_retriever", "1.0"),
-    *("--objective.likelihood.corrupt_words", "0.2"),
-)
 POINTS = "five points of exact match, set before anything was run"
 
 NOTES = """\
@@ -25,9 +20,10 @@ of it. Of the others an answer can be drawn from the model, and is rewarded if i
 thumb tells; their answers and gold passages are never learned from.
 
 Reward alone, from new parameters, never draws a right answer and learns nothing: labels have to come
-first, or at the same time. Names that are replaced and words that are corrupted teach in their way what
-more labels teach: with them likelihood alone needs no more than the labelled tenth of these questions,
-whose relations and wordings are few."""
+first, or at the same time. Likelihood first and reward alone after it comes close to joint, in one trial
+that is not recorded. The gain is one of training as it is here, without the replaced names and corrupted
+words of the other tables: with these likelihood of the labelled tenth alone is near what all labels give
+(one trial, not recorded either), for the relations and wordings of these questions are few."""
 
 
 def get_table() -> Table:
@@ -40,8 +36,7 @@ def get_table() -> Table:
         "the training questions is labelled. Gains are of exact match and recall over likelihood alone, "
         "and of exact match over reward alone, seed by seed. Reward: exact match of four drawn answers, "
         "with RLOO's advantages, weighs five times the likelihood. Rows make 300 steps but for reward "
-        "alone; those with reward compute about twice as long. In the last row alone are names replaced "
-        "and words corrupted.",
+        "alone; joint computes about twice as long. Names are not replaced and words not corrupted.",
         rows=(
             Row("likelihood of the labelled", CONFIG, LIKELIHOOD, "likelihood"),
             Row("joint", CONFIG, (), "joint"),
@@ -53,12 +48,6 @@ def get_table() -> Table:
                     *("--phases.0.steps", "30", "--phases.1.steps", "70"),
                 ),
                 "reward",
-            ),
-            Row(
-                "likelihood, names replaced and words corrupted",
-                CONFIG,
-                (*LIKELIHOOD, *AUGMENTED),
-                "augmented",
             ),
         ),
         columns=(
@@ -77,7 +66,6 @@ def get_table() -> Table:
             Claim("joint", "over reward", above=5.0, source=POINTS),
             Claim("joint", "R@5", above="likelihood"),
             Claim("joint", "R@5", above="reward"),
-            Claim("augmented", "EM", above="joint"),
         ),
     )
 
@@ -97,7 +85,7 @@ def _curves(kind: str, figure: str, keys: tuple[str, ...], scale: float = 1.0) -
 
 def get_plots() -> tuple[Plot, ...]:
     """The course of the runs; `ragjax plot experiments/few_labels.py`."""
-    keys = ("likelihood", "joint", "reward", "augmented")
+    keys = ("likelihood", "joint", "reward")
     rewarded = ("joint", "reward")
     band = "Mean of the seeds; the band reaches from their lowest to their highest."
     return (
