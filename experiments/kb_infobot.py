@@ -36,7 +36,7 @@ def rows_of(name: str) -> tuple[Row, ...]:
             Row(
                 f"{words}: {sees}",
                 f"{CONFIGS}/{name}_ppo.py",
-                ("--env.sees", sees),
+                () if sees == "soft" else ("--env.sees", sees),
                 f"{name}_{sees}",
             )
             for sees in ("none", "hard", "soft")
@@ -69,6 +69,7 @@ def get_table() -> Table:
         results=Path(__file__).parent / "results",
         side_by_side=True,
         claims=(
+            Claim("countries_words", "reward", above="countries_reward"),
             Claim("made_hard", "reward", above="made_none"),
             Claim("made_soft", "reward", above="made_hard"),
             Claim("countries_soft", "reward", above="countries_none"),

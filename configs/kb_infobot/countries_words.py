@@ -5,6 +5,8 @@
 
 No belief tracker and no posterior made by hand: rows are texts, and the encoder is that of question
 answering. Learned by rewards alone.
+
+Expected (experiments/kb_infobot.py): nothing yet.
 """
 
 from ragjax.envs.dialogue.kb_infobot import KBInfoBot

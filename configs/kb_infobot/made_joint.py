@@ -6,6 +6,8 @@
 p(d|s) is the hand-made posterior times what is learned, and lists of rows are drawn from it. Turns are
 labelled in 1 of 16 dialogues; `--algorithm.share 0` for rewards alone, `--algorithm.reward_coef 0` for
 labels alone.
+
+Expected (experiments/kb_infobot.py): nothing yet.
 """
 
 from ragjax.envs.dialogue.kb_infobot import KBInfoBot

@@ -3,6 +3,8 @@
     ragjax train configs/kb_infobot/made_ppo.py   # --env.sees none or hard for less
 
 Lists of rows are those of the hand-made posterior, whatever is learned.
+
+Expected (experiments/kb_infobot.py): nothing yet.
 """
 
 from ragjax.envs.dialogue.kb_infobot import KBInfoBot

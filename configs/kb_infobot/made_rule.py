@@ -3,6 +3,8 @@
     ragjax train configs/kb_infobot/made_rule.py
 
 Nothing is learned. The posterior over rows is the hand-made belief tracker's.
+
+Expected (experiments/kb_infobot.py): nothing yet.
 """
 
 from ragjax.envs.dialogue.kb_infobot import KBInfoBot
