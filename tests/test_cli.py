@@ -71,13 +71,15 @@ def test_every_figure_follows_from_the_predictions(trained):
     for name, value in figures.items():
         assert result[name] == value, name
     known = {"split", "steps", "seed", "train_seconds", "train_cpu_seconds", "total_seconds"}
-    known |= {"resumed_at", "parameters", "dev", "data", "calibration", "selective"}
+    known |= {"resumed_at", "parameters", "dev", "data", "calibration", "selective", "measured"}
     known |= {"index_built_at_step", "peak_memory_mb", "versions", "drawn_em"}
     known |= {"git_commit", "uncommitted", "code", "devices"}
     rows = read_predictions(trained / "predictions.jsonl")
     drawn = [row["probability"] for row in rows if row["em"]]
     assert result["drawn_em"] == pytest.approx(sum(drawn) / len(rows))
     assert result.keys() - figures.keys() == known
+    assert result["measured"]["step"] == [4, 8, 11]
+    assert result["measured"].keys() == {"step", "dev/em", "dev/recall@5"}
 
 
 def test_recall_is_what_its_name_says(trained):
@@ -500,7 +502,7 @@ def test_table_of_a_run_that_fails(ragjax, experiment):
 
 COMMANDS = (
     *("train", "evaluate", "sweep", "answer", "import", "export"),
-    *("table", "plot", "report", "render", "pages", "configs"),
+    *("table", "plot", "report", "chat", "render", "pages", "configs"),
     *("config show", "config diff", "index build", "index search", "index evaluate"),
 )
 

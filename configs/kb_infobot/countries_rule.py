@@ -4,7 +4,7 @@
 
 Nothing is learned. The posterior over rows is the hand-made belief tracker's.
 
-Expected (experiments/kb_infobot.py): nothing yet.
+Expected (experiments/kb_infobot.py): reward 0.412 ± 0.024; success 0.662 ± 0.007.
 """
 
 from ragjax.envs.dialogue.kb_infobot import KBInfoBot

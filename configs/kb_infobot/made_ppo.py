@@ -4,7 +4,7 @@
 
 Lists of rows are those of the hand-made posterior, whatever is learned.
 
-Expected (experiments/kb_infobot.py): nothing yet.
+Expected (experiments/kb_infobot.py): reward 0.761 ± 0.024; success 0.768 ± 0.008.
 """
 
 from ragjax.envs.dialogue.kb_infobot import KBInfoBot
