@@ -19,11 +19,11 @@ A tenth of the 5,425 training questions is labelled, drawn anew for each seed an
 of it. Of the others an answer can be drawn from the model, and is rewarded if it is right, as a user's
 thumb tells; their answers and gold passages are never learned from.
 
-Reward alone, from new parameters, hardly ever draws a right answer, and learns nothing: labels have to come
-first, or at the same time. Likelihood first and reward alone after it comes close to joint, in one trial
-that is not recorded. The gain is one of training as it is here, without the replaced names and corrupted
-words of the other tables: with these likelihood of the labelled tenth alone is near what all labels give
-(one trial, not recorded either), for the relations and wordings of these questions are few."""
+Reward alone, from new parameters, hardly ever draws a right answer and learns nothing: labels have to
+come first, or at the same time. Likelihood first and reward alone after it comes close to joint, in one
+trial that is not recorded. The gain is one of training as it is here, without the replaced names and
+corrupted words of the other tables: with these likelihood of the labelled tenth alone is near what all
+labels give (one trial, not recorded either), for the relations and wordings of these questions are few."""
 
 
 def get_table() -> Table:
