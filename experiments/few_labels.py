@@ -23,7 +23,7 @@ Reward alone, from new parameters, hardly ever draws a right answer and learns n
 come first, or at the same time. Likelihood first and reward alone after it comes close to joint, in one
 trial that is not recorded. The gain is one of training as it is here, without the replaced names and
 corrupted words of the other tables: with these likelihood of the labelled tenth alone is near what all
-labels give (one trial, not recorded either), for the relations and wordings of these questions are few."""
+labels give (one trial, not recorded either), for these questions have few relations and wordings."""
 
 
 def get_table() -> Table:
