@@ -17,7 +17,6 @@ from ragjax.envs.dialogue.kb_infobot_rules import EntropyRule
 from ragjax.envs.dialogue.kb_infobot_user import Luck
 from ragjax.envs.dialogue.movie_booking import MovieBooking
 from ragjax.envs.dialogue.movie_booking_acts import ACTIONS, SLOT
-from ragjax.envs.dialogue.movie_booking_chat import TicketConversation
 from ragjax.envs.dialogue.movie_booking_policies import MovieBookingBaseline
 from ragjax.envs.dialogue.tables import TableFile
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
@@ -83,7 +82,7 @@ def test_a_row_is_found(runs, monkeypatch, capsys):
     lines = said.out.splitlines()
     assert "You look for one of 6 rows, such as ant." in lines[0]
     assert "  (Left aside: 'and', 'from', 'the'.)" in lines
-    assert any(line.startswith("  decides: ask for ") for line in lines)
+    assert any(line.startswith("  decides: inform ") for line in lines)
     assert any("ant: colour dark red, size small, place north wood" in line for line in lines)
     named = next(line for line in lines if line.startswith("agent> 1. "))
     assert "ant: " in named
@@ -215,7 +214,7 @@ def test_a_ticket_is_booked(runs, monkeypatch, capsys):
 def test_lines_become_acts():
     spec = MovieBooking(made_rows=40, made_goals=8)
     rows = spec.showings.rows
-    talk = TicketConversation(spec)
+    talk = spec.conversation()
     assert talk.hear("gibberish")[0].startswith("Nothing of this is in the table")
     assert talk.waits
     assert talk.hear(f"{rows[0]['moviename']} please") == ["Left aside: please."]
@@ -240,7 +239,7 @@ def test_lines_become_acts():
 def test_a_booking_without_what_was_asked_for_is_said():
     """What is told after the booking is not in it."""
     spec = MovieBooking(made_rows=40, made_goals=8)
-    talk = TicketConversation(spec)
+    talk = spec.conversation()
     rows = [row for row in spec.showings.rows if "city" in row]
     other = next(row["city"] for row in rows if row["city"] != rows[0]["city"])
     talk.hear(rows[0]["moviename"])

@@ -19,7 +19,9 @@ from jaxtyping import Array, Int
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.conversation import Conversation
 from ragjax.envs.dialogue import kb_infobot_belief as beliefs
+from ragjax.envs.dialogue.kb_infobot_chat import TableConversation
 from ragjax.envs.dialogue.kb_infobot_knowledge import Knowledge, drawn_goal, encode
+from ragjax.envs.dialogue.kb_infobot_reward import REQUEST, rank_reward
 from ragjax.envs.dialogue.kb_infobot_seen import (
     LIST,
     NAMES_ROWS,
@@ -45,8 +47,6 @@ from ragjax.ranges import SEED
 from ragjax.types import Env, Leaf, PRNGKey, Timestep
 
 FIRST_SLOTS = 5  # of which a user tells at first, at the most
-REQUEST = -0.1  # reward
-FAILURE = -1.0  # reward of a list without the row, or of too many turns
 
 
 @struct.dataclass
@@ -198,10 +198,6 @@ class KBInfoBot(Environment):
 
     def conversation(self) -> Conversation:
         """A person takes the user's place."""
-        from ragjax.envs.dialogue.kb_infobot_chat import (
-            TableConversation,  # which imports this file
-        )
-
         return TableConversation(self, made_table(self.table))
 
     def build(self) -> Env:
@@ -340,11 +336,6 @@ def encoded(source: TableSource, missing: float, seed: int) -> Knowledge:
     """The arrays of a table, made once."""
     with jax.ensure_compile_time_eval():
         return encode(made_table(source), missing, seed)
-
-
-def rank_reward(rank: Array) -> Array:
-    """2 (1 - ρ/5) of place ρ < 5, else -1."""
-    return jnp.where(rank < LIST, 2.0 * (1.0 - rank.astype(jnp.float32) / LIST), FAILURE)
 
 
 def rank_of(log_q: Array, row: Array) -> Int[Array, ""]:

@@ -3,14 +3,16 @@
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ragjax.envs.conversation import Conversation
 from ragjax.envs.dialogue import kb_infobot_belief as beliefs
-from ragjax.envs.dialogue.kb_infobot import FAILURE, LIST, REQUEST, KBInfoBot, rank_reward
 from ragjax.envs.dialogue.kb_infobot_knowledge import token_numbers
+from ragjax.envs.dialogue.kb_infobot_reward import FAILURE, REQUEST, rank_reward
+from ragjax.envs.dialogue.kb_infobot_seen import LIST
 from ragjax.envs.dialogue.tables import KnowledgeTable, words_of
 
 SURE = 0.05  # above which a belief in a value is shown
@@ -51,11 +53,11 @@ class TableConversation(Conversation):
     which nothing is known is asked for again.
     """
 
-    def __init__(self, spec: KBInfoBot, table: KnowledgeTable):
+    def __init__(self, spec: Any, table: KnowledgeTable):
         """Begins a dialogue.
 
         Args:
-          spec: the environment.
+          spec: the `KBInfoBot`, by whose functions turns are made.
           table: its table in words.
         """
         env = spec.build()

@@ -30,6 +30,7 @@ from ragjax.envs.dialogue.movie_booking_acts import (
     THANKS,
     described,
 )
+from ragjax.envs.dialogue.movie_booking_chat import TicketConversation
 from ragjax.envs.dialogue.movie_booking_files import read_showings
 from ragjax.envs.dialogue.movie_booking_knowledge import (
     Knowledge,
@@ -255,9 +256,7 @@ class MovieBooking(Environment):
 
     def conversation(self) -> Conversation:
         """A person takes the user's place."""
-        from ragjax.envs.dialogue.movie_booking_chat import TicketConversation  # imports this file
-
-        return TicketConversation(self)
+        return TicketConversation(self, opened, moved, answered)
 
     def build(self) -> Env:
         """Returns one episode's functions, without a time limit and without resets."""

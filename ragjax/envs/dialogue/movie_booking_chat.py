@@ -1,13 +1,14 @@
 """Movie booking with a person in the place of the user: lines are searched for values and questions."""
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from ragjax.envs.conversation import Conversation
-from ragjax.envs.dialogue.movie_booking import MovieBooking, answered, moved, opened
 from ragjax.envs.dialogue.movie_booking_acts import (
     ACT,
     ACTIONS,
@@ -49,13 +50,22 @@ class TicketConversation(Conversation):
     "no" denies and "thanks" thanks.
     """
 
-    def __init__(self, spec: MovieBooking):
+    def __init__(
+        self,
+        spec: Any,
+        opened: Callable[..., Any],
+        moved: Callable[..., Any],
+        answered: Callable[..., Any],
+    ):
         """Begins a dialogue.
 
         Args:
-          spec: the environment.
+          spec: the `MovieBooking`.
+          opened: makes the state of a dialogue that a user begins.
+          moved: makes the agent's turn.
+          answered: makes the user's turn.
         """
-        self._spec = spec
+        self._spec, self._opened, self._moved, self._answered = spec, opened, moved, answered
         self._knowledge = spec.knowledge()
         self._texts = list(value_numbers(spec.showings))
         self._values = self._phrases()
@@ -63,7 +73,7 @@ class TicketConversation(Conversation):
         nothing, zero = jnp.zeros(slots, bool), jnp.zeros((), jnp.int32)
         values = jnp.zeros(slots, jnp.int32)
         user = User(zero, values, values, nothing, nothing, zero, jnp.zeros((), bool))
-        self._state, self._begun = opened(user), False
+        self._state, self._begun = self._opened(user), False
         self._wanted: dict[int, int] = {}
         self._booked = False
         self.names = [spec.action_name(action) for action in range(len(ACTIONS))]
@@ -125,7 +135,7 @@ class TicketConversation(Conversation):
             informs=jnp.asarray(values),
             requests=jnp.asarray(questions),
         )
-        self._state = answered(self._state, user) if self._begun else opened(user)
+        self._state = self._answered(self._state, user) if self._begun else self._opened(user)
         self._begun = True
         return [f"Left aside: {', '.join(unknown)}."] if unknown else []
 
@@ -157,7 +167,7 @@ class TicketConversation(Conversation):
 
     def act(self, action: np.ndarray) -> list[str]:
         """Makes an exchange's first half, and says it."""
-        move, self._state = moved(self._knowledge, self._state, jnp.asarray(action))
+        move, self._state = self._moved(self._knowledge, self._state, jnp.asarray(action))
         name, slot = ACTIONS[int(action)]
         too_long = 2 * int(self._state.exchanges) > self._spec.max_turn
         if name == "request":
