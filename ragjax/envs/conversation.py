@@ -13,8 +13,7 @@ class Conversation:
 
     Attributes:
       opening: what the person is told at first.
-      names: what the policy's decisions are called, in the order of `log_acts` of its distribution, or
-        of `log_probs` where it has none.
+      names: what the policy's decisions are called, in the order of `log_acts` of its distribution.
       waits: whether it is still the person's turn, for nothing of the last line was understood.
       ended: the outcome in words; "" while the dialogue goes on.
     """

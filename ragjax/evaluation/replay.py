@@ -12,7 +12,6 @@ from ragjax.envs.base import Environment
 from ragjax.evaluation.play import policy_inputs
 from ragjax.models.policy import Policy
 from ragjax.ops.distributions import JointCategorical, MarginalCategorical
-from ragjax.ops.request_or_list import RequestOrList
 from ragjax.training.learner import State
 from ragjax.types import Env, PRNGKey, Retrieved, Timestep
 
@@ -120,7 +119,7 @@ def _decider(
         probabilities = jnp.exp(distribution.log_probs) if single else None
         ids = found.ids if isinstance(found, Retrieved) else None
         prior = posterior = None
-        if ids is not None and isinstance(distribution, MarginalCategorical | RequestOrList):
+        if ids is not None and isinstance(distribution, MarginalCategorical):
             prior = jnp.exp(distribution.log_prior)
             posterior = jnp.exp(distribution.log_posterior(action))
         return action, probabilities, ids, prior, posterior

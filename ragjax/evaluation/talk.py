@@ -8,7 +8,9 @@ import numpy as np
 
 from ragjax.envs.conversation import Conversation
 from ragjax.errors import require
+from ragjax.evaluation.episodes import Episodes
 from ragjax.evaluation.play import policy_inputs
+from ragjax.ops.distributions import MarginalCategorical
 from ragjax.types import Retrieved
 
 
@@ -32,17 +34,17 @@ class Talk:
         Raises:
           UserError: the run's environment is no dialogue.
         """
-        learner = run.learner
-        env = getattr(learner, "env", None)
-        conversation = None if env is None else env.on_split("test").conversation()
+        conversation, learner = None, run.learner
+        if issubclass(run.config.records, Episodes):
+            self._env = learner.env.on_split("test")
+            conversation = self._env.conversation()
         require(
             conversation is not None,
             "The run is not one of a dialogue; name a run of environment kb_infobot or movie_booking, "
             "or use ragjax answer where questions are answered.",
         )
-        assert env is not None  # as was required
-        assert conversation is not None
-        self.conversation, self._env = conversation, env.on_split("test")
+        assert conversation is not None  # as was required
+        self.conversation = conversation
         self._sampled, self._key, self._turns = sampled, jax.random.key(seed), 0
         policy = learner.policy(learner.data)
         inputs = policy_inputs(run.state, policy)
@@ -52,15 +54,10 @@ class Talk:
             found = inputs(key if sampled else None, observation[None])
             distribution = policy.apply(run.state.params, found)[0]
             choice = distribution.sample(key) if sampled else distribution.mode()
-            acts = getattr(distribution, "log_acts", distribution.log_probs)
-            ids = found.ids[0] if isinstance(found, Retrieved) else None
-            prior = getattr(distribution, "log_prior", None)
-            return (
-                distribution.executed(choice)[0],
-                jnp.exp(acts[0]),
-                ids,
-                None if prior is None else jnp.exp(prior[0]),
-            )
+            retrieved = None
+            if isinstance(found, Retrieved) and isinstance(distribution, MarginalCategorical):
+                retrieved = found.ids[0], jnp.exp(distribution.log_prior[0])
+            return distribution.executed(choice)[0], jnp.exp(distribution.log_acts[0]), retrieved
 
         self._decide = decide
 
@@ -74,9 +71,10 @@ class Talk:
         key = jax.random.fold_in(self._key, self._turns)
         self._turns += 1
         observation = jnp.asarray(self.conversation.observation())
-        action, acts, ids, prior = jax.device_get(self._decide(observation, key))
+        action, acts, retrieved = jax.device_get(self._decide(observation, key))
         lines = ["  believes"] + [f"    {line}" for line in self.conversation.believed()]
-        if ids is not None and prior is not None:
+        if retrieved is not None:
+            ids, prior = retrieved
             best = np.argsort(-prior, kind="stable")[:rows]
             found = [(int(ids[k]), float(prior[k])) for k in best if ids[k] >= 0]
             lines.append("  retrieves, with p(d|s)")

@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from ragjax.errors import require
 from ragjax.models.retriever import Dense
 from ragjax.ops.masking import masked_log_softmax
-from ragjax.ops.scoring import FULL_PRECISION
+from ragjax.ops.scoring import inner_products
 from ragjax.retrieval.base import OwnTokens, RetrieverSpec, or_empty
 from ragjax.retrieval.bm25 import BM25
 from ragjax.retrieval.corpus import gather_passages
@@ -151,12 +151,12 @@ class Hybrid(RetrieverSpec):
             embeddings = self.dense.index.rows(index)
             found = find(index, query, min(max(k, self.depth), embeddings.shape[0]))
             stored = gather_passages(embeddings, hits.ids).astype(query.dtype)
-            scores = jnp.einsum("...d,...kd->...k", query, stored, precision=FULL_PRECISION)
+            scores = inner_products(query, stored)
             return or_empty(weighted(found, hits, 1.0, k, dense_of_lexical=scores))
 
         def log_prior(params, query, corpus, topk, rename, hits):
             passages = dense.embed(params, gather_passages(corpus, topk.ids), rename)
-            scores = jnp.einsum("...d,...kd->...k", query, passages, precision=FULL_PRECISION)
+            scores = inner_products(query, passages)
             scores = dense.scale(params) * (scores + listed_scores(hits, topk.ids))
             return masked_log_softmax(scores, topk.valid)
 

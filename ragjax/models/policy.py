@@ -1,6 +1,7 @@
 """Policies that choose among discrete actions, with their critics."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -67,10 +68,7 @@ class ActorCritic(Policy):
 
     def __post_init__(self):
         """Checks the fields."""
-        require(
-            all(width >= 1 for width in self.hidden),
-            f"policy.hidden is {self.hidden}; every width must be at least 1.",
-        )
+        require_widths(self.hidden)
         require(
             self.activation in ACTIVATIONS,
             f"policy.activation is {self.activation!r}; choose tanh or relu.",
@@ -113,6 +111,14 @@ class ActorCritic(Policy):
             return Categorical(logits), values[..., 0]
 
         return PolicyModel(init, apply)
+
+
+def require_widths(hidden: Sequence[int]) -> None:
+    """Raises a `UserError` if a policy's hidden layers have a width that is not positive."""
+    require(
+        all(width >= 1 for width in hidden),
+        f"policy.hidden is {hidden}; every width must be at least 1.",
+    )
 
 
 def require_single_actions(env: Env, policy: str) -> None:

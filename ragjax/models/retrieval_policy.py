@@ -18,7 +18,7 @@ from jaxtyping import Array
 from ragjax.errors import require
 from ragjax.models.encoder import PerceptronEncoder
 from ragjax.models.layers import Perceptron
-from ragjax.models.policy import Policy, require_single_actions
+from ragjax.models.policy import Policy, require_single_actions, require_widths
 from ragjax.models.retriever import Dense
 from ragjax.ops.distributions import (
     Categorical,
@@ -90,10 +90,7 @@ class RetrievalPolicy(Policy):
         for name in ("k", "drawn"):
             value = getattr(self, name)
             require(value >= 1, f"policy.{name} is {value}; it must be at least 1.")
-        require(
-            all(width >= 1 for width in self.hidden),
-            f"policy.hidden is {self.hidden}; every width must be at least 1.",
-        )
+        require_widths(self.hidden)
         require(
             self.temperature > 0,
             f"policy.temperature is {self.temperature}; it must be positive.",
@@ -103,11 +100,7 @@ class RetrievalPolicy(Policy):
             require(
                 value in options, f"policy.{name} is {value!r}; choose one of {', '.join(options)}."
             )
-        require(
-            not self.retriever.refresh_every_beside,
-            "policy.retriever refreshes its index beside the training, but a policy's is refreshed in "
-            "its steps; set policy.retriever.asynchronous to false.",
-        )
+        require_refreshed_in_steps(self.retriever)
         require(
             self.drawn <= self.k,
             f"policy.drawn is {self.drawn}, more than the policy.k {self.k} passages retrieved.",
@@ -239,6 +232,15 @@ class RetrievalPolicy(Policy):
                 log_prior, logits, noise, self.drawn, self.temperature
             )
         return MarginalCategorical(log_prior, logits)
+
+
+def require_refreshed_in_steps(retriever: RetrieverSpec) -> None:
+    """Raises a `UserError` if a policy's retriever refreshes its index beside the steps."""
+    require(
+        not retriever.refresh_every_beside,
+        "policy.retriever refreshes its index beside the training, but a policy's is refreshed in its "
+        "steps; set policy.retriever.asynchronous to false.",
+    )
 
 
 def require_retrievable(retriever: RetrieverSpec, env: Env, k: int) -> Array:

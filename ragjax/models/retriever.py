@@ -11,7 +11,7 @@ from jax.typing import DTypeLike
 from ragjax.errors import require
 from ragjax.models.encoder import BagEncoder, Encoder
 from ragjax.ops.masking import masked_log_softmax
-from ragjax.ops.scoring import FULL_PRECISION
+from ragjax.ops.scoring import inner_products
 from ragjax.retrieval.base import Index, OwnTokens, RetrieverSpec, or_empty
 from ragjax.retrieval.corpus import embed_in_chunks, gather_passages
 from ragjax.retrieval.exact import Exact
@@ -270,9 +270,7 @@ class Dense(RetrieverSpec):
 
         def log_prior(params, query, corpus, topk, rename=None):
             passages = embed(params, gather_passages(corpus, topk.ids), rename)
-            scores = scale(params) * jnp.einsum(
-                "...d,...kd->...k", query, passages, precision=FULL_PRECISION
-            )
+            scores = scale(params) * inner_products(query, passages)
             return masked_log_softmax(scores, topk.valid)
 
         return Retriever(

@@ -17,13 +17,13 @@ from jaxtyping import Array
 from ragjax.errors import require
 from ragjax.models.encoder import BagEncoder, PerceptronEncoder
 from ragjax.models.layers import Perceptron
-from ragjax.models.policy import Policy
-from ragjax.models.retrieval_policy import require_retrievable
+from ragjax.models.policy import Policy, require_widths
+from ragjax.models.retrieval_policy import require_refreshed_in_steps, require_retrievable
 from ragjax.models.retriever import Dense
 from ragjax.models.slate_policy import split
 from ragjax.ops.masking import masked_log_softmax
 from ragjax.ops.request_or_list import RequestOrList
-from ragjax.ops.scoring import FULL_PRECISION
+from ragjax.ops.scoring import inner_products
 from ragjax.retrieval.base import RetrieverSpec
 from ragjax.types import Env, PolicyModel, Retrieved
 
@@ -59,15 +59,8 @@ class RowRetrieval(Policy):
     def __post_init__(self):
         """Checks the fields."""
         require(self.k >= 1, f"policy.k is {self.k}; it must be at least 1.")
-        require(
-            all(width >= 1 for width in self.hidden),
-            f"policy.hidden is {self.hidden}; every width must be at least 1.",
-        )
-        require(
-            not self.retriever.refresh_every_beside,
-            "policy.retriever refreshes its index beside the training, but a policy's is refreshed in "
-            "its steps; set policy.retriever.asynchronous to false.",
-        )
+        require_widths(self.hidden)
+        require_refreshed_in_steps(self.retriever)
 
     @property
     def on_mesh(self) -> bool:
@@ -151,9 +144,7 @@ class RowRetrieval(Policy):
             # All rows are embedded once, and not each as often as it was found: a table is small.
             embedded = retriever.embed(params, stored)
             query = retriever.query(params, asked)
-            scores = retriever.scale(params) * jnp.einsum(
-                "...d,...kd->...k", query, embedded[place], precision=FULL_PRECISION
-            )
+            scores = retriever.scale(params) * inner_products(query, embedded[place])
             if prior is not None:
                 scores = scores + jnp.take_along_axis(prior, place, axis=-1)
             log_prior = masked_log_softmax(scores, valid)

@@ -10,7 +10,7 @@ from jaxtyping import Array
 
 from ragjax.errors import require
 from ragjax.models.layers import Perceptron
-from ragjax.models.policy import Policy
+from ragjax.models.policy import Policy, require_widths
 from ragjax.ops.plackett_luce import PlackettLuce
 from ragjax.types import Env, PolicyModel
 
@@ -30,10 +30,7 @@ class SlatePolicy(Policy):
 
     def __post_init__(self):
         """Checks the fields."""
-        require(
-            all(width >= 1 for width in self.hidden),
-            f"policy.hidden is {self.hidden}; every width must be at least 1.",
-        )
+        require_widths(self.hidden)
 
     def build(self, env: Env, contents: Array | None = None) -> PolicyModel:
         """Returns the functions for an environment's observations and candidates.

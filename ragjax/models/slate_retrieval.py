@@ -15,8 +15,13 @@ from jaxtyping import Array
 
 from ragjax.errors import require
 from ragjax.models.layers import Perceptron
-from ragjax.models.policy import Policy
-from ragjax.models.retrieval_policy import MISS, require_retrievable, two_matrices
+from ragjax.models.policy import Policy, require_widths
+from ragjax.models.retrieval_policy import (
+    MISS,
+    require_refreshed_in_steps,
+    require_retrievable,
+    two_matrices,
+)
 from ragjax.models.slate_policy import clicked_place, read, require_slates
 from ragjax.ops.plackett_luce import PlackettLuce
 from ragjax.retrieval.base import RetrieverSpec
@@ -50,15 +55,8 @@ class SlateRetrieval(Policy):
         """Checks the fields."""
         require(self.k >= 1, f"policy.k is {self.k}; it must be at least 1.")
         require(self.explored >= 0, f"policy.explored is {self.explored}; it must not be negative.")
-        require(
-            all(width >= 1 for width in self.hidden),
-            f"policy.hidden is {self.hidden}; every width must be at least 1.",
-        )
-        require(
-            not self.retriever.refresh_every_beside,
-            "policy.retriever refreshes its index beside the training, but a policy's is refreshed in "
-            "its steps; set policy.retriever.asynchronous to false.",
-        )
+        require_widths(self.hidden)
+        require_refreshed_in_steps(self.retriever)
 
     @property
     def on_mesh(self) -> bool:

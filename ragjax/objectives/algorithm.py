@@ -15,7 +15,6 @@ from jaxtyping import Array
 from ragjax.errors import require
 from ragjax.models.policy import Policy
 from ragjax.ops.distributions import MarginalCategorical
-from ragjax.ops.request_or_list import RequestOrList
 from ragjax.ops.retrieval_figures import retrieval_figures
 from ragjax.ranges import BELOW
 from ragjax.types import (
@@ -213,7 +212,7 @@ def retriever_figures(
     if not isinstance(batch.observation, Retrieved):
         return {}
     distribution, _ = policy.apply(params, batch.observation)
-    if not isinstance(distribution, MarginalCategorical | RequestOrList):
+    if not isinstance(distribution, MarginalCategorical):
         return {}
     ids, gold = batch.observation.ids, None
     if "gold" in steps.metrics:

@@ -14,6 +14,21 @@ from ragjax.ops.distributions import Categorical
 from ragjax.types import Env, Params, PolicyModel, Retrieved, Timestep
 
 
+def require_fixed(guide: Policy) -> None:
+    """Raises a `UserError` if a guide is a policy that would have to learn first."""
+    require(
+        not guide.learns,
+        f"algorithm.guide is a {type(guide).__name__}, which has to learn; choose a policy that "
+        "doesn't.",
+    )
+
+
+def with_guide(policy: PolicyModel, guide: Policy, env: Env) -> PolicyModel:
+    """A policy's functions with those of its guide, which has no parameters."""
+    built = guide.build(env)
+    return policy._replace(guide=lambda seen: built.apply({}, seen)[0])
+
+
 @dataclass(frozen=True, kw_only=True)
 class GuidedPPO(PPO):
     """PPO after a warm start: the first rollouts are a guide's, and are learned by likelihood.
@@ -35,16 +50,11 @@ class GuidedPPO(PPO):
         """Checks the fields."""
         super().__post_init__()
         require(self.guided >= 0, f"algorithm.guided is {self.guided}; it must not be negative.")
-        require(
-            not self.guide.learns,
-            f"algorithm.guide is a {type(self.guide).__name__}, which has to learn; choose a policy "
-            "that doesn't.",
-        )
+        require_fixed(self.guide)
 
     def model(self, policy: Policy, env: Env) -> PolicyModel:
         """The policy's functions with those of the guide."""
-        guide = self.guide.build(env)
-        return policy.build(env)._replace(guide=lambda seen: guide.apply({}, seen)[0])
+        return with_guide(policy.build(env), self.guide, env)
 
     def begin(self, policy: PolicyModel, params: Params, timestep: Timestep) -> Array:
         """Whether what is learned from was the guide's."""

@@ -12,6 +12,7 @@ from jaxtyping import Array
 from ragjax.errors import require
 from ragjax.models.policy import Policy
 from ragjax.objectives.algorithm import Hyper
+from ragjax.objectives.guided_ppo import require_fixed, with_guide
 from ragjax.objectives.ppo import PPO
 from ragjax.ops.plackett_luce import REMOVED
 from ragjax.ops.policy_gradient import weighted_sum
@@ -65,11 +66,7 @@ class LabelledTurns(PPO):
         for name in ("label_coef", "reward_coef"):
             value = getattr(self, name)
             require(value >= 0, f"algorithm.{name} is {value}; it must not be negative.")
-        require(
-            not self.guide.learns,
-            f"algorithm.guide is a {type(self.guide).__name__}, which has to learn; choose a policy "
-            "that doesn't.",
-        )
+        require_fixed(self.guide)
 
     def hyper(self) -> dict[str, float]:
         """The numbers that are traced, by name."""
@@ -78,8 +75,7 @@ class LabelledTurns(PPO):
 
     def model(self, policy: Policy, env: Env) -> PolicyModel:
         """The policy's functions with those of the guide."""
-        guide = self.guide.build(env)
-        return policy.build(env)._replace(guide=lambda seen: guide.apply({}, seen)[0])
+        return with_guide(policy.build(env), self.guide, env)
 
     def labelled(self) -> Array:
         """[E] bool, which environments are."""

@@ -24,6 +24,11 @@ class ActionDistribution:
         """[...,A] log π(a|s), normalised."""
         raise NotImplementedError
 
+    @property
+    def log_acts(self) -> Array:
+        """[...,A] log-probabilities of what a choice begins with, each shown by a name: `log_probs`."""
+        return self.log_probs
+
     def log_prob(self, action: Int[Array, "..."]) -> Float[Array, "..."]:
         """[...] log π(a|s) of actions [...]."""
         return jnp.take_along_axis(self.log_probs, action[..., None], axis=-1)[..., 0]

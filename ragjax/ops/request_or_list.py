@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ragjax.ops.distributions import ActionDistribution
+from ragjax.ops.distributions import MarginalCategorical
 from ragjax.ops.marginal import log_posterior
 from ragjax.ops.plackett_luce import REMOVED
 from ragjax.ops.policy_gradient import weighted_sum
@@ -21,7 +21,7 @@ from ragjax.types import Leaf
 
 
 @struct.dataclass
-class RequestOrList(ActionDistribution):
+class RequestOrList(MarginalCategorical):
     """One of M requests, or a list of P of K passages.
 
     Entropy and divergence are exact for what comes first, a request or the first passage; of the places
@@ -38,8 +38,6 @@ class RequestOrList(ActionDistribution):
       places: P, static.
     """
 
-    log_prior: Leaf
-    logits: Leaf
     ids: Leaf
     places: int = struct.field(pytree_node=False)
 
@@ -52,7 +50,7 @@ class RequestOrList(ActionDistribution):
     def log_probs(self) -> Array:
         """[...,M+K] log-probabilities of what comes first: a request, or the first passage of a list."""
         prior = jnp.maximum(self.log_prior, REMOVED)
-        acts = prior[..., None] + jax.nn.log_softmax(self.logits, axis=-1)
+        acts = prior[..., None] + self.component_log_probs
         requests = jax.nn.logsumexp(acts[..., :-1], axis=-2)
         return jnp.concatenate([requests, acts[..., -1]], axis=-1)
 
@@ -80,8 +78,7 @@ class RequestOrList(ActionDistribution):
         """[...,K] log p(d_k|s,a) of what the environment is shown: of a list its first passage alone."""
         first = action[..., :1]
         request = jnp.minimum(first, self.requests - 1)[..., None]
-        read = jax.nn.log_softmax(self.logits, axis=-1)
-        read = jnp.take_along_axis(read, request, axis=-1)[..., 0]
+        read = jnp.take_along_axis(self.component_log_probs, request, axis=-1)[..., 0]
         named = jnp.where(self.ids == first - self.requests, 0.0, -jnp.inf)
         return jnp.where(first < self.requests, log_posterior(self.log_prior, read), named)
 

@@ -24,6 +24,13 @@ from ragjax.ops.masking import masked_log_softmax, masked_logsumexp
 FULL_PRECISION = jax.lax.Precision.HIGHEST
 
 
+def inner_products(
+    query: Float[Array, "... D"], passages: Float[Array, "... K D"]
+) -> Float[Array, "... K"]:
+    """[...,K] the inner products of queries [...,D] with their passages [...,K,D], at full precision."""
+    return jnp.einsum("...d,...kd->...k", query, passages, precision=FULL_PRECISION)
+
+
 def log_prior_retrieved(
     scores: Float[Array, "B K"], valid: Bool[Array, "B K"]
 ) -> Float[Array, "B K"]:

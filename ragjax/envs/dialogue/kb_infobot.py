@@ -74,7 +74,6 @@ class State:
       belief: what the agent believes.
       history: what was asked and said.
       turns: [] of the agent so far.
-      said: [M,n] tokens of the user's last turn.
     """
 
     target: Leaf
@@ -82,7 +81,6 @@ class State:
     belief: beliefs.Belief
     history: History
     turns: Leaf
-    said: Leaf
 
 
 @dataclass(frozen=True)
@@ -249,7 +247,7 @@ class KBInfoBot(Environment):
         history = History(none.astype(jnp.int32), none, words)
         zero = jnp.zeros((), jnp.int32)
         belief = beliefs.first_belief(params.knowledge)
-        return State(zero, none, belief, history, turns=zero, said=words[0])
+        return State(zero, none, belief, history, turns=zero)
 
     def asked(self, state: State, act: Int[Array, ""]) -> State:
         """After the agent's turn: a request of the slot `act`, or none."""
@@ -266,7 +264,7 @@ class KBInfoBot(Environment):
         answers = jnp.where(history.last[:, None], words, history.words[1])
         belief = beliefs.heard(params.knowledge, state.belief, words, history.last, params.evidence)
         history = replace(history, words=jnp.stack([first, answers]))
-        return replace(state, belief=belief, history=history, said=words)
+        return replace(state, belief=belief, history=history)
 
     def begin(
         self, params: Params, target: Array, knows: Array, said: Array, luck: Luck

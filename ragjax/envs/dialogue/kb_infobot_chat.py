@@ -13,12 +13,14 @@ from ragjax.envs.dialogue import kb_infobot_belief as beliefs
 from ragjax.envs.dialogue.kb_infobot_knowledge import token_numbers
 from ragjax.envs.dialogue.kb_infobot_reward import FAILURE, REQUEST, rank_reward
 from ragjax.envs.dialogue.kb_infobot_seen import LIST
+from ragjax.envs.dialogue.kb_infobot_user import utterance_shape
 from ragjax.envs.dialogue.tables import KnowledgeTable, words_of
+from ragjax.types import PAD_ID
 
 SURE = 0.05  # above which a belief in a value is shown
 # Words that say nothing of a row, though some value has them.
-IDLE = frozenset(
-    [
+IDLE = (
+    *(
         "a",
         "an",
         "and",
@@ -34,12 +36,8 @@ IDLE = frozenset(
         "of",
         "on",
         "or",
-        "the",
-        "that",
-        "this",
-        "to",
-        "with",
-    ]
+    ),
+    *("that", "the", "this", "to", "with"),
 )
 _UNKNOWING = re.compile(r"\b(i\s+)?(do\s?n[o']t know|no idea)\b", re.IGNORECASE)
 
@@ -94,30 +92,40 @@ class TableConversation(Conversation):
         if words and not known:
             self.waits = True
             return [*notes, "Say it in other words, or an empty line if you don't know."]
-        width = self._state.said.shape[1]
-        room = width if asked else self._state.said.size
+        slots, width = utterance_shape(self._params.knowledge)
+        room = width if asked else slots * width
         if len(known) > room:
             notes.append(f"Of {len(known)} words the last {len(known) - room} are left out.")
-        said = np.zeros(self._state.said.shape, np.int32)
+        said = np.zeros((slots, width), np.int32)
         # An answer stands where those about its slot do; else in any order.
-        row = int(jnp.argmax(requested)) * width
-        said.reshape(-1)[row : row + room][: len(known[:room])] = known[:room]
+        place = int(jnp.argmax(requested))
+        said.reshape(-1)[place * width :][: len(known[:room])] = known[:room]
         heard = self._spec.told(self._params, self._state, jnp.asarray(said))
-        slot = self._table.slots[int(jnp.argmax(requested))]
-        if asked and known and bool(jnp.any(heard.belief.dropped & requested)):
-            # Not an answer: it counts, but the slot is not given up.
-            aside = replace(
-                self._state, history=replace(self._state.history, last=requested & False)
-            )
-            told = self._spec.told(self._params, aside, jnp.asarray(said))
-            self._state = replace(self._state, belief=told.belief)
+        if asked and known and bool(heard.belief.dropped[place]):
+            self._volunteered(said, known[:room])
             self.waits = True
+            slot = self._table.slots[place]
             return [
                 *notes,
                 f"That is no {slot}, but is kept; what {slot}? Empty if you don't know.",
             ]
         self._state = heard
         return notes
+
+    def _volunteered(self, said: np.ndarray, tokens: list[int]) -> None:
+        """Keeps words that answer no request, among those that the dialogue began with."""
+        history = self._state.history
+        nothing = replace(history, last=history.last & False)  # asked for: no slot is given up
+        told = self._spec.told(
+            self._params, replace(self._state, history=nothing), jnp.asarray(said)
+        )
+        words = np.array(history.words)
+        began = words[0].reshape(-1)
+        free = np.flatnonzero(began == PAD_ID)[: len(tokens)]
+        began[free] = tokens[: len(free)]
+        self._state = replace(
+            self._state, belief=told.belief, history=replace(history, words=jnp.asarray(words))
+        )
 
     def _judged(self, line: str) -> list[str]:
         """The end: which of the rows that were named is the right one."""
@@ -151,15 +159,15 @@ class TableConversation(Conversation):
             return [f"What {self._table.slots[first]}?"]
         listed = [int(row) - slots for row in np.ravel(action)] if np.ndim(action) else []
         listed = listed or [row for row, _ in self.rows(LIST)]
-        said = [f"{place}. {self._describe(row)}" for place, row in enumerate(listed, 1)]
+        said = [
+            f"{place}. {self._spec.describe_passage(row, np.zeros(0))}"
+            for place, row in enumerate(listed, 1)
+        ]
         if late:
             self._close(FAILURE)
             return said
         self._named = listed
         return [*said, "Which one is it? Its number, or 0 for none."]
-
-    def _describe(self, row: int) -> str:
-        return self._spec.describe_passage(row, np.zeros(0))
 
     def believed(self) -> list[str]:
         """The likeliest values of each slot, and which slots are left out."""

@@ -1,7 +1,6 @@
 """Movie booking with a person in the place of the user: lines are searched for values and questions."""
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,9 +21,11 @@ from ragjax.envs.dialogue.movie_booking_acts import (
 from ragjax.envs.dialogue.movie_booking_knowledge import (
     DONT_CARE,
     UNCONSTRAINING,
-    matching,
+    matching_known,
+    unpacked,
     value_numbers,
 )
+from ragjax.envs.dialogue.movie_booking_state import answered, moved, opened
 from ragjax.envs.dialogue.movie_booking_user import User
 from ragjax.text import counted
 
@@ -39,6 +40,7 @@ ALIASES = {
     "tickets": "ticket",
 }
 SPOKEN = {"moviename": "movie", "starttime": "time", "numberofpeople": "number of people"}
+ANSWERS = ("any", "thanks", "no")
 _WORD = re.compile(r"[\w.:']+")
 
 
@@ -50,32 +52,26 @@ class TicketConversation(Conversation):
     "no" denies and "thanks" thanks.
     """
 
-    def __init__(
-        self,
-        spec: Any,
-        opened: Callable[..., Any],
-        moved: Callable[..., Any],
-        answered: Callable[..., Any],
-    ):
+    def __init__(self, spec: Any):
         """Begins a dialogue.
 
         Args:
           spec: the `MovieBooking`.
-          opened: makes the state of a dialogue that a user begins.
-          moved: makes the agent's turn.
-          answered: makes the user's turn.
         """
-        self._spec, self._opened, self._moved, self._answered = spec, opened, moved, answered
-        self._knowledge = spec.knowledge()
+        self._spec, self._knowledge = spec, spec.knowledge()
         self._texts = list(value_numbers(spec.showings))
-        self._values = self._phrases()
+        self._numbers: dict[tuple[str, ...], int] = {}
+        for number, text in enumerate(self._texts):
+            self._numbers.setdefault(_words(text), number)
+        self._slots = self._slots_of_phrases()
+        self._longest = max(map(len, self._slots))
         slots = len(SLOTS)
         nothing, zero = jnp.zeros(slots, bool), jnp.zeros((), jnp.int32)
         values = jnp.zeros(slots, jnp.int32)
         user = User(zero, values, values, nothing, nothing, zero, jnp.zeros((), bool))
-        self._state, self._begun = self._opened(user), False
+        self._state, self._begun = opened(user), False
         self._wanted: dict[int, int] = {}
-        self._booked = False
+        self._booked: int | None = None
         self.names = [spec.action_name(action) for action in range(len(ACTIONS))]
         row = spec.showings.rows[0]
         example = ", ".join(f"{row[slot]}" for slot in ("moviename", "city", "date") if slot in row)
@@ -84,22 +80,20 @@ class TicketConversation(Conversation):
             'theater? Say "any" if a slot does not matter, "no" if you were misunderstood, and "thanks".'
         )
 
-    def _phrases(self) -> dict[tuple[str, ...], list[int]]:
+    def _slots_of_phrases(self) -> dict[tuple[str, ...], list[int]]:
         """Words of a value -> the slots that have it, those of most rows first."""
         found: dict[tuple[str, ...], dict[int, int]] = {}
         goals = [goal.constraints for goal in self._spec.showings.goals]
         for row in (*self._spec.showings.rows, *goals):
             for slot, text in row.items():
-                words = tuple(_WORD.findall(text.casefold()))
-                if words:
+                if words := _words(text):
                     of = found.setdefault(words, {})
                     of[SLOT[slot]] = of.get(SLOT[slot], 0) + 1
         return {words: sorted(of, key=lambda slot: -of[slot]) for words, of in found.items()}
 
     def hear(self, line: str) -> list[str]:
         """Searches a line for values, questions and answers."""
-        words = _WORD.findall(line.casefold())
-        informs, rest = self._informed(words)
+        informs, rest = self._informed(_words(line))
         asked = int(jnp.argmax(self._state.agent_requests))
         open_request = bool(jnp.any(self._state.agent_requests))
         if "any" in rest and open_request:
@@ -120,9 +114,8 @@ class TicketConversation(Conversation):
             return [
                 "Nothing of this is in the table; name a value, or a slot with a question mark."
             ]
-        known = ("?", "any", "thanks", "no")
         unknown = [
-            word for word in rest if ALIASES.get(word, word) not in SLOT and word not in known
+            word for word in rest if ALIASES.get(word, word) not in SLOT and word not in ANSWERS
         ]
         self.waits = False
         self._wanted |= informs
@@ -135,25 +128,21 @@ class TicketConversation(Conversation):
             informs=jnp.asarray(values),
             requests=jnp.asarray(questions),
         )
-        self._state = self._answered(self._state, user) if self._begun else self._opened(user)
+        self._state = answered(self._state, user) if self._begun else opened(user)
         self._begun = True
         return [f"Left aside: {', '.join(unknown)}."] if unknown else []
 
-    def _informed(self, words: list[str]) -> tuple[dict[int, int], list[str]]:
+    def _informed(self, words: tuple[str, ...]) -> tuple[dict[int, int], list[str]]:
         """The values that are said, by slot, and the words that belong to none."""
-        numbers, lowered = value_numbers(self._spec.showings), {}
-        for text, number in numbers.items():
-            lowered.setdefault(tuple(_WORD.findall(text.casefold())), number)
         asked = np.flatnonzero(self._state.agent_requests).tolist()
         found, rest, place = {}, [], 0
-        longest = max(map(len, self._values))
         while place < len(words):
-            for width in range(min(longest, len(words) - place), 0, -1):
-                phrase = tuple(words[place : place + width])
-                slots = [slot for slot in self._values.get(phrase, []) if slot not in found]
+            for width in range(min(self._longest, len(words) - place), 0, -1):
+                phrase = words[place : place + width]
+                slots = [slot for slot in self._slots.get(phrase, []) if slot not in found]
                 if slots:
                     slot = next((slot for slot in asked if slot in slots), slots[0])
-                    found[slot] = lowered[phrase]
+                    found[slot] = self._numbers[phrase]
                     place += width
                     break
             else:
@@ -167,18 +156,18 @@ class TicketConversation(Conversation):
 
     def act(self, action: np.ndarray) -> list[str]:
         """Makes an exchange's first half, and says it."""
-        move, self._state = self._moved(self._knowledge, self._state, jnp.asarray(action))
+        move, self._state = moved(self._knowledge, self._state, jnp.asarray(action))
         name, slot = ACTIONS[int(action)]
         too_long = 2 * int(self._state.exchanges) > self._spec.max_turn
         if name == "request":
             said = [f"Which {_spoken(str(slot))}?"]
         elif int(move.slot) == TASKCOMPLETE and name == "inform":
-            self._booked = True
             rows = self._matching()
+            self._booked = rows[0] if rows else None
             others = f"; {counted(len(rows) - 1, 'other')} would do as well" if rows[1:] else ""
             said = ["I found nothing to book."]
             if rows:
-                said = [f"I book: {self._describe(rows[0])}{others}."]
+                said = [f"I book: {self._spec.describe_passage(rows[0], np.zeros(0))}{others}."]
         elif name == "inform":
             said = [f"{_spoken(str(slot))}: {self._texts[int(move.value)]}"]
         else:
@@ -189,12 +178,9 @@ class TicketConversation(Conversation):
 
     def _outcome(self, too_long: bool) -> str:
         """What came of it: whether the showing that was booked has all that was asked for."""
-        if too_long or not self._booked:
+        if too_long or self._booked is None:
             return "Nothing was booked" + (", and the dialogue is too long." if too_long else ".")
-        rows = self._matching()
-        if not rows:
-            return "Nothing was booked: no showing has all that is known."
-        cells = np.asarray(self._knowledge.cells[rows[0]])
+        cells = np.asarray(self._knowledge.cells[self._booked])
         folded = np.asarray(self._knowledge.folded)
         missed = [
             f"{SLOTS[slot]} {self._texts[value]}"
@@ -209,15 +195,8 @@ class TicketConversation(Conversation):
 
     def _matching(self) -> list[int]:
         """The rows that have all that is known."""
-        known = self._state.known
-        constrained = (known > 0) & (known != DONT_CARE) & ~UNCONSTRAINING
-        bits = np.asarray(matching(self._knowledge, known, constrained))
-        count = len(self._knowledge.cells)
-        has = (bits[:, None] >> np.arange(32, dtype=np.uint32)) & 1
-        return np.flatnonzero(has.reshape(-1)[:count]).tolist()
-
-    def _describe(self, row: int) -> str:
-        return self._spec.describe_passage(row, np.zeros(0))
+        rows = matching_known(self._knowledge, self._state.known)
+        return np.flatnonzero(unpacked(self._knowledge, rows)).tolist()
 
     def believed(self) -> list[str]:
         """What is known of each slot."""
@@ -232,6 +211,10 @@ class TicketConversation(Conversation):
         """The first rows that have all that is known, each as likely as any other."""
         rows = self._matching()
         return [(row, 1.0 / len(rows)) for row in rows[:most]]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.casefold()))
 
 
 def _spoken(slot: str) -> str:

@@ -172,6 +172,18 @@ def matching(
     return jnp.bitwise_and.reduce(free, axis=0)
 
 
+def matching_known(knowledge: Knowledge, known: Int[Array, "J"]) -> UInt32[Array, "W"]:
+    """The rows, as bits, that have all by which the agent looks up showings, see `filled`."""
+    constrained = (known > 0) & (known != DONT_CARE) & ~UNCONSTRAINING
+    return matching(knowledge, known, constrained)
+
+
+def unpacked(knowledge: Knowledge, rows: UInt32[Array, "W"]) -> Bool[Array, "N"]:
+    """[N] which rows the bits say."""
+    bits = (rows[:, None] >> jnp.arange(BITS, dtype=jnp.uint32)) & 1
+    return bits.reshape(-1)[: knowledge.cells.shape[0]] > 0
+
+
 def number_of(rows: UInt32[Array, "W"]) -> Int[Array, ""]:
     """How many rows the bits say."""
     return jnp.sum(jax.lax.population_count(rows).astype(jnp.int32))
@@ -185,12 +197,9 @@ def filled(knowledge: Knowledge, known: Int[Array, "J"], slot: Int[Array, ""]) -
     it is the one that the table has first; `NO_MATCH` if there is none. Of ticket and taskcomplete the
     value is `AVAILABLE` if any row matches.
     """
-    constrained = (known > 0) & (known != DONT_CARE) & ~UNCONSTRAINING
-    rows = matching(knowledge, known, constrained)
-    count = knowledge.cells.shape[0]
-    bits = (rows[:, None] >> jnp.arange(BITS, dtype=jnp.uint32)) & 1
+    rows = matching_known(knowledge, known)
     column = jnp.take(knowledge.cells, slot, axis=1)
-    having = (bits.reshape(-1)[:count] > 0) & (column > 0)
+    having = unpacked(knowledge, rows) & (column > 0)
     frequency = (
         jnp.zeros(knowledge.folded.shape, jnp.int32).at[column].add(having.astype(jnp.int32))
     )

@@ -439,14 +439,14 @@ def test_what_the_user_answers():
     spec = no_slips(sees="soft")
     env, luck, (state, _first) = begun(spec, 3, [0, 1], [0])
     knowledge = env.params.knowledge
-    assert np.any(np.asarray(state.said[0]))
-    assert not np.any(np.asarray(state.said[1:]))
+    assert np.any(np.asarray(state.history.words[0, 0]))
+    assert not np.any(np.asarray(state.history.words[0, 1:]))
     state, _ = spec.advance(env.params, state, jnp.asarray(1), luck)
     own = np.asarray(knowledge.tokens[knowledge.full[3, 1]])
-    np.testing.assert_array_equal(np.asarray(state.said[1])[: len(own)], own)
+    np.testing.assert_array_equal(np.asarray(state.history.words[1, 1])[: len(own)], own)
     assert state.belief.dropped.tolist() == [False, False, False]
     state, made = spec.advance(env.params, state, jnp.asarray(2), luck)
-    assert not np.any(np.asarray(state.said))
+    assert not np.any(np.asarray(state.history.words[1, 2]))
     assert state.belief.dropped.tolist() == [False, False, True]
     seen = np.split(np.asarray(made.observation), [3, 6, 9, 12])
     assert seen[1].tolist() == [0, 0, 1]  # dropped
