@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import difflib
 import io
+import re
 from collections.abc import Collection, Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import tyro
@@ -109,6 +111,11 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
     fields = leaf_fields(config)
     several = [name for name, hint in fields.items() if get_origin(hint) is tuple]
     given = split_arguments(arguments, several)
+    arguments = [
+        word
+        for name, value in given
+        for word in (f"--{name}", *_words(value, fields.get(name), name in several))
+    ]
     for name, value in given:
         require_field(name, fields)
         require(
@@ -120,6 +127,30 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
         wrong = [(name, value) for name, value in given if not _fits(config, name, str(value))]
         name, value = (wrong or given)[0]
         raise UserError(f"--{name} is {value!r}; give {_expected(fields[name])}.") from error
+
+
+def _words(value: str | None, hint: Any, several: bool) -> list[str]:
+    """The words of a value as tyro reads them; a whole number may be written as 1e6 or 1_000_000."""
+    if value is None:
+        return []
+    words = value.split() if several else [value]
+    if int in _leaves(hint) and float not in _leaves(hint):
+        return [_as_integer(word) for word in words]
+    return words
+
+
+def _leaves(hint: Any) -> set[Any]:
+    """The plain types that a hint is made of."""
+    parts = get_args(hint)
+    return set().union(*map(_leaves, parts)) if parts else {hint}
+
+
+def _as_integer(word: str) -> str:
+    """A word that is a whole number in another notation, in digits; other words as they are."""
+    if not re.fullmatch(r"[+-]?\d+(_\d+)*(\.\d+)?([eE]\+?\d{1,2})?", word):
+        return word
+    exact = Decimal(word)
+    return str(int(exact)) if exact == exact.to_integral_value() and not word.isdigit() else word
 
 
 def value_of(config: Any, name: str, word: str) -> Any:

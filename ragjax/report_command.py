@@ -38,6 +38,7 @@ def report(options: Any, _: list[str], console: PlainConsole) -> int:
     from ragjax.report.contents import report_page
     from ragjax.report.page import write_page
 
-    size = write_page(report_page(options.what, options.episodes, console), output)
-    print_line(f"{output}: {size / 1e6:.2f} MB")
+    page, older = report_page(options.what, options.episodes, console), output.exists()
+    size = write_page(page, output)
+    print_line(f"{output}: {size / 1e6:.2f} MB{', in place of the one that was there' * older}")
     return 0

@@ -156,6 +156,7 @@ def test_the_log_of_a_run_counts_every_episode():
     assert np.sum(np.round(total)) + int(np.sum(running)) == 1_536
 
 
+@pytest.mark.slow
 def test_single_runs_and_sweep_on_a_small_budget():
     """Both programs run, and a run of the sweep is the single run of the same seed and rate."""
     (single,) = benchmark.measure_single(SMALL)["runs"]

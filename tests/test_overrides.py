@@ -1,6 +1,7 @@
 """Fields of a config given on the command line."""
 
 import dataclasses
+import re
 
 import pytest
 import tiny_config
@@ -9,7 +10,7 @@ from ragjax.errors import UserError
 from ragjax.learners.questions import Phase
 from ragjax.models.encoder import TransformerEncoder
 from ragjax.models.retriever import Dense
-from ragjax.overrides import leaf_fields, override
+from ragjax.overrides import leaf_fields, override, value_of
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,20 @@ def test_several_at_once(config):
     changed = override(config, ["--seed", "4", "--phases.1.steps=9", "--phases.1.batch-size", "2"])
     assert (changed.seed, changed.phases[1]) == (4, Phase(steps=9, batch_size=2, k=2))
     assert changed.phases[0] == config.phases[0]
+
+
+@pytest.mark.parametrize("word", ["4", "+4", "4.0", "0.4e1", "4e0", "4E+0", "0_4"])
+def test_a_whole_number_in_any_notation(word, config):
+    changed = override(config, ["--seed", word, f"--phases.1.steps={word}"])
+    assert (changed.seed, changed.phases[1].steps) == (4, 4)
+    assert isinstance(changed.seed, int)
+    assert value_of(config, "seed", word) == 4
+
+
+@pytest.mark.parametrize("word", ["4.5", "45e-1", "1e", "e4", "4__0", "1e999", "0x4"])
+def test_what_is_no_whole_number(word, config):
+    with pytest.raises(UserError, match=re.escape(f"--seed is '{word}'; give a whole number.")):
+        override(config, ["--seed", word])
 
 
 def test_component_of_a_union(config):

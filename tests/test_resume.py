@@ -115,6 +115,7 @@ def test_killed_again_and_again(documents, moments, processes, reference, tmp_pa
     assert json.loads((run_dir / "result.json").read_text())["resumed_at"] == whole[-1]
 
 
+@pytest.mark.slow
 def test_interrupted_within_a_step(processes, reference, tmp_path):
     """The state is donated by then: what is saved is the state after the step."""
     run_dir, marker, step = tmp_path / "run", tmp_path / "there", 6

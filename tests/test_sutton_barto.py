@@ -151,6 +151,7 @@ def test_figure_13_2(numbers):
 # Smaller runs
 
 
+@pytest.mark.slow
 def test_bandits_live(book):
     group = book.gradient_bandits(runs=100, steps=250)
     end = {name: curve[-10:].mean() for name, curve in heights(group).items()}

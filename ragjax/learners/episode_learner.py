@@ -219,8 +219,6 @@ class EpisodesLearner(EpisodeQuestions):
         """`env_steps`, which the device's integers may be too short for."""
         return {"env_steps": steps * self.config.algorithm.batch_size}
 
-    # Measuring
-
     def play(
         self,
         state: State,
@@ -381,19 +379,22 @@ class EpisodesLearner(EpisodeQuestions):
     def facts(self, state: State, rows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
         """Steps of the environments, and the learning curve."""
         del state, seed
-        size = self.config.algorithm.batch_size
         measured = [row for row in rows if "eval/greedy_return" in row]
         curve = {
-            "env_steps": [row["step"] * size for row in measured],
+            "env_steps": [self.counts(row["step"])["env_steps"] for row in measured],
             "greedy": [row["eval/greedy_return"] for row in measured],
             "sampled": [row["eval/sampled_return"] for row in measured],
         }
-        return {"env_steps": self.config.steps * size, "curve": curve}
+        return self.counts(self.config.steps) | {"curve": curve}
+
+    def notes(self) -> list[str]:
+        """See `Learner.notes`."""
+        return self.config.notes
 
     def first_batch(self) -> list[str]:
         """What the first environment shows after its reset."""
+        key = jax.random.PRNGKey(self.config.seed)
         with self.guard():
-            state = self.init(jax.random.PRNGKey(self.config.seed), self.hyper, self.data)
-            shown = np.asarray(state.carry.timestep.observation)[0]
+            shown = np.asarray(self.init(key, self.hyper, self.data).carry.timestep.observation)[0]
         numbers = np.array2string(shown, precision=3, threshold=20)
         return [f"observation {shown.shape}: {numbers}", f"{self.raw_env.num_actions} actions"]

@@ -18,6 +18,7 @@ from ragjax.models.policy import ActorCritic, Policy
 from ragjax.objectives.algorithm import Algorithm
 from ragjax.origin import require_same_runs
 from ragjax.ranges import HOST, require_few_updates
+from ragjax.text import counted
 from ragjax.training.optimizer import Adam, Optimizer
 from ragjax.types import Env
 
@@ -120,6 +121,17 @@ class EpisodesConfig(Config):
     def steps(self) -> int:
         """Rollouts of the whole run; none for a policy that learns nothing."""
         return self.env_steps // self.algorithm.batch_size if self.policy.learns else 0
+
+    @property
+    def notes(self) -> list[str]:
+        """That `env_steps` is no whole number of rollouts, if it isn't."""
+        size, number = self.algorithm.batch_size, self.steps
+        if not number or self.env_steps == number * size:
+            return []
+        return [
+            f"env_steps is {self.env_steps:,}, of which {number * size:,} are made: "
+            f"{counted(number, 'rollout')} of {size:,}"
+        ]
 
     @property
     def updates(self) -> int:

@@ -143,12 +143,13 @@ class RunProgress:
     def __init__(self, console: PlainConsole, total: int, done: int, unit: str = "step"):
         """Shows a bar at `done` of `total` steps, or of what `unit` says, once entered as a context."""
         self._progress = Progress(
-            BarColumn(bar_width=10),  # short: the line has to fit 80 columns
+            BarColumn(bar_width=6),  # short: the line has to fit 80 columns
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
-            TimeRemainingColumn(),
+            TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[figures]}"),
             console=console,
+            disable=total == 0,
         )
         self._task = self._progress.add_task("", total=total, completed=done, rate="", figures="")
         self._figures: dict[str, float] = {}

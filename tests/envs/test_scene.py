@@ -26,13 +26,13 @@ DRAWN = [kind for kind in traceable_specs() if kind.scene is not Environment.sce
 def played(spec, steps=6, seed=0):
     """Params and the states of an episode of random actions, on the host."""
     env = spec.build()
-    draw = np.random.default_rng(seed)
-    state, _ = env.reset(env.params, jax.random.key(seed))
+    draw, step = np.random.default_rng(seed), jax.jit(env.step)
+    state, _ = jax.jit(env.reset)(env.params, jax.random.key(seed))
     states = [state]
     for number in range(steps):
         shape = (env.slate,) if env.slate else ()
         action = jnp.asarray(draw.choice(env.num_actions, shape, replace=False), jnp.int32)
-        state, _ = env.step(env.params, jax.random.key(number), states[-1], action)
+        state, _ = step(env.params, jax.random.key(number), states[-1], action)
         states.append(state)
     return jax.device_get((env.params, states))
 

@@ -71,6 +71,7 @@ def test_task_encoder_index_and_objective(questions):
     assert len(run.answer("What colour is the gate of Aro?")["passages"]) == 3
 
 
+@pytest.mark.slow
 def test_a_user_s_index_that_finds_fewer_is_read_without_nan(tmp_path):
     words = ["--retriever.index.shortlist", "2", "--phases.0.steps", "2", "--evaluation.k", "4"]
     config = str(USERLAND / "config_questions.py")

@@ -138,6 +138,13 @@ def hyper_of(number):
     return {name: jnp.asarray(values[number]) for name, values in HYPER.items()}
 
 
+def test_steps_that_no_whole_rollout_is_left_for_are_said():
+    config = configured(updates=3)
+    assert config.create().notes() == []
+    [note] = dataclasses.replace(config, env_steps=63).create().notes()
+    assert note == "env_steps is 63, of which 48 are made: 3 rollouts of 16"
+
+
 def test_a_step_compiles_once(run):
     """Over several steps, and for whatever hyperparameters."""
     assert set(run.hyper) == set(HYPER)

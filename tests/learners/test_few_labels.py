@@ -46,6 +46,7 @@ def advanced(learner, seeds, state, steps):
     return state, losses
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_to_the_same_bits_and_seeds_run_side_by_side(learner):
     """Each seed with labels of its own."""
     whole, losses = advanced(learner, (1,), first_state(learner, (1,)), range(4))

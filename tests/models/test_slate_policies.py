@@ -211,7 +211,7 @@ def test_history_of_slates_is_refused():
     "algorithm",
     [
         PPO(num_envs=32, rollout_length=4, minibatches=2, entropy_coef=0.01),
-        A2C(num_envs=32, rollout_length=4),
+        pytest.param(A2C(num_envs=32, rollout_length=4), marks=pytest.mark.slow),
         VTrace(num_envs=32, rollout_length=4),
         Reinforce(num_envs=64, rollout_length=1),
     ],

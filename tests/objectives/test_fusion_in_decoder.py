@@ -147,7 +147,7 @@ def test_answers_by_enumeration(toy, batch, corpus, all_answers):
     np.testing.assert_allclose(greedy.log_posterior, log_prior, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["bart", "t5"])
+@pytest.mark.parametrize("kind", ["bart", pytest.param("t5", marks=pytest.mark.slow)])
 def test_pretrained_readers_read_what_their_decoder_sees_at_once(kind, tmp_path):
     reader = PretrainedReader(str(write_reader(tmp_path / kind, kind)))
     words = BorrowedTokenizer(reader.reads)

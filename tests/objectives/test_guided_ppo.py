@@ -30,7 +30,9 @@ POLICIES = {
 }
 
 
-@pytest.fixture(scope="module", params=list(POLICIES))
+@pytest.fixture(
+    scope="module", params=[pytest.param("plain", marks=pytest.mark.slow), "retrieving"]
+)
 def learner(request):
     code, policy = POLICIES[request.param]
     config = EpisodesConfig(

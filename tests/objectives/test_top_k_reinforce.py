@@ -172,7 +172,11 @@ def test_a_return_is_discounted_and_a_step_without_a_click_teaches_nothing():
     ("env", "policy"),
     [
         (InterestEvolution(candidates=5), SlatePolicy(hidden=(8,))),
-        (InterestEvolution(corpus=30), SlateRetrieval(k=6, explored=2, hidden=(8,))),
+        pytest.param(
+            InterestEvolution(corpus=30),
+            SlateRetrieval(k=6, explored=2, hidden=(8,)),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["offered", "retrieved"],
 )

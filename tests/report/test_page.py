@@ -105,6 +105,8 @@ def test_a_page_is_said_and_measured(ragjax, tmp_path):
     size = (tmp_path / "page.html").stat().st_size
     assert (code, out, err) == (0, f"{tmp_path / 'page.html'}: {size / 1e6:.2f} MB\n", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["page.html", "run"]
+    _, again, _ = ragjax("report", run, "-o", tmp_path / "page.html")
+    assert again == out.replace(" MB", " MB, in place of the one that was there")
 
 
 def test_a_run_as_large_as_the_quickstart_s_makes_a_small_page(ragjax, tmp_path):

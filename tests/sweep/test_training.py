@@ -227,8 +227,8 @@ def test_who_goes_on_is_not_changed_by_who_is_stopped(pruned, whole):
         (sweep_training.RunTraining, "advance", 1, True),
         (Store, "record_rung", 3, False),
         (Store, "decide", 1, True),
-        (sweep_training.RunTraining, "advance", 2, True),
-        (Store, "decide", 2, True),
+        pytest.param(sweep_training.RunTraining, "advance", 2, True, marks=pytest.mark.slow),
+        pytest.param(Store, "decide", 2, True, marks=pytest.mark.slow),
         (Store, "record", 5, True),
     ],
 )

@@ -138,6 +138,22 @@ def test_progress_fits_a_line_and_shows_the_newest_figures():
     assert "grad_norm" not in last
 
 
+def test_four_figures_fit_beside_the_time_that_is_left():
+    console = PlainConsole(width=80, file=io.StringIO())
+    with RunProgress(console, 300, 0) as progress:
+        progress.advance(150, {"loss": -13.051, "recall": 0.938, "reward": 0.91, "dev/em": 0.846})
+    last = console.file.getvalue().splitlines()[-1]
+    assert "…" not in last
+    assert "loss -13.051 recall 0.938 em 0.846 reward 0.910" in last
+
+
+def test_of_nothing_to_do_there_is_no_bar():
+    console = PlainConsole(width=80, file=io.StringIO())
+    with RunProgress(console, 0, 0):
+        pass
+    assert console.file.getvalue() == ""
+
+
 def test_a_symptom_is_said_each_time():
     console = PlainConsole(file=io.StringIO(), width=200)
     with RunProgress(console, 10, 0) as progress:

@@ -76,7 +76,7 @@ def told_of(name):
         ("rag_sharded", 1e-5),
         pytest.param("rag_bfloat16", 0.1, marks=pytest.mark.slow),
         pytest.param("remat", 1e-5, marks=pytest.mark.slow),
-        ("remat_sharded", 1e-5),
+        pytest.param("remat_sharded", 1e-5, marks=pytest.mark.slow),
     ],
 )
 def test_questions_on_eight_devices_and_on_one(name, near):
@@ -197,7 +197,7 @@ def test_two_hosts_train_one_run_and_a_signal_to_one_saves_it(tmp_path, started)
     assert result["devices"].startswith("2 x")
 
 
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_host_whose_other_is_killed_says_so_and_how_to_go_on(tmp_path, started, killed):
     """No traceback of an exchange that failed; JAX itself may log that it lost its service, host 0."""
     run_dir = tmp_path / "run"

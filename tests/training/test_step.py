@@ -119,6 +119,7 @@ def index_sums(rag_loss, toy, plain_batch, corpus):
     return run
 
 
+@pytest.mark.slow
 def test_four_micro_batches_over_the_whole_index(index_sums):
     chex.assert_trees_all_close(index_sums(1), index_sums(4), rtol=2e-5, atol=1e-5)
 

@@ -215,7 +215,9 @@ REWARDS = {
 }
 
 
-@pytest.mark.parametrize("name", REWARDS)
+@pytest.mark.parametrize(
+    "name", ["rloo", *(pytest.param(name, marks=pytest.mark.slow) for name in ("grpo", "ppo"))]
+)
 def test_rewards_move_adapters_and_stay_near_what_was_loaded(name):
     """The reference has adapters of its own, and shares all else."""
     reward = AnswerReward(reward=Even(), kl_coef=0.1, **REWARDS[name])
@@ -353,6 +355,7 @@ def test_a_run_starts_from_the_merged_parameters_of_another(first, trained):
     )
 
 
+@pytest.mark.slow
 def test_adapters_start_from_a_run_of_all(tmp_path):
     wiring.train(configured(trained=All(), phases=(wiring.Phase(2, batch_size=4, k=2),)), tmp_path)
     learner, state = started(tmp_path)

@@ -363,7 +363,10 @@ def test_a_run_and_an_encoder_are_too_many(source, corpus, tmp_path, capsys):
     assert not (tmp_path / "index").exists()
 
 
-@pytest.mark.parametrize("trained", [Lora(rank=2, parts=("retriever",)), QueryOnly()])
+@pytest.mark.parametrize(
+    "trained",
+    [Lora(rank=2, parts=("retriever",)), pytest.param(QueryOnly(), marks=pytest.mark.slow)],
+)
 def test_adapters_or_the_queries_encoder_alone_learn(trained, source):
     """What is trained moves, and what is taken out is else what was loaded."""
     config, apart = config_of(source), isinstance(trained, QueryOnly)

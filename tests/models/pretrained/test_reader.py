@@ -384,6 +384,7 @@ def test_adapters_of_it_are_trained_and_taken_out(kind, sources, tmp_path, capsy
     assert "exists" in the_sentence(capsys.readouterr().err)
 
 
+@pytest.mark.slow
 def test_rewards_train_adapters(sources, tmp_path):
     """RLOO with a penalty for leaving the loaded weights, and beams to answer."""
     objective = "Joint(RagSequence(beam=Beam(beams=2)), 0.0, AnswerReward(samples=2, kl_coef=0.1))"
