@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from jitted import jitted
 
 from ragjax.envs.cartpole import CartPole
 from ragjax.envs.recommendation.baselines import SlateBaseline, drawn_evenly
@@ -22,9 +23,9 @@ E = 5
 
 def shown_by(spec, by, key=0, **fields):
     """The environments, their parts, and the slates [E,S] of likeliest and of drawn choices."""
-    env = spec.vectorise(E)
+    env = jitted(spec.vectorise(E))
     state, first = env.reset(env.params, jax.random.key(key))
-    policy = SlateBaseline(by, **fields).build(env)
+    policy = jitted(SlateBaseline(by, **fields).build(env))
     seen = policy.retrieve({}, None, jax.random.key(1), first.observation)
     distribution, value = policy.apply(policy.init(jax.random.key(2)), seen)
     np.testing.assert_array_equal(value, np.zeros(E))
@@ -131,7 +132,7 @@ def config(env, policy):
 
 def test_a_fixed_policy_is_measured_as_any():
     learner = config(InterestEvolution(), SlateBaseline("quality")).create()
-    state = learner.init(jax.random.key(0), learner.hyper, learner.data)
+    state = jax.jit(learner.init)(jax.random.key(0), learner.hyper, learner.data)
     episodes, facts = learner.evaluate(state)
     summary = episodes.summary()
     assert facts["environment"] == "interest_evolution"

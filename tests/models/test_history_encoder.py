@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
 from ragjax.envs.recommendation.numbered import FIRST_TOKEN
@@ -76,7 +77,7 @@ def test_embeddings_of_each_item_are_trained(env, policy):
     )
     learner = config.create()
     key = jax.random.PRNGKey(0)
-    first = learner.init(key, learner.hyper, learner.data)
+    first = jax.jit(learner.init)(key, learner.hyper, learner.data)
     last, _ = jax.jit(functools.partial(train, learner))(key, [None], learner.hyper, learner.data)
     before, after = (
         state.params["retriever"].get("stored", state.params["retriever"].get("query"))["embedding"]
@@ -89,8 +90,8 @@ def test_embeddings_of_each_item_are_trained(env, policy):
 
 
 def test_untrained_it_finds_what_was_seen_most():
-    env = RecoGym(products=50, views=4).build()
-    policy = retrieval(3, HistoryEncoder(seen=4, width=64)).build(env)
+    env = jitted(RecoGym(products=50, views=4).build())
+    policy = jitted(retrieval(3, HistoryEncoder(seen=4, width=64)).build(env))
     params = policy.init(jax.random.key(0))
     seen = jnp.asarray([[20.0, 31.0, 20.0, 9.0, *[1.0] * 6], [40.0, 0.0, 0.0, 0.0, *[0.5] * 6]])
     found = policy.retrieve(params, policy.embed(params), None, seen)

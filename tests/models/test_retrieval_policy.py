@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 from tiny_env import TinyMdp
 
 from ragjax.config import config_json, from_json
@@ -35,7 +36,7 @@ E, K = 5, 3
 
 def built(spec, env, seed=0):
     """The policy, its parameters made larger than at the start, and its index."""
-    policy = spec.build(env)
+    policy = jitted(spec.build(env))
     params = policy.init(jax.random.PRNGKey(seed))
     params = jax.tree.map(
         lambda leaf: (
@@ -52,7 +53,7 @@ def softmax(x):
 
 
 def test_the_k_best_passages_are_retrieved_and_scored():
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     policy, params, index = built(RetrievalPolicy(k=K, hidden=(8,), retriever=two_matrices(8)), env)
     observation = jax.random.normal(jax.random.PRNGKey(1), (E, *env.low.shape))
     seen = policy.retrieve(params, index, None, observation)
@@ -73,7 +74,7 @@ def test_the_k_best_passages_are_retrieved_and_scored():
 
 
 def test_a_miss_counts_for_nothing():
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     policy, params, _ = built(RetrievalPolicy(k=K), env)
     observation = jnp.ones((E, *env.low.shape))
     ids = jnp.tile(jnp.array([4, 1, -1], jnp.int32), (E, 1))
@@ -84,7 +85,7 @@ def test_a_miss_counts_for_nothing():
 
 
 def test_the_critic_does_not_train_the_retriever():
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     policy, params, index = built(RetrievalPolicy(k=K), env)
     observation = jax.random.normal(jax.random.PRNGKey(1), (E, *env.low.shape))
     seen = policy.retrieve(params, index, None, observation)
@@ -97,7 +98,7 @@ def test_the_critic_does_not_train_the_retriever():
 @pytest.mark.parametrize("estimator", ["marginal", "sampled", "gumbel", "attention"])
 def test_what_was_acted_on_gives_the_same_probabilities_again(estimator):
     """With an index of other parameters, too: the ratio of acting to learning starts at exactly 1."""
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     spec = RetrievalPolicy(k=K, estimator=estimator)
     policy, params, _ = built(spec, env)
     stale = built(spec, env, seed=7)[2]
@@ -127,7 +128,7 @@ def test_figures_of_a_retriever_are_of_the_action_that_was_taken(monkeypatch):
     """Which is not the choice, where passage and action are drawn together."""
     told = []
     monkeypatch.setattr(algorithm, "retrieval_figures", lambda *given: told.append(given) or {})
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     policy, params, index = built(RetrievalPolicy(k=K, estimator="sampled"), env)
     observation = jax.random.normal(jax.random.PRNGKey(1), (E, *env.low.shape))
     seen = policy.retrieve(params, index, None, observation)
@@ -187,7 +188,7 @@ def ppo_by_hand(old, new, passages, batch, clip):
 
 def test_ppos_ratio_is_that_of_the_passages_acted_on():
     """Index and parameters have both moved since: the marginals are over the stored passages."""
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     spec = RetrievalPolicy(k=K, hidden=(8,), retriever=two_matrices(8))
     policy, old, _ = built(spec, env)
     algorithm = PPO(
@@ -226,7 +227,7 @@ def test_ppos_ratio_is_that_of_the_passages_acted_on():
 
 
 def test_gumbel_draws_other_passages_with_every_key():
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     policy, params, index = built(RetrievalPolicy(k=K, estimator="gumbel"), env)
     observation = jnp.ones((E, *env.low.shape))
     one, other, none = (
@@ -238,7 +239,7 @@ def test_gumbel_draws_other_passages_with_every_key():
 
 
 def test_gumbels_fields_reach_its_distribution():
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     spec = RetrievalPolicy(k=K, estimator="gumbel", drawn=2, temperature=0.5)
     policy, params, index = built(spec, env)
     seen = policy.retrieve(params, index, None, jnp.ones((E, *env.low.shape)))
@@ -248,13 +249,13 @@ def test_gumbels_fields_reach_its_distribution():
 
 def test_an_episodes_actions_have_the_marginal_of_the_whole_episode():
     """Π_t π(a_t|h_t) = Σ_d p(d|s_0) Π_t π(a_t|s_t,d), for every sequence of actions."""
-    env = WHOLE.vectorise(1)
+    env = jitted(WHOLE.vectorise(1))
     policy, params, index = built(RetrievalPolicy(k=K, hidden=(8,), latent="episode"), env)
     step = jax.jit(env.step)
     look = jax.jit(lambda observation: policy.retrieve(params, index, None, observation))
     apply = jax.jit(policy.apply)
     state, first = env.reset(env.params, jax.random.PRNGKey(5))
-    single = RetrievalPolicy(k=K, hidden=(8,)).build(SPEC.vectorise(1))
+    single = jitted(RetrievalPolicy(k=K, hidden=(8,)).build(SPEC.vectorise(1)))
     total = 0.0
     for actions in itertools.product(range(3), repeat=2):
         now, shown, product, parts = state, first, 1.0, []
@@ -282,7 +283,7 @@ def seen0(look, first):
 
 
 def test_an_episodes_passages_are_those_of_its_first_observation():
-    env = WHOLE.vectorise(1)
+    env = jitted(WHOLE.vectorise(1))
     policy, params, index = built(RetrievalPolicy(k=K, latent="episode"), env)
     state, first = env.reset(env.params, jax.random.PRNGKey(5))
     _, second = env.step(env.params, jax.random.PRNGKey(6), state, jnp.array([1]))
@@ -366,7 +367,7 @@ def test_contents_in_another_order_change_what_is_read_alone():
 
 
 def test_the_distribution_is_the_marginal_by_default():
-    env = SPEC.vectorise(E)
+    env = jitted(SPEC.vectorise(E))
     policy, params, index = built(RetrievalPolicy(k=K), env)
     seen = policy.retrieve(params, index, None, jnp.ones((E, *env.low.shape)))
     assert isinstance(policy.apply(params, seen)[0], MarginalCategorical)

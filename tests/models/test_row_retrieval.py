@@ -25,12 +25,14 @@ def begun(sees, policy, count=8):
     """The functions, and what is retrieved for `count` users who have said something."""
     env = KBInfoBot(table=TABLE, sees=sees, replaced=0.0, corrupted=0.0).build()
     model = policy.build(env)
-    params = model.init(jax.random.key(0))
-    states, seen = jax.vmap(lambda key: env.reset(env.params, key))(
-        jax.random.split(jax.random.key(1), count)
-    )
-    found = model.retrieve(params, model.embed(params), None, seen.observation)
-    return env, model, params, states, found
+
+    @jax.jit
+    def begin(keys):
+        params = model.init(jax.random.key(0))
+        states, seen = jax.vmap(lambda key: env.reset(env.params, key))(keys)
+        return params, states, model.retrieve(params, model.embed(params), None, seen.observation)
+
+    return env, model, *begin(jax.random.split(jax.random.key(1), count))
 
 
 def test_rows_are_those_of_the_posterior_where_nothing_is_learned_yet():
@@ -40,7 +42,7 @@ def test_rows_are_those_of_the_posterior_where_nothing_is_learned_yet():
     log_q = np.asarray(found.observation)[:, -ROWS:]
     ranked = np.take_along_axis(log_q, np.asarray(found.ids), -1)
     np.testing.assert_allclose(ranked, -np.sort(-log_q, axis=-1), atol=1e-5)
-    distribution, value = model.apply(params, found)
+    distribution, value = jax.jit(model.apply)(params, found)
     np.testing.assert_allclose(distribution.log_prior, ranked, atol=1e-4)
     assert value.shape == (8,)
     assert distribution.log_probs.shape == (8, 3 + ROWS)
@@ -90,7 +92,7 @@ def test_gradients_reach_every_part():
         distribution, value = model.apply(params, found)
         return -jnp.mean(distribution.log_prob(distribution.mode())) + jnp.mean(value**2)
 
-    gradient = jax.grad(loss)(params)
+    gradient = jax.jit(jax.grad(loss))(params)
     for group in ("retriever", "policy", "value"):
         largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(gradient[group]))
         assert 0 < largest < np.inf, group

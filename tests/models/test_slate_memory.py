@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 
 from ragjax.envs.recommendation.interest_evolution import TOPIC_QUALITY, InterestEvolution
 from ragjax.errors import UserError
@@ -17,7 +18,7 @@ SPEC = InterestEvolution(candidates=5, slate=2, memory=CAPACITY, dealt=True)
 @pytest.fixture(scope="module")
 def played():
     """The environments and what they showed in six steps, [7,E,O]; slates of the first candidates."""
-    env = SPEC.vectorise(ENVS)
+    env = jitted(SPEC.vectorise(ENVS))
     reset, step = jax.jit(env.reset), jax.jit(env.step)
     state, made = reset(env.params, jax.random.key(0))
     seen = [made.observation]
@@ -63,7 +64,7 @@ def test_qualities_are_dealt_out_anew_for_each_episode(played):
 def test_a_candidate_is_scored_by_the_marginal_over_what_is_recalled(played):
     env, seen, _ = played
     spec = SlateMemory(k=3, width=6, hidden=(7,))
-    policy = spec.build(env)
+    policy = jitted(spec.build(env))
     params = policy.init(jax.random.key(2))
     params["retriever"]["unknown"] = jnp.asarray(0.7)
     observation = seen[4]
@@ -95,18 +96,18 @@ def test_a_candidate_is_scored_by_the_marginal_over_what_is_recalled(played):
 
 def test_before_anything_is_shown_nothing_is_recalled(played):
     env, seen, _ = played
-    policy = SlateMemory(k=3).build(env)
+    policy = jitted(SlateMemory(k=3).build(env))
     params = policy.init(jax.random.key(3))
 
     def total(params, observation):
         distribution, value = policy.apply(params, observation)
         return jnp.sum(distribution.scores) + jnp.sum(value)
 
-    slope = jax.grad(total)(params, seen[0])
+    slope = jax.jit(jax.grad(total))(params, seen[0])
     for leaf in jax.tree.leaves(slope):
         assert np.all(np.isfinite(leaf))
     assert not np.any(slope["retriever"]["embedder"]["kernel"])
-    later = jax.grad(total)(params, seen[5])
+    later = jax.jit(jax.grad(total))(params, seen[5])
     assert np.any(later["retriever"]["embedder"]["kernel"])
 
 

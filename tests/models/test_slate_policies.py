@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.catch import Catch
@@ -98,8 +99,8 @@ def trained(made):
 
 @pytest.fixture(scope="module")
 def offered():
-    env = Shop(offered=5).vectorise(3)
-    policy = SlatePolicy(hidden=(8,)).build(env)
+    env = jitted(Shop(offered=5).vectorise(3))
+    policy = jitted(SlatePolicy(hidden=(8,)).build(env))
     return env, policy, policy.init(jax.random.key(0))
 
 
@@ -117,8 +118,8 @@ def test_scores_follow_the_candidates_whatever_their_order(offered):
 
 
 def test_what_was_explored_is_shown_while_drawing_alone():
-    env = Shop().vectorise(64)
-    policy = SlateRetrieval(k=3, explored=4).build(env)
+    env = jitted(Shop().vectorise(64))
+    policy = jitted(SlateRetrieval(k=3, explored=4).build(env))
     params = policy.init(jax.random.key(0))
     index = policy.embed(params)
     _, first = env.reset(env.params, jax.random.key(1))
@@ -146,8 +147,8 @@ def test_what_was_explored_is_shown_while_drawing_alone():
 
 def test_gradient_of_the_retrieved_slate_equals_enumeration():
     """∇ Σ_slates π(slate|s) r(slate), by the loss over all slates and by differentiating the sum."""
-    env = Shop().vectorise(3)
-    policy = SlateRetrieval(k=4, hidden=(6,)).build(env)
+    env = jitted(Shop().vectorise(3))
+    policy = jitted(SlateRetrieval(k=4, hidden=(6,)).build(env))
     params = policy.init(jax.random.key(3))
     _, first = env.reset(env.params, jax.random.key(4))
     seen = policy.retrieve(params, policy.embed(params), None, first.observation)
@@ -159,7 +160,7 @@ def test_gradient_of_the_retrieved_slate_equals_enumeration():
         table = jax.vmap(lambda slate: distribution.log_prob(jnp.tile(slate, (3, 1))))(slates)
         return jnp.sum(jnp.exp(table).T * reward), jnp.exp(table).T
 
-    exact, chance = jax.grad(expected, has_aux=True)(params)
+    exact, chance = jax.jit(jax.grad(expected, has_aux=True))(params)
 
     def surrogate(params):
         total = 0.0
@@ -171,7 +172,7 @@ def test_gradient_of_the_retrieved_slate_equals_enumeration():
             )
         return total
 
-    found = jax.grad(surrogate)(params)
+    found = jax.jit(jax.grad(surrogate))(params)
     for group in ("policy", "retriever"):
         moved = 0.0
         for one, two in zip(
@@ -246,7 +247,7 @@ def test_what_is_learned_among_some_items_plays_among_others():
         evaluation=EpisodeEvaluation(episodes=2),
     )
     learner = config.create()
-    state = learner.init(jax.random.PRNGKey(0), learner.hyper, learner.data)
+    state = jax.jit(learner.init)(jax.random.PRNGKey(0), learner.hyper, learner.data)
     more = config.in_environment(InterestEvolution(corpus=50, slate=2))
     assert more.raw_env.num_actions == 50
     episodes, _ = more.evaluate(state)

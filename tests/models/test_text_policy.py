@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 from user_retriever import Sparse
 
 from ragjax.envs.lookup import Lookup
@@ -21,7 +22,7 @@ E, K = 5, 3
 
 def built(spec, env):
     """The policy, its parameters made larger than at the start, and its index."""
-    policy = spec.build(env)
+    policy = jitted(spec.build(env))
 
     def moved(leaf):
         return leaf + 0.3 * jnp.sin(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape)
@@ -41,7 +42,7 @@ ESTIMATORS = ("marginal", "sampled", "gumbel", "attention")
 
 
 def test_of_text_its_embedding_is_read():
-    env = TEXT.vectorise(E)
+    env = jitted(TEXT.vectorise(E))
     policy, params, index = built(RetrievalPolicy(k=K, hidden=(8,), retriever=OF_TEXT), env)
     observation = jnp.tile(jnp.array([1.0, 0.0, 0.0, 0.0, 1.0]), (E, 1))
     seen = policy.retrieve(params, index, None, observation)
@@ -67,7 +68,7 @@ def test_of_text_its_embedding_is_read():
 
 
 def test_the_policy_trains_the_encoder_of_text_and_the_critic_does_not():
-    env = TEXT.vectorise(E)
+    env = jitted(TEXT.vectorise(E))
     policy, params, index = built(RetrievalPolicy(k=K, retriever=OF_TEXT), env)
     seen = policy.retrieve(params, index, None, jnp.ones((E, 5)))
 
@@ -83,7 +84,7 @@ def test_the_policy_trains_the_encoder_of_text_and_the_critic_does_not():
 @pytest.mark.parametrize("spec", [SPEC, TEXT], ids=["features", "text"])
 def test_passages_are_an_argument_of_the_program(spec):
     """None of its constants is as large as they are, and other passages are other probabilities."""
-    env = spec.vectorise(E)
+    env = jitted(spec.vectorise(E))
     retriever = OF_TEXT if env.vocabulary is not None else two_matrices(6)
     policy = RetrievalPolicy(k=K, retriever=retriever)
     params = policy.build(env).init(jax.random.PRNGKey(0))
@@ -106,7 +107,7 @@ def test_passages_are_an_argument_of_the_program(spec):
 @pytest.mark.parametrize("spec", [SPEC, TEXT], ids=["features", "text"])
 def test_an_index_may_find_less_than_k(spec, estimator, least):
     """Probabilities add up, and so does what is learned of them."""
-    env = spec.vectorise(E)
+    env = jitted(spec.vectorise(E))
     retriever = OF_TEXT if env.vocabulary is not None else two_matrices(6)
     retriever = dataclasses.replace(retriever, index=Sparse(least))
     policy, params, index = built(

@@ -93,8 +93,8 @@ def test_the_loss_is_the_likelihood_of_the_guide_s_actions(learner):
         return -jnp.sum(jnp.take_along_axis(log_probs, batch.action[:, None], axis=-1))
 
     for ours, theirs in zip(
-        jax.tree.leaves(jax.value_and_grad(policy_loss)(state.params)),
-        jax.tree.leaves(jax.value_and_grad(negative_likelihood)(state.params)),
+        jax.tree.leaves(jax.jit(jax.value_and_grad(policy_loss))(state.params)),
+        jax.tree.leaves(jax.jit(jax.value_and_grad(negative_likelihood))(state.params)),
         strict=True,
     ):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

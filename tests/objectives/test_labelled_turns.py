@@ -44,7 +44,7 @@ def world():
     env = SPEC.build()
     retriever = dataclasses.replace(belief_and_rows(4), initial_scale=3.0)
     policy = LabelledTurns(guide=GUIDE).model(RowRetrieval(3, (6,), retriever), env)
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     params["policy"] = jax.tree.map(lambda leaf: 30.0 * leaf, params["policy"])
     return env, policy, params
 
@@ -89,16 +89,14 @@ class Dialogues:
 
     def __init__(self, world):
         env, self.policy, params = world
-        index = self.policy.embed(params)
+        index = jax.jit(self.policy.embed)(params)
         self.chance, (states, made) = begun(env)
         luck = no_slips(env)
         self.turns, self.labels = [], []
-        advance = jax.jit(
-            jax.vmap(jax.vmap(lambda s, a: SPEC.advance(env.params, s, a, luck), (None, 0)), (0, 0))
-        )
-        reached = self.chance  # by the guide
-        for _ in range(3):
-            seen = self.policy.retrieve(params, index, None, made.observation)
+
+        @jax.jit
+        def turn(states, observation):
+            seen = self.policy.retrieve(params, index, None, observation)
             distribution = self.policy.apply(params, seen)[0]
             shown = jnp.stack(
                 [
@@ -107,9 +105,14 @@ class Dialogues:
                 ],
                 axis=1,
             )
-            after, made = advance(states, shown)
+            one = jax.vmap(lambda s, a: SPEC.advance(env.params, s, a, luck), (None, 0))
+            after, made = jax.vmap(one)(states, shown)
+            return seen, self.policy.guide(seen.observation).mode(), after, made
+
+        reached = self.chance  # by the guide
+        for _ in range(3):
+            seen, act, after, made = turn(states, made.observation)
             self.turns.append((seen, states.target, made.reward, made.terminated))
-            act = self.policy.guide(seen.observation).mode()
             self.labels.append((seen, states.target, act, reached))
             reached = jnp.concatenate(
                 [jnp.where((act == j) & ~made.terminated[:, j], reached, 0.0) for j in range(SLOTS)]
@@ -188,20 +191,33 @@ def stacked(rows, policy, params):
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
+@pytest.fixture(scope="module")
+def dialogues(world):
+    return Dialogues(world)
+
+
+@pytest.fixture(scope="module")
+def batch(world, dialogues):
+    """Every turn of every dialogue, and the guide's."""
+    _, policy, params = world
+    return jax.jit(lambda params: stacked(dialogues.steps(params), policy, params))(params)
+
+
+@pytest.fixture(scope="module")
+def exact(world, dialogues):
+    """The gradients of the expected return and of the likelihood of labels."""
+
+    def gradients(params):
+        return jax.grad(dialogues.expected_return)(params), jax.grad(dialogues.likelihood)(params)
+
+    return jax.jit(gradients)(world[2])
+
+
 @pytest.mark.parametrize(("rewarded", "label_coef"), [(1.0, 0.0), (0.0, 1.0), (1.2, 0.7)])
-def test_gradients_equal_those_over_every_dialogue(world, rewarded, label_coef):
+def test_gradients_equal_those_over_every_dialogue(world, batch, exact, rewarded, label_coef):
     """Of the expected return, of the likelihood of labels, and of both: -∇(J + α L)."""
     _, policy, params = world
-    dialogues = Dialogues(world)
-    exact = jax.jit(
-        jax.grad(
-            lambda params: (
-                rewarded * dialogues.expected_return(params)
-                + label_coef * dialogues.likelihood(params)
-            )
-        )
-    )(params)
-    batch = stacked(dialogues.steps(params), policy, params)
+    exact = jax.tree.map(lambda j, likely: rewarded * j + label_coef * likely, *exact)
     algorithm = LabelledTurns(
         guide=GUIDE,
         normalise_advantage=False,
@@ -223,11 +239,11 @@ def test_gradients_equal_those_over_every_dialogue(world, rewarded, label_coef):
         )
 
 
-def test_dialogues_of_one_to_three_turns_are_enumerated(world):
+def test_dialogues_of_one_to_three_turns_are_enumerated(world, dialogues):
     """The chances of all ends add up to 1, and users are asked one, two or three times."""
-    dialogues = Dialogues(world)
     reached, ends = dialogues.chance, []
-    for turn, (chances, _) in zip(dialogues.turns, dialogues.returns(world[2]), strict=True):
+    followed = jax.jit(dialogues.returns)(world[2])
+    for turn, (chances, _) in zip(dialogues.turns, followed, strict=True):
         weight = reached[:, None] * chances
         ends.append(float(jnp.sum(jnp.where(turn[3], weight, 0.0))))
         reached = jnp.concatenate(

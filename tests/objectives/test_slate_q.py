@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 
 from ragjax.envs.recommendation.interest_evolution import InterestEvolution
 from ragjax.envs.recommendation.interest_exploration import InterestExploration
@@ -22,8 +23,8 @@ ALGORITHM = SlateQ(
 @pytest.fixture(scope="module")
 def made():
     """Policy, parameters of learner and target, a rollout, and what an update learns from."""
-    env = SPEC.vectorise(ALGORITHM.num_envs)
-    policy = SlateQPolicy(hidden=(8,)).build(env)
+    env = jitted(SPEC.vectorise(ALGORITHM.num_envs))
+    policy = jitted(SlateQPolicy(hidden=(8,)).build(env))
     params, target = (policy.init(jax.random.key(seed)) for seed in (0, 1))
     hyper = {name: jnp.asarray(value) for name, value in ALGORITHM.hyper().items()}
     carry = start(env, jax.random.key(2))

@@ -64,15 +64,19 @@ def gradient_of(algorithm, places, steps, logits=LOGITS, value=0.0):
     policy = policy_of(places)
     params = {"logits": jnp.asarray(logits, jnp.float32), "value": jnp.float32(value)}
     hyper = traced_scalars(algorithm.hyper())
-    steps = jax.tree.map(jnp.asarray, steps)
-    batch = algorithm.targets(policy, params, steps, hyper)
-    batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
-    def loss(params):
-        made = algorithm.loss(policy, params, jax.random.key(0), batch, hyper)
-        return made.sum / made.denom
+    @jax.jit
+    def gradient(params, steps):
+        batch = algorithm.targets(policy, params, steps, hyper)
+        batch = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), batch)
 
-    return np.asarray(jax.grad(loss)(params)["logits"])
+        def loss(params):
+            made = algorithm.loss(policy, params, jax.random.key(0), batch, hyper)
+            return made.sum / made.denom
+
+        return jax.grad(loss)(params)
+
+    return np.asarray(gradient(params, jax.tree.map(jnp.asarray, steps))["logits"])
 
 
 def softmax(logits):
@@ -189,10 +193,13 @@ def test_it_learns_from_the_clicks_of_an_environment(env, policy):
         env_steps=160,
     )
     learner = config.create()
-    state = learner.init(jax.random.PRNGKey(0), learner.hyper, learner.data)
-    state, batch, _ = learner.collect(
-        state, None, stage=learner.stages[0], hyper=learner.hyper, data=learner.data
-    )
+    state = jax.jit(learner.init)(jax.random.PRNGKey(0), learner.hyper, learner.data)
+
+    @jax.jit
+    def collect(state, data):
+        return learner.collect(state, None, stage=learner.stages[0], hyper=learner.hyper, data=data)
+
+    state, batch, _ = collect(state, learner.data)
     clicked = np.asarray(batch.advantage) > 0
     assert 0.2 < clicked.mean() < 0.9
     step = jax.jit(make_step(learner, Stage(1)))
@@ -215,7 +222,7 @@ def test_it_wants_to_be_told_what_was_clicked(env, policy):
         env=env, algorithm=TopKReinforce(num_envs=2, rollout_length=2), policy=policy, env_steps=4
     )
     learner = config.create()
-    state = learner.init(jax.random.PRNGKey(0), learner.hyper, learner.data)
+    state = jax.jit(learner.init)(jax.random.PRNGKey(0), learner.hyper, learner.data)
     with pytest.raises(UserError) as caught:
         learner.collect(
             state, None, stage=learner.stages[0], hyper=learner.hyper, data=learner.data

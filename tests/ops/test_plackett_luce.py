@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -39,17 +40,23 @@ def rows(count, seed, scale=1.5):
 @pytest.mark.parametrize(("count", "places"), SHAPES)
 def test_log_probability_entropy_and_divergence_equal_enumeration(count, places):
     mine, other = rows(count, 0), rows(count, 1)
-    distribution, second = (
-        PlackettLuce(jnp.asarray(mine), places),
-        PlackettLuce(jnp.asarray(other), places),
-    )
     all_slates = slates(count, places)
-    entropy, divergence = np.asarray(distribution.entropy()), np.asarray(distribution.kl(second))
+
+    @jax.jit
+    def figures(mine, other):
+        distribution = PlackettLuce(mine, places)
+        return distribution.entropy(), distribution.kl(PlackettLuce(other, places))
+
+    @jax.jit
+    def log_probs(scores):
+        tiled = jnp.tile(scores, (len(all_slates), 1))
+        return PlackettLuce(tiled, places).log_prob(jnp.asarray(all_slates))
+
+    entropy, divergence = map(np.asarray, figures(jnp.asarray(mine), jnp.asarray(other)))
     for row in range(3):
         p, q = enumerated(mine[row], places), enumerated(other[row], places)
         np.testing.assert_allclose(p.sum(), 1)
-        tiled = jnp.tile(jnp.asarray(mine[row]), (len(all_slates), 1))
-        found = PlackettLuce(tiled, places).log_prob(jnp.asarray(all_slates))
+        found = log_probs(jnp.asarray(mine[row]))
         np.testing.assert_allclose(found, np.log(p), rtol=2e-6, atol=2e-6)
         np.testing.assert_allclose(entropy[row], -np.sum(p * np.log(p)), rtol=3e-6, atol=3e-6)
         np.testing.assert_allclose(divergence[row], np.sum(p * np.log(p / q)), rtol=1e-5, atol=1e-5)
@@ -69,9 +76,8 @@ def test_gradients_equal_those_of_enumeration(count, places):
         distribution = PlackettLuce(scores, places)
         return distribution.entropy(), distribution.kl(PlackettLuce(other, places))
 
-    for found, expected in zip(
-        jax.jacobian(exact)(scores), jax.jacobian(by_enumeration)(scores), strict=True
-    ):
+    gradients = (jax.jit(jax.jacobian(of))(scores) for of in (exact, by_enumeration))
+    for found, expected in zip(*gradients, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=2e-6)
 
 
@@ -88,14 +94,21 @@ def test_a_dominating_candidate_costs_no_precision():
 def test_a_candidate_that_cannot_be_shown_is_as_if_it_were_not_there(missing):
     few = rows(4, 4)
     more = np.insert(few, 2, missing, axis=1).astype(np.float32)
-    for places in (1, 2, 3):
-        one, two = (PlackettLuce(jnp.asarray(scores), places) for scores in (few, more))
-        np.testing.assert_allclose(one.entropy(), two.entropy(), rtol=1e-5)
+
+    @partial(jax.jit, static_argnums=2)
+    def of(few, more, places):
+        one, two = PlackettLuce(few, places), PlackettLuce(more, places)
         slate = one.mode()
         moved = jnp.where(slate >= 2, slate + 1, slate)
-        np.testing.assert_allclose(one.log_prob(slate), two.log_prob(moved), rtol=1e-6)
-        np.testing.assert_array_equal(moved, two.mode())
         drawn = two.sample(jax.random.key(0))
+        mine = (one.entropy(), one.log_prob(slate), moved)
+        return mine, (two.entropy(), two.log_prob(moved), two.mode()), drawn
+
+    for places in (1, 2, 3):
+        one, two, drawn = of(jnp.asarray(few), jnp.asarray(more), places)
+        np.testing.assert_allclose(one[0], two[0], rtol=1e-5)
+        np.testing.assert_allclose(one[1], two[1], rtol=1e-6)
+        np.testing.assert_array_equal(one[2], two[2])
         assert not np.any(np.asarray(drawn) == 2)
 
     def total(scores):
@@ -103,7 +116,7 @@ def test_a_candidate_that_cannot_be_shown_is_as_if_it_were_not_there(missing):
         drawn = jax.lax.stop_gradient(distribution.mode())
         return jnp.sum(distribution.entropy() + distribution.log_prob(drawn))
 
-    slope = np.asarray(jax.grad(total)(jnp.asarray(more)))
+    slope = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(more)))
     assert np.all(np.isfinite(slope))
     np.testing.assert_array_equal(slope[:, 2], 0)
 
@@ -153,12 +166,12 @@ def test_sums_weight_each_slate_once():
     def loss(scores):
         return PlackettLuce(scores, places).policy_gradient_sum(action, advantage, weight)
 
-    expected = jax.grad(
-        lambda scores: (
-            -jnp.sum(PlackettLuce(scores, places).log_prob(action)[:2] * jnp.asarray([2.0, -0.5]))
-        )
-    )(scores)
-    np.testing.assert_allclose(jax.grad(loss)(scores), expected, rtol=1e-5, atol=1e-6)
+    def by_hand(scores):
+        log_prob = PlackettLuce(scores, places).log_prob(action)
+        return -jnp.sum(log_prob[:2] * jnp.asarray([2.0, -0.5]))
+
+    found, expected = (jax.jit(jax.grad(of))(scores) for of in (loss, by_hand))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_policy_gradient_is_that_of_the_expected_reward():
@@ -184,7 +197,7 @@ def test_the_policy_gradient_is_that_of_the_expected_reward():
             jnp.asarray(all_slates), chance, ones
         )
 
-    found = -jax.grad(loss)(jnp.asarray(scores, jnp.float32))
+    found = -jax.jit(jax.grad(loss))(jnp.asarray(scores, jnp.float32))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
 
 
@@ -203,14 +216,16 @@ def test_entropy_of_many_candidates_is_that_of_even_scores():
 def test_inclusion_is_the_sum_over_all_orders_that_hold_the_item(count, places):
     scores = rows(count, 11)[0]
 
+    @jax.jit
+    @jax.value_and_grad
     def by_enumeration(scores, item):
-        held = jnp.asarray(np.any(slates(count, places) == item, axis=1))
+        held = jnp.any(jnp.asarray(slates(count, places)) == item, axis=1)
         table = jax.vmap(PlackettLuce(scores, places).log_prob)(jnp.asarray(slates(count, places)))
         return jnp.log(jnp.sum(jnp.where(held, jnp.exp(table), 0.0)))
 
     found = jax.jit(jax.value_and_grad(log_inclusion), static_argnums=2)
     for item in range(count):
         value, slope = found(jnp.asarray(scores), jnp.asarray(item), places)
-        expected, direction = jax.value_and_grad(by_enumeration)(jnp.asarray(scores), item)
+        expected, direction = by_enumeration(jnp.asarray(scores), jnp.asarray(item))
         np.testing.assert_allclose(value, expected, atol=3e-5)
         np.testing.assert_allclose(slope, direction, atol=1e-4)

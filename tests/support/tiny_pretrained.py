@@ -56,7 +56,7 @@ def write_pretrained(path: Path, seed: int = 0, tokens=TOKENS, **fields) -> Path
     config = CONFIG | fields
     module = TextEncoderModule(Bert.from_config(config, "", ()), Pooling("mean", unit=True))
     given = jnp.ones((1, 2), jnp.int32)
-    params = module.init(jax.random.PRNGKey(seed), given, given > 0)["params"]
+    params = jax.jit(module.init)(jax.random.PRNGKey(seed), given, given > 0)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # else biases are zero
     write_checkpoint(path, config, tensors_of(params, strip="bert_model."))
     write_tokenizer(path / "tokenizer.json", tokens)
@@ -73,7 +73,7 @@ def write_dpr(path: Path, seed: int = 0, tokens=TOKENS, **fields) -> Path:
     config = CONFIG | {"model_type": "dpr", "projection_dim": 0} | fields
     module = TextEncoderModule(Bert.from_config(config, "", ()), Pooling())
     given = jnp.ones((1, 2), jnp.int32)
-    params = module.init(jax.random.PRNGKey(seed), given, given > 0)["params"]
+    params = jax.jit(module.init)(jax.random.PRNGKey(seed), given, given > 0)["params"]
     keys = iter(jax.random.split(jax.random.PRNGKey(seed + 1), len(jax.tree.leaves(params))))
     params = jax.tree.map(
         lambda leaf: leaf + 0.3 * jax.random.normal(next(keys), leaf.shape), params

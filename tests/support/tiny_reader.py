@@ -89,7 +89,7 @@ def write_reader(path: Path, kind: str, seed: int = 0, **fields) -> Path:
     module = KINDS[kind].module(KINDS[kind].sizes.from_config(config, "", ()))
     given = jnp.ones((1, 2), jnp.int32)
     arguments = (given, given > 0, given)[: KINDS[kind].arguments]
-    params = module.init(jax.random.PRNGKey(seed), *arguments)["params"]
+    params = jax.jit(module.init)(jax.random.PRNGKey(seed), *arguments)["params"]
     # Away from zeros and ones, so that no bias or norm could be left out unseen.
     keys = iter(jax.random.split(jax.random.PRNGKey(seed + 1), len(jax.tree.leaves(params))))
     params = jax.tree.map(

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jitted import jitted
 from plain_booking import SLOTS
 
 from ragjax.envs.cartpole import CartPole
@@ -220,8 +221,8 @@ def test_an_act_goes_wrong():
 
 
 def played(spec, policy, count=400):
-    env = spec.vectorise(count)
-    model = policy.build(env)
+    env = jitted(spec.vectorise(count))
+    model = jitted(policy.build(env))
     params = model.init(jax.random.PRNGKey(0))
     greedy = jnp.zeros(count, bool)
 

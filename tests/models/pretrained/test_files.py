@@ -231,7 +231,7 @@ def wide(tmp_path_factory):
     config |= {"hidden_size": 32, "intermediate_size": 64, "head_dim": 8}
     module = LlamaModule(Llama.from_config(config, "", ()))
     tokens = jnp.ones((1, 2), jnp.int32)
-    params = module.init(jax.random.PRNGKey(0), tokens, tokens > 0)["params"]
+    params = jax.jit(module.init)(jax.random.PRNGKey(0), tokens, tokens > 0)["params"]
     write_checkpoint(path, config, tensors_of(params))
     return load(path)
 

@@ -37,7 +37,7 @@ def drawn(kind, config, seed):
     module = KINDS[kind].module(sizes, *([Pooling()] if kind == "dpr" else []))
     given = jnp.ones((1, 2), jnp.int32)
     arguments = (given, given > 0, given)[: KINDS[kind].arguments]
-    params = module.init(jax.random.PRNGKey(seed), *arguments)["params"]
+    params = jax.jit(module.init)(jax.random.PRNGKey(seed), *arguments)["params"]
     params = jax.tree.map(lambda leaf: leaf + 0.1, params)
     prefix = KINDS[kind].prefixes[0]
     return tensors_of(params, prefix, KINDS[kind].strip)
