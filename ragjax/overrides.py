@@ -114,7 +114,7 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
     arguments = [
         word
         for name, value in given
-        for word in (f"--{name}", *_words(value, fields.get(name), name in several))
+        for word in _argument(name, value, fields.get(name), name in several)
     ]
     for name, value in given:
         require_field(name, fields)
@@ -129,14 +129,14 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
         raise UserError(f"--{name} is {value!r}; give {_expected(fields[name])}.") from error
 
 
-def _words(value: str | None, hint: Any, several: bool) -> list[str]:
-    """The words of a value as tyro reads them; a whole number may be written as 1e6 or 1_000_000."""
+def _argument(name: str, value: str | None, hint: Any, several: bool) -> list[str]:
+    """A field and its value as tyro reads them; a whole number may be written as 1e6 or 1_000_000."""
     if value is None:
-        return []
+        return [f"--{name}"]
     words = value.split() if several else [value]
     if int in _leaves(hint) and float not in _leaves(hint):
-        return [_as_integer(word) for word in words]
-    return words
+        words = [_as_integer(word) for word in words]
+    return [f"--{name}", *words] if several else [f"--{name}={words[0]}"]
 
 
 def _leaves(hint: Any) -> set[Any]:

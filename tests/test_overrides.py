@@ -72,6 +72,11 @@ def test_a_whole_number_in_any_notation(word, config):
     assert value_of(config, "seed", word) == 4
 
 
+@pytest.mark.parametrize("text", ["-x", "--seed", "1e3", "a b", ""])
+def test_a_text_stays_as_it_is(text, config):
+    assert override(config, [f"--start={text}"]).start == text
+
+
 @pytest.mark.parametrize("word", ["4.5", "45e-1", "1e", "e4", "4__0", "1e999", "0x4"])
 def test_what_is_no_whole_number(word, config):
     with pytest.raises(UserError, match=re.escape(f"--seed is '{word}'; give a whole number.")):
