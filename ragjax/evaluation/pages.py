@@ -227,12 +227,16 @@ def _expected_rows(experiment: Path) -> dict[str, str]:
         f"{experiment} declares no rows of configs; expect figures of another experiment.",
     )
     assert isinstance(table, Table)
-    rows = [dataclasses.replace(row, published={}) for row in table.rows if not row.overrides]
     columns = [column for column in table.columns if column.metric and not column.against]
-    if not rows or not columns:
+    columns = tuple(columns[:SHOWN])  # the rest of a table takes long to resample
+    labels = [column.label for column in columns]
+    rows = [
+        dataclasses.replace(row, published={}, columns=tuple(filter(row.measures, labels)))
+        for row in table.rows
+        if not row.overrides and any(map(row.measures, labels))
+    ]
+    if not rows:
         return {}
-    # The rest of a table takes long to resample.
-    columns = tuple(columns[:SHOWN])
     table = dataclasses.replace(table, rows=tuple(rows), columns=columns, references=(), claims=())
     found = {}
     for line in measured_lines(table):
