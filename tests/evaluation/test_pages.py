@@ -106,6 +106,17 @@ def test_a_row_that_overrides_fields_is_not_the_config_as_it_stands(checkout, re
     assert "\nExpected (experiments/tiny.py): EM 50.0 ± 50.0.\n" in text
 
 
+def test_a_row_of_some_columns_tells_what_it_measures(checkout):
+    """Also where it measures columns that are not told."""
+    path, own = checkout / "experiments" / "tiny.py", 'Row("RAG", "configs/tiny/rag.py"),'
+    some = own.replace('"),', '", columns=("EM", "late")),')
+    text = path.read_text().replace(own, some)
+    late = 'columns=(Column("late", "em", against="rag"), '
+    path.write_text(text.replace("columns=(Column(", f"{late}Column(", 1))
+    (text,) = pages.expected_docstrings(checkout).values()
+    assert "\nExpected (experiments/tiny.py): EM 50.0 ± 50.0.\n" in text
+
+
 def test_expectations_that_no_row_meets(checkout):
     other = checkout / "configs" / "tiny" / "other.py"
     other.write_text(CONFIG)
