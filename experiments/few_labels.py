@@ -49,7 +49,7 @@ def get_table() -> Table:
         notes=NOTES,
         caption="Exact match and recall on the test questions of world_facts, in per cent. The first "
         "words of a row say what share of the training questions is labelled. Gains are over likelihood "
-        "alone of as many labels (of a tenth in the second column) and over reward alone, seed by seed. "
+        "alone of as many labels, a tenth unless said, and over reward alone, seed by seed. "
         "Reward: exact match of four drawn answers, with RLOO's advantages, weighs five times the "
         "likelihood. Rows make 300 steps but for reward alone; joint computes about twice as long.",
         rows=(

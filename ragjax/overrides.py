@@ -130,13 +130,19 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
 
 
 def _argument(name: str, value: str | None, hint: Any, several: bool) -> list[str]:
-    """A field and its value as tyro reads them; a whole number may be written as 1e6 or 1_000_000."""
+    """A field and its value as tyro reads them."""
     if value is None:
         return [f"--{name}"]
+    words = _values(value, hint, several)
+    return [f"--{name}", *words] if several else [f"--{name}={words[0]}"]
+
+
+def _values(value: str, hint: Any, several: bool) -> list[str]:
+    """The words of a value; a whole number may be written as 1e6 or 1_000_000."""
     words = value.split() if several else [value]
     if int in _leaves(hint) and float not in _leaves(hint):
-        words = [_as_integer(word) for word in words]
-    return [f"--{name}", *words] if several else [f"--{name}={words[0]}"]
+        return [_as_integer(word) for word in words]
+    return words
 
 
 def _leaves(hint: Any) -> set[Any]:
@@ -160,7 +166,7 @@ def value_of(config: Any, name: str, word: str) -> Any:
       UserError: there is no such field, or the word is no value of its type.
     """
     hint, error = leaf_fields(config).get(name), None
-    words = word.split() if get_origin(hint) is tuple else [word]
+    words = _values(word, hint, get_origin(hint) is tuple)
     try:
         given = override(config, [f"--{name}", *words])
     except UserError as refused:
@@ -199,9 +205,9 @@ def words_of_box(text: str) -> str:
 
 def _fits(config: Any, name: str, value: str) -> bool:
     """Whether a value by itself has its field's type; it need not suit the rest of the config."""
-    words = value.split() if get_origin(leaf_fields(config)[name]) is tuple else [value]
+    hint = leaf_fields(config)[name]
     try:
-        _parse_quietly(config, [f"--{name}", *words])
+        _parse_quietly(config, _argument(name, value, hint, get_origin(hint) is tuple))
     except SystemExit:
         return False
     except UserError:

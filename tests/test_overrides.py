@@ -72,6 +72,15 @@ def test_a_whole_number_in_any_notation(word, config):
     assert value_of(config, "seed", word) == 4
 
 
+def test_a_whole_number_that_the_config_refuses_is_one_all_the_same(config):
+    """What is wrong beside it is named, and a sweep may try it with other values."""
+    with pytest.raises(UserError, match=r"--phases\.0\.k is 'x'; give a whole number"):
+        override(config, ["--seed", "1e3", "--phases.0.k", "x"])
+    with pytest.raises(UserError, match=r"evaluation\.k is 0; it must be at least 1"):
+        override(config, ["--evaluation.k", "0e0"])
+    assert value_of(config, "evaluation.k", "0e0") == 0
+
+
 @pytest.mark.parametrize("text", ["-x", "--seed", "1e3", "a b", ""])
 def test_a_text_stays_as_it_is(text, config):
     assert override(config, [f"--start={text}"]).start == text
