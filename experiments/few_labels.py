@@ -26,13 +26,10 @@ for all rows of it, the smaller part in the larger one. Of the others an answer 
 model, and is rewarded if it is right, as a user's thumb tells; their answers and gold passages are never
 learned from. With these rewards a twentieth of the labels comes to about what all of them come to.
 
-Reward alone, from new parameters, hardly ever draws a right answer and learns nothing: labels have to
-come first, or at the same time. Likelihood first and reward alone after it comes close to joint, in one
-trial that is not recorded.
+Reward alone, from new parameters, hardly ever draws a right answer and learns nothing.
 
 The gain is one of training as it is here, without the replaced names and corrupted words of the other
-tables. With these, likelihood of the labelled tenth alone is better than joint without them: these
-questions have few relations and wordings, which a tenth shows as well."""
+tables. With these, likelihood of the labelled tenth alone is better than joint without them."""
 
 
 def _row(label: str, key: str, overrides: tuple[str, ...], *gains: str) -> Row:

@@ -111,11 +111,7 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
     fields = leaf_fields(config)
     several = [name for name, hint in fields.items() if get_origin(hint) is tuple]
     given = split_arguments(arguments, several)
-    arguments = [
-        word
-        for name, value in given
-        for word in _argument(name, value, fields.get(name), name in several)
-    ]
+    arguments = [word for name, value in given for word in _argument(name, value, fields.get(name))]
     for name, value in given:
         require_field(name, fields)
         require(
@@ -129,17 +125,17 @@ def override(config: Any, arguments: Sequence[str], prog: str = "ragjax train") 
         raise UserError(f"--{name} is {value!r}; give {_expected(fields[name])}.") from error
 
 
-def _argument(name: str, value: str | None, hint: Any, several: bool) -> list[str]:
+def _argument(name: str, value: str | None, hint: Any) -> list[str]:
     """A field and its value as tyro reads them."""
     if value is None:
         return [f"--{name}"]
-    words = _values(value, hint, several)
-    return [f"--{name}", *words] if several else [f"--{name}={words[0]}"]
+    words = _values(value, hint)
+    return [f"--{name}", *words] if get_origin(hint) is tuple else [f"--{name}={words[0]}"]
 
 
-def _values(value: str, hint: Any, several: bool) -> list[str]:
+def _values(value: str, hint: Any) -> list[str]:
     """The words of a value; a whole number may be written as 1e6 or 1_000_000."""
-    words = value.split() if several else [value]
+    words = value.split() if get_origin(hint) is tuple else [value]
     if int in _leaves(hint) and float not in _leaves(hint):
         return [_as_integer(word) for word in words]
     return words
@@ -166,9 +162,8 @@ def value_of(config: Any, name: str, word: str) -> Any:
       UserError: there is no such field, or the word is no value of its type.
     """
     hint, error = leaf_fields(config).get(name), None
-    words = _values(word, hint, get_origin(hint) is tuple)
     try:
-        given = override(config, [f"--{name}", *words])
+        given = override(config, _argument(name, word, hint))
     except UserError as refused:
         if hint is None or not _fits(config, name, word):
             raise
@@ -178,7 +173,7 @@ def value_of(config: Any, name: str, word: str) -> Any:
             given = given[int(part)] if isinstance(given, tuple) else getattr(given, part)
         return given
     kind: Any = Annotated[hint, tyro.conf.FlagConversionOff]
-    return tyro.cli(kind, args=words)
+    return tyro.cli(kind, args=_values(word, hint))
 
 
 def _parse(config: Any, arguments: Sequence[str], prog: str) -> Any:
@@ -205,9 +200,8 @@ def words_of_box(text: str) -> str:
 
 def _fits(config: Any, name: str, value: str) -> bool:
     """Whether a value by itself has its field's type; it need not suit the rest of the config."""
-    hint = leaf_fields(config)[name]
     try:
-        _parse_quietly(config, _argument(name, value, hint, get_origin(hint) is tuple))
+        _parse_quietly(config, _argument(name, value, leaf_fields(config)[name]))
     except SystemExit:
         return False
     except UserError:

@@ -20,24 +20,8 @@ from ragjax.types import PAD_ID
 SURE = 0.05  # above which a belief in a value is shown
 # Words that say nothing of a row, though some value has them.
 IDLE = (
-    *(
-        "a",
-        "an",
-        "and",
-        "are",
-        "at",
-        "by",
-        "for",
-        "from",
-        "in",
-        "is",
-        "it",
-        "its",
-        "of",
-        "on",
-        "or",
-    ),
-    *("that", "the", "this", "to", "with"),
+    *("a", "an", "and", "are", "at", "by", "for", "from", "in", "is"),
+    *("it", "its", "of", "on", "or", "that", "the", "this", "to", "with"),
 )
 _UNKNOWING = re.compile(r"\b(i\s+)?(do\s?n[o']t know|no idea)\b", re.IGNORECASE)
 
