@@ -7,8 +7,9 @@ from ragjax.evaluation.plots import Plot, learning_curves
 from ragjax.evaluation.runs import load_runs
 from ragjax.evaluation.tables import Claim, Column, Reference, Row, Table
 
-PPO, RETRIEVAL = (f"configs/highway/{name}.py" for name in ("ppo", "retrieval"))
+PPO, RETRIEVAL, CASES = (f"configs/highway/{name}.py" for name in ("ppo", "retrieval", "cases"))
 LONG = ("--env-steps", str(2**19))
+BOTH = ("--policy.reads", "both")
 ARMS = {
     "retrieval": ("memory of 4,096 scenes", ()),
     "oracle": ("the best of four times as many", ("--env.memory.kind", "oracle")),
@@ -50,8 +51,12 @@ def get_table() -> Table:
         rows=(
             Row("PPO, no retrieval", PPO),
             *arms,
+            Row("cases: acts as its scenes did", CASES),
+            Row("cases, after one update", CASES, ("--env-steps", "1024"), "cases_untrained"),
+            Row("cases and observation", CASES, BOTH, "cases_both"),
             Row("long, 2^19 steps: PPO, no retrieval", PPO, LONG, "ppo_long"),
             Row("long, 2^19 steps: memory of 4,096 scenes", RETRIEVAL, LONG, "retrieval_long"),
+            Row("long, 2^19 steps: cases and observation", CASES, (*BOTH, *LONG), "cases_long"),
         ),
         columns=(
             Column("return", "greedy_return", scale=1, digits=2),

@@ -1,8 +1,8 @@
 """A trained driver with memories that it was not trained with: its own, swapped, spoilt or none.
 
-Nothing is trained: the runs of the row "long: memory of 4,096 scenes" of `experiments/driving.py`, as
-`ragjax table experiments/driving.py --run` leaves them in `runs`, play with other memories, and in
-denser traffic. `ragjax plot experiments/driving_memories.py --run` measures it.
+Nothing is trained: the runs of the row "cases" of `experiments/driving.py`, as `ragjax table
+experiments/driving.py --run` leaves them in `runs`, play with other memories, and in denser traffic.
+`ragjax plot experiments/driving_memories.py --run` measures it.
 """
 
 from dataclasses import replace
@@ -19,14 +19,16 @@ from ragjax.evaluation.statistics import Interval, bootstrap_interval
 from ragjax.evaluation.tables import MarkdownTable
 from ragjax.learners.episodes import EpisodesConfig
 
-RUNS = Path("runs/driving/retrieval_long")
+RUNS = Path("runs/driving/cases")
 SEEDS = (0, 1, 2, 3, 4)
 EPISODES = 200
-OWN = SceneMemory()
-DENSE = SceneMemory(density=1.5, others=30, seed=1)
+OWN = SceneMemory(entries=8192, drivers="rules")
+DENSE = replace(OWN, density=1.5, others=30, seed=1)
+SPEC = HighwayFast(standardised=True)
 TRAFFIC = {
-    "as trained in": HighwayFast(),
-    "dense": HighwayFast(density=DENSE.density, others=DENSE.others),
+    "as trained in": SPEC,
+    "1.25 times as dense": replace(SPEC, density=1.25, others=30),
+    "1.5 times as dense": replace(SPEC, density=1.5, others=30),
 }
 MEMORIES = {
     "its own": OWN,

@@ -52,6 +52,12 @@ def get_table() -> Table:
         for rule in ("top", "greedy", "optimal")
     )
     learned = (Row(label, f"{CONFIGS}/{name}.py") for name, label in LEARNED.items())
+    earlier = Row(
+        "dealt anew: PPO, memory that begins with 16 earlier users",
+        f"{CONFIGS}/memory.py",
+        ("--env.earlier", "48"),
+        "earlier",
+    )
     return Table(
         name="recommendation",
         title="Interest evolution: time watched until the user's time is spent",
@@ -59,7 +65,7 @@ def get_table() -> Table:
         caption="Slates of 3, `exact` rows of 10 candidates as in RecSim 0.2.4, one row of a corpus. "
         "Clicks and mean quality of what is shown are of a step. pass^4: all of four users watch at "
         "least as long as they had time for.",
-        rows=(*fixed, *slate_q, *learned),
+        rows=(*fixed, *slate_q, *learned, earlier),
         columns=(
             Column("return, greedy", "greedy_return", scale=1, digits=1),
             Column("return, sampled", "sampled_return", scale=1, digits=1),

@@ -203,6 +203,8 @@ class Env(NamedTuple):
       vocabulary: `Vocabulary` of the passages' tokens, None where they are features.
       slate: places of a slate [slate], which is what an action then is; 0 for single actions [].
       parts: name -> shape of what observations [O] are joined of, in order; None if of one thing.
+      passage_parts: name -> width of what passages' features [F] are joined of, in order; None if of one
+        thing. "key" is what they are found by; "action" [A] is what was done, or is to be done, one-hot.
     """
 
     params: Any
@@ -215,6 +217,7 @@ class Env(NamedTuple):
     vocabulary: Any = None
     slate: int = 0
     parts: Mapping[str, tuple[int, ...]] | None = None
+    passage_parts: Mapping[str, int] | None = None
 
 
 @struct.dataclass

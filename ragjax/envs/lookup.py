@@ -154,4 +154,6 @@ class Lookup(Environment):
         high = np.full((self.key_width + self.steps,), np.inf, np.float32)
         table = PassageTable(jnp.asarray(keys), jnp.asarray(answers), jnp.float32(self.noise))
         passages = jnp.asarray(np.concatenate([keys, said], axis=-1))
-        return Env(table, reset, step, self.actions, low=-high, high=high, passages=passages)
+        parts = {"key": self.key_width, "action": self.actions}
+        env = Env(table, reset, step, self.actions, low=-high, high=high, passages=passages)
+        return env._replace(passage_parts=parts)

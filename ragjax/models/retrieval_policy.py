@@ -8,11 +8,13 @@ episode it is retrieved by the first observation, and what was done since says w
 so that Π_t π(a_t|h_t) = Σ_d p(d|s_0) Π_t π(a_t|s_t,d), the marginal of the whole episode.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from ragjax.errors import require
@@ -37,7 +39,7 @@ MISS, EMPTY = (
 )  # rows of `Retrieved`: nothing, and the empty passage that is read if nothing is found
 Estimator = Literal["marginal", "sampled", "gumbel", "attention"]
 Latent = Literal["step", "episode"]
-Reads = Literal["both", "passage"]
+Reads = Literal["both", "passage", "value"]
 
 
 def two_matrices(width: int = 32, initial_scale: float = 5.0, refresh_every: int = 1) -> Dense:
@@ -66,7 +68,11 @@ class RetrievalPolicy(Policy):
         with a relaxed gradient. `attention`: no sum over passages but one over their features,
         Σ_d p(d|s) d, which is read in their place.
       reads: what the policy's heads see: the observation and the passage (`both`), or the `passage`
-        alone, so that the observation acts through retrieval only and can't be learned by heart.
+        alone, so that the observation acts through retrieval only and can't be learned by heart; or its
+        `value`, all but the key that it is found by. The critic sees both.
+      copy_scale: c at the start, learned: logits grow by c times what was done in the passage, one-hot.
+        So a policy begins by acting as was done in the passages that it finds, each by p(d|s). 0 for
+        none, else of an environment whose passages tell what was done.
       drawn: passages that `gumbel` draws.
       temperature: of the relaxation of `gumbel`.
     """
@@ -77,6 +83,7 @@ class RetrievalPolicy(Policy):
     latent: Latent = "step"
     estimator: Estimator = "marginal"
     reads: Reads = "both"
+    copy_scale: float = 0.0
     drawn: int = 1
     temperature: float = 1.0
 
@@ -100,6 +107,10 @@ class RetrievalPolicy(Policy):
             require(
                 value in options, f"policy.{name} is {value!r}; choose one of {', '.join(options)}."
             )
+        require(
+            0 <= self.copy_scale < math.inf,
+            f"policy.copy_scale is {self.copy_scale}; it must be finite and not negative.",
+        )
         require_refreshed_in_steps(self.retriever)
         require(
             self.drawn <= self.k,
@@ -141,6 +152,8 @@ class RetrievalPolicy(Policy):
             env.vocabulary, query_width=size, passage_width=stored.shape[-1]
         )
         text = jnp.issubdtype(stored.dtype, jnp.integer)
+        parts = self._passage_parts(env)
+        value = np.setdiff1d(np.arange(stored.shape[-1]), parts.get("key", []))
         policy = Perceptron(self.hidden, actions, "tanh", 0.01)
         critic = Perceptron(self.hidden, 1, "tanh", 1.0)
 
@@ -153,9 +166,11 @@ class RetrievalPolicy(Policy):
             if text:
                 width = jax.eval_shape(retriever.embed, params, stored[:1]).shape[-1]
             both = jnp.zeros((size + width,))
-            alone = both[size:] if self.reads == "passage" else both
+            alone = {"both": both, "passage": both[size:], "value": both[size:][value]}
+            if self.copy_scale:
+                params["copy"] = {"scale": jnp.full((), self.copy_scale)}
             return params | {
-                "policy": policy.init(keys[1], alone)["params"],
+                "policy": policy.init(keys[1], alone[self.reads])["params"],
                 "value": critic.init(keys[2], both)["params"],
             }
 
@@ -178,11 +193,19 @@ class RetrievalPolicy(Policy):
 
         def read(module, params, observation, features) -> Any:
             """[...,O] and [...,K,F] -> the module's output [...,K,n]."""
-            if module is policy and self.reads == "passage":
-                return module.apply({"params": params}, features)
+            if module is policy and self.reads != "both":
+                alone = features[..., value] if self.reads == "value" else features
+                return module.apply({"params": params}, alone)
             wide = (*features.shape[:-1], observation.shape[-1])
             observed = jnp.broadcast_to(observation[..., None, :], wide)
             return module.apply({"params": params}, jnp.concatenate([observed, features], axis=-1))
+
+        def logits_of(params, observation, features):
+            """[...,K,A] of the policy that has read each passage."""
+            logits = read(policy, params["policy"], observation, features)
+            if self.copy_scale:
+                logits += params["copy"]["scale"] * features[..., parts["action"]]
+            return logits
 
         def apply(params, seen: Retrieved):
             features = gather_passages(contents, seen.ids)
@@ -196,13 +219,13 @@ class RetrievalPolicy(Policy):
             if whole:
                 log_prior, now = follow(params, seen.observation, features, log_prior)
             weight, known = jax.lax.stop_gradient((jnp.exp(log_prior), features))
-            value = jnp.sum(weight * read(critic, params["value"], now, known)[..., 0], axis=-1)
+            expected = jnp.sum(weight * read(critic, params["value"], now, known)[..., 0], axis=-1)
             if self.estimator == "attention":
                 mixed = jnp.einsum("...k,...kf->...f", jnp.exp(log_prior), features)
-                logits = read(policy, params["policy"], now, mixed[..., None, :])[..., 0, :]
-                return Categorical(logits), value
-            logits = read(policy, params["policy"], now, features)
-            return self._distribution(log_prior, logits, seen.noise), value
+                logits = logits_of(params, now, mixed[..., None, :])[..., 0, :]
+                return Categorical(logits), expected
+            logits = logits_of(params, now, features)
+            return self._distribution(log_prior, logits, seen.noise), expected
 
         def follow(params, history, features, log_prior):
             """The weights w_t(d) [...,K] after what was done so far, and the observation now [...,O]."""
@@ -210,7 +233,7 @@ class RetrievalPolicy(Policy):
             several = jnp.broadcast_to(
                 features[..., None, :, :], (*steps.shape[:-1], *features.shape[-2:])
             )
-            log_probs = jax.nn.log_softmax(read(policy, params["policy"], steps, several), axis=-1)
+            log_probs = jax.nn.log_softmax(logits_of(params, steps, several), axis=-1)
             # Rows of steps that are still to come, and the current one, have no action: all zeros.
             log_likelihood = jnp.einsum("...la,...lka->...k", done, log_probs)
             present = history[..., -1]
@@ -222,6 +245,30 @@ class RetrievalPolicy(Policy):
         # Weight decay may move embeddings that no gradient moves.
         every = self.retriever.refresh_every_in_step or 1
         return PolicyModel(init, apply, embed, retrieve, every)
+
+    def _passage_parts(self, env: Env) -> dict[str, np.ndarray]:
+        """Name -> which of a passage's features these are.
+
+        Raises:
+          UserError: `reads` or `copy_scale` is about one that the environment's passages don't have.
+        """
+        widths = env.passage_parts or {}
+        ends = np.cumsum(list(widths.values()), dtype=int)
+        parts = {
+            name: np.arange(end - width, end)
+            for (name, width), end in zip(widths.items(), ends, strict=True)
+        }
+        require(
+            self.reads != "value" or "key" in parts,
+            "policy.reads is 'value', but the environment's passages have no key apart from a value; "
+            "choose 'passage'.",
+        )
+        require(
+            self.copy_scale == 0 or len(parts.get("action", ())) == env.num_actions,
+            f"policy.copy_scale is {self.copy_scale}, but the environment's passages don't tell what "
+            "was done; leave it at 0.",
+        )
+        return parts
 
     def _distribution(self, log_prior: Array, logits: Array, noise: Array | None) -> Any:
         """Over actions, or over passages and actions, from log p(d|s) [...,K] and logits [...,K,A]."""

@@ -34,6 +34,16 @@ WHOLE = Lookup(passages=6, actions=3, key_width=4, steps=2, time_limit=2, histor
 E, K = 5, 3
 
 
+class WithoutParts(Lookup):
+    """`Lookup` that does not say what its passages are joined of."""
+
+    def build(self):
+        return super().build()._replace(passage_parts=None)
+
+
+WITHOUT_PARTS = WithoutParts(passages=6, actions=3)
+
+
 def built(spec, env, seed=0):
     """The policy, its parameters made larger than at the start, and its index."""
     policy = jitted(spec.build(env))
@@ -428,6 +438,48 @@ def test_any_learned_retriever_fits():
     assert changed.policy == RetrievalPolicy(k=K, retriever=Other(width=4))
 
 
+@pytest.mark.parametrize("latent", ["step", "episode"])
+def test_a_policy_copies_what_was_done_in_its_passages(latent):
+    """π(a|s) = Σ_d p(d|s) softmax(c · [a was done in d]) where it has learned nothing else."""
+    env = jitted((WHOLE if latent == "episode" else SPEC).vectorise(E))
+    spec = RetrievalPolicy(k=K, hidden=(8,), latent=latent, copy_scale=2.0)
+    policy, params, index = built(spec, env)
+    params["policy"] = jax.tree.map(jnp.zeros_like, params["policy"])
+    params["copy"] = {"scale": jnp.asarray(1.5)}
+    observation = env.reset(env.params, jax.random.PRNGKey(1))[1].observation
+    seen = policy.retrieve(params, index, None, observation)
+    distribution, _ = policy.apply(params, seen)
+    prior, passages = np.exp(distribution.log_prior), np.asarray(env.passages)
+    for row in range(E):
+        said = passages[seen.ids[row], SPEC.key_width :]
+        assert np.all(said.sum(axis=-1) == 1)
+        expected = sum(p * softmax(1.5 * one) for p, one in zip(prior[row], said, strict=True))
+        np.testing.assert_allclose(np.exp(distribution.log_probs[row]), expected, rtol=1e-5)
+    slope = jax.grad(lambda params: policy.apply(params, seen)[0].log_probs[0, 0])(params)
+    assert slope["copy"]["scale"] != 0
+    assert spec.build(env).init(jax.random.PRNGKey(0))["copy"]["scale"] == 2.0
+
+
+def test_a_policy_that_reads_values_acts_by_the_key_in_retrieval_alone():
+    """Other keys in the place of the retrieved passages' own change the critic, but no action."""
+    env = jitted(SPEC.vectorise(E))
+    other = np.array(env.passages)
+    other[:, : SPEC.key_width] += 1.0
+    observation = jax.random.normal(jax.random.PRNGKey(1), (E, *env.low.shape))
+    acts = {}
+    for reads in ("value", "passage"):
+        spec = RetrievalPolicy(k=K, reads=reads)
+        policy, params, index = built(spec, env)
+        blind = spec.build(env, jnp.asarray(other))
+        seen = policy.retrieve(params, index, None, observation)
+        acts[reads] = [made.apply(params, seen) for made in (policy, blind)]
+    (own, value), (changed, other_value) = acts["value"]
+    np.testing.assert_array_equal(own.logits, changed.logits)
+    assert np.all(np.abs(value - other_value) > 1e-4)
+    (own, _), (changed, _) = acts["passage"]
+    assert np.max(np.abs(own.logits - changed.logits)) > 1e-3
+
+
 @pytest.mark.parametrize("retriever", [BM25(), Hybrid(), Oracle()])
 def test_a_retriever_that_goes_by_words_is_refused(retriever):
     with pytest.raises(UserError) as caught:
@@ -449,6 +501,12 @@ def test_a_retriever_that_goes_by_words_is_refused(retriever):
             r"observations have shape \(6,\); set env.hist",
         ),
         (RetrievalPolicy(k=2), WHOLE, r"observations have shape \(3, 10\); unset env.history"),
+        (
+            RetrievalPolicy(k=2, copy_scale=1.0),
+            WITHOUT_PARTS,
+            r"copy_scale is 1.0, but the environment",
+        ),
+        (RetrievalPolicy(k=2, reads="value"), WITHOUT_PARTS, r"policy.reads is 'value'.* no key"),
     ],
 )
 def test_an_environment_that_does_not_fit_is_refused(spec, env, message):

@@ -1,5 +1,7 @@
 """What an episode's responses are remembered as, and what a policy makes of them."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,3 +129,40 @@ def test_a_policy_without_a_memory_to_recall_is_refused(spec, policy, named):
 def test_a_memory_that_cannot_hold_a_slate_is_refused(memory):
     with pytest.raises(UserError, match=r"env\.memory is"):
         InterestEvolution(slate=2, memory=memory)
+
+
+@pytest.mark.parametrize("corpus", [0, 6])
+def test_a_memory_begins_with_what_earlier_users_met_with(corpus):
+    """Each was shown one slate, in the world of the episode; it and its user are as without them."""
+    earlier = 40
+    spec = dataclasses.replace(SPEC, memory=48, earlier=earlier, corpus=corpus)
+    env, plain = jitted(spec.vectorise(ENVS)), jitted(SPEC.vectorise(ENVS))
+    state, made = env.reset(env.params, jax.random.key(0))
+    seen = {name: np.asarray(part) for name, part in split(env, made.observation).items()}
+    alone = split(plain, plain.reset(plain.params, jax.random.key(0))[1].observation)
+    np.testing.assert_array_equal(seen["user"], alone["user"])
+    memory = seen["memory"]
+    np.testing.assert_array_equal(memory[..., -1], np.arange(48) < earlier * np.ones((ENVS, 1)))
+    assert not memory[:, earlier:].any()
+    clicks = memory[:, :earlier, 0].reshape(ENVS, -1, spec.slate).sum(axis=-1)
+    assert set(np.unique(clicks)) == {0.0, 1.0}
+    inner = state
+    while not hasattr(inner, "offered"):
+        inner = inner.inner
+    dealt = np.asarray(inner.user.dealt)
+    topics = memory[:, :earlier, 3:-1].argmax(axis=-1)
+    mean = np.take_along_axis(np.asarray(TOPIC_QUALITY)[dealt], topics, axis=-1)
+    assert np.max(np.abs(memory[:, :earlier, 2] - mean)) < 0.6  # the deviation of a quality is 0.1
+    assert len(np.unique(topics)) == (len(np.unique(env.params.corpus.topic)) if corpus else 20)
+    # What the episode itself meets with is written after them.
+    action = jnp.tile(jnp.asarray([0, 3], jnp.int32), (ENVS, 1))
+    _, made = env.step(env.params, jax.random.key(1), state, action)
+    after = split(env, made.observation)["memory"]
+    np.testing.assert_array_equal(after[:, :earlier], memory[:, :earlier])
+    np.testing.assert_array_equal(after[..., -1].sum(axis=-1), earlier + spec.slate)
+
+
+@pytest.mark.parametrize(("memory", "earlier"), [(0, 2), (8, 3), (8, 10), (8, -2)])
+def test_earlier_responses_that_do_not_fit_are_refused(memory, earlier):
+    with pytest.raises(UserError, match=rf"env\.earlier is {earlier}"):
+        InterestEvolution(slate=2, memory=memory, earlier=earlier)

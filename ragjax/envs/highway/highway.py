@@ -7,7 +7,7 @@ states it equals step by step.
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,8 @@ from ragjax.envs.highway.lanes import (
     on_lane,
     pick,
 )
-from ragjax.envs.highway.scenes import SceneMemory, describe_scene, record_scenes
+from ragjax.envs.highway.scenes import PARTS, SceneMemory, describe_scene, record_scenes
+from ragjax.envs.highway.traffic import SPREAD, USUAL
 from ragjax.envs.highway.vehicles import Vehicles, place_vehicles, velocity
 from ragjax.errors import require
 from ragjax.types import Env, PRNGKey
@@ -54,6 +55,8 @@ class HighwayBase(Driving):
       density: of the others; their gaps are 1 / density times as long.
       ego_spacing: of the ego's first gap, like 1 / density.
       memory: scenes that are the passages of the environment, None for none.
+      standardised: whether observations o and the keys of scenes are (o - USUAL) / SPREAD, other than in
+        the original, so that each of their numbers counts alike when like scenes are looked for.
     """
 
     lanes: int = 3
@@ -61,6 +64,7 @@ class HighwayBase(Driving):
     density: float = 1.0
     ego_spacing: float = 1.5
     memory: SceneMemory | None = None
+    standardised: bool = False
 
     def __post_init__(self):
         """Checks the fields."""
@@ -76,7 +80,17 @@ class HighwayBase(Driving):
         env = super().build()
         if self.memory is None:
             return env
-        return env._replace(passages=jnp.asarray(self.scenes(self.memory)))
+        scenes = jnp.asarray(self.scenes(self.memory))
+        return env._replace(passages=scenes, passage_parts=PARTS)
+
+    def standardise(self, observation: Any) -> Any:
+        """[...,25] as it is, or shifted and scaled where `standardised`."""
+        if not self.standardised:
+            return observation
+        usual, spread = (
+            np.asarray(each.reshape(-1), observation.dtype) for each in (USUAL, SPREAD)
+        )
+        return (observation - usual) / spread
 
     def scenes(self, memory: SceneMemory) -> np.ndarray:
         """The passages [N,35] of a memory: drives on this highway in the memory's traffic."""

@@ -37,7 +37,8 @@ SCENES_PER_DRIVE = 4  # what is drawn for: even the drives that end soonest have
 MAX_TIME = 10.0  # times to collision are cut here, s
 DESIRED_SPEED = 30.0  # of drivers by rules, m/s
 DECISIVE = 1.0  # an acceleration that is worth a step of speed, m/s²
-VALUES = 9  # numbers of what was done and what came of it
+PARTS = {"key": 26, "action": 5, "outcome": 4}  # numbers of a scene
+VALUES = PARTS["action"] + PARTS["outcome"]  # numbers of what was done and what came of it
 
 
 class Drive(NamedTuple):
@@ -163,7 +164,7 @@ def _drive(spec: Driving, drivers: Drivers, count: int, road: Road, key: Array) 
         action = jnp.where(by_rules, jax.vmap(rule_action, (None, 0))(road, vehicles), chance)
         after = jax.vmap(spec.advance, (None, 0, 0))(road, vehicles, action)
         return after, Drive(
-            key=jnp.concatenate([observation.reshape(count, -1), lane], axis=-1),
+            key=jnp.concatenate([spec.standardise(observation.reshape(count, -1)), lane], axis=-1),
             action=action,
             crashed=vehicles.crashed[:, 0],
             crashed_after=after.crashed[:, 0],

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from ragjax.envs.highway.collisions import collide
@@ -15,6 +16,10 @@ ROWS, COLUMNS = 5, 5  # of an observation: the ego and four others; presence, x,
 MAX_DISTANCE = 200.0  # of vehicles that are seen, m
 BEHIND = 10.0  # the way behind the ego within which they are, m
 SPEED_SCALE = 80.0  # m/s
+# Mean and deviation of each number of an observation, roughly, over the scenes of a `SceneMemory` by
+# default. Presence is nearly always 1.
+USUAL = np.array([[1, 1, 1 / 3, 0.3, 0], *([1, x, 0, -0.03, 0] for x in (0.06, 0.17, 0.29, 0.4))])
+SPREAD = np.array([[1, 0.06, 0.25, 0.04, 0.01], *[[1, 0.06, 0.4, 0.04, 0.01]] * 4])
 
 
 def drive(

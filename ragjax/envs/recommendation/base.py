@@ -7,10 +7,10 @@ chance are candidates as in RecSim, so that figures carry over.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import functools
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,17 +18,16 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ragjax.data.items import Column, read_items
+from ragjax.data.items import read_items
 from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.baselines import Ranked, Ranking
 from ragjax.envs.recommendation.memory import Remembering, remember_responses
+from ragjax.envs.recommendation.simulation import Ranges, Simulation
 from ragjax.envs.scene import Scene
 from ragjax.errors import require
 from ragjax.manifests import file_digest
 from ragjax.ranges import SEED
 from ragjax.types import Env, Leaf, PRNGKey, Timestep, Vocabulary
-
-Range = tuple[np.ndarray, np.ndarray]  # smallest and largest value of each of some numbers
 
 
 @struct.dataclass
@@ -69,69 +68,6 @@ class State:
     steps: Leaf
 
 
-@struct.dataclass
-class Reaction:
-    """What comes of showing a slate.
-
-    Attributes:
-      user: as it is afterwards.
-      responses: [S,R] what is seen of each place.
-      reward: [].
-      terminated: [] bool.
-      figures: name -> [] of this step, of which episodes report the means.
-    """
-
-    user: Leaf
-    responses: Leaf
-    reward: Leaf
-    terminated: Leaf
-    figures: Leaf
-
-
-class Ranges(NamedTuple):
-    """The values of a user [U], of each place [R], of what is hidden [H] and of a document [F]."""
-
-    user: Range
-    place: Range
-    hidden: Range
-    document: Range
-
-
-class Simulation(NamedTuple):
-    """Users and documents, as pure functions of `rules`.
-
-    Attributes:
-      rules: constants, a tree of arrays.
-      documents: (rules, key, count) -> a tree of [count,...].
-      document: the class of such a tree.
-      columns: what a file of items says of each, for every field of that class.
-      looks: (documents) -> [...,F] what is seen of them.
-      user: (rules, key) -> the user of an episode.
-      observed: (user) -> [U] what is seen of it.
-      hidden: (rules, user) -> [H] what is not.
-      chance: (rules, key) -> all that chance decides in a step, the next candidates apart.
-      respond: (rules, user, shown documents [S,...], chance) -> `Reaction`.
-      figures: names of the figures of a step.
-      ranges: of all that is seen.
-      success: (rules, name -> [] sum of a figure so far) -> [] whether an episode is a success; None
-        where none is.
-    """
-
-    rules: Any
-    documents: Callable[..., Any]
-    document: type[Any]
-    columns: Mapping[str, Column]
-    looks: Callable[..., Array]
-    user: Callable[..., Any]
-    observed: Callable[..., Array]
-    hidden: Callable[..., Array]
-    chance: Callable[..., Any]
-    respond: Callable[..., Reaction]
-    figures: tuple[str, ...]
-    ranges: Ranges
-    success: Callable[..., Array] | None = None
-
-
 @dataclass(frozen=True)
 class Recommendation(Environment):
     """Base of the environments after RecSim. A subclass says what users and documents are.
@@ -152,7 +88,9 @@ class Recommendation(Environment):
         not), a row each, with a column for all that the rules need, what no policy sees included;
         other columns are not read. Leave `corpus` at 0 then.
       reveal: whether observations hold what is hidden of the user, for an oracle to compare with.
-      memory: M, responses of the episode that are remembered and shown; 0 for none.
+      memory: M, responses that are remembered and shown; 0 for none.
+      earlier: E, responses of earlier users that the memory begins with, each of whom was shown one
+        slate by chance. With M rows at most; E / S users, so that it is a multiple of S.
     """
 
     candidates: int = 10
@@ -162,6 +100,7 @@ class Recommendation(Environment):
     items: str = ""
     reveal: bool = False
     memory: int = 0
+    earlier: int = 0
 
     def __post_init__(self):
         """Checks the fields, and makes the path absolute."""
@@ -187,6 +126,11 @@ class Recommendation(Environment):
             self.memory == 0 or self.memory >= self.slate,
             f"env.memory is {self.memory}; set it to 0 for no memory, or to at least the {self.slate} "
             "places of a slate, which are remembered at once.",
+        )
+        require(
+            0 <= self.earlier <= self.memory and self.earlier % self.slate == 0,
+            f"env.earlier is {self.earlier}; choose a multiple of the {self.slate} places of a slate, "
+            f"at most the {self.memory} rows of env.memory.",
         )
 
     @property
@@ -282,7 +226,30 @@ class Recommendation(Environment):
             slate=self.slate,
             parts=self._parts(simulation.ranges),
         )
-        return remember_responses(env, self.memory) if self.memory else env
+        if not self.memory:
+            return env
+        earlier = functools.partial(self._earlier, simulation) if self.earlier else None
+        return remember_responses(env, self.memory, earlier)
+
+    def _earlier(
+        self, simulation: Simulation, params: Params, key: PRNGKey, state: State
+    ) -> Float[Array, "E R"]:
+        """What other users, in the world of this episode's, met with in a slate by chance each."""
+
+        def visit(key: PRNGKey) -> Array:
+            user_key, document_key, slate_key, chance_key = jax.random.split(key, 4)
+            user = simulation.another(params.rules, user_key, state.user)
+            documents = params.corpus
+            if documents is None:
+                documents = simulation.documents(params.rules, document_key, self.candidates)
+            count = len(jax.tree.leaves(documents)[0])
+            slate = jax.random.choice(slate_key, count, (self.slate,), replace=False)
+            shown = jax.tree.map(lambda leaf: leaf[slate], documents)
+            chance = simulation.chance(params.rules, chance_key)
+            return simulation.respond(params.rules, user, shown, chance).responses
+
+        visits = jax.vmap(visit)(jax.random.split(key, self.earlier // self.slate))
+        return visits.reshape(self.earlier, -1)
 
     def _documents(self, simulation: Simulation) -> Any:
         """The corpus, drawn or read.
@@ -383,14 +350,3 @@ def episode_means(totals: dict[str, Array], steps: Int[Array, ""]) -> dict[str, 
         f"episode_{name}": total / jnp.maximum(steps, 1).astype(total.dtype)
         for name, total in totals.items()
     }
-
-
-def between(low: float, high: float, count: int = 1) -> Range:
-    """The range of `count` numbers alike."""
-    return np.full(count, low), np.full(count, high)
-
-
-def beside(*ranges: Range) -> Range:
-    """The range of several numbers, one after another."""
-    low, high = zip(*ranges, strict=True)
-    return np.concatenate(low), np.concatenate(high)

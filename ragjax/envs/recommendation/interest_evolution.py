@@ -5,6 +5,7 @@ The environment that SlateQ was measured in (Ie et al. 2019, arXiv 1905.12767), 
 good quality give most of that time back.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,17 +17,17 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from ragjax.data.items import Column
-from ragjax.envs.recommendation.base import (
+from ragjax.envs.recommendation.base import Recommendation
+from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
+from ragjax.envs.recommendation.choice import chosen, proportional
+from ragjax.envs.recommendation.numbered import FIRST_TOKEN, numbered_vocabulary
+from ragjax.envs.recommendation.simulation import (
     Ranges,
     Reaction,
-    Recommendation,
     Simulation,
     beside,
     between,
 )
-from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
-from ragjax.envs.recommendation.choice import chosen, proportional
-from ragjax.envs.recommendation.numbered import FIRST_TOKEN, numbered_vocabulary
 from ragjax.envs.scene import Role, Scene, bars
 from ragjax.errors import require
 from ragjax.types import Leaf, PRNGKey, Vocabulary
@@ -154,6 +155,10 @@ def _dealt_user(rules: Rules, key: PRNGKey) -> User:
     user_key, deal_key = jax.random.split(key)
     user = _user(rules, user_key)
     return User(user.interests, user.budget, jax.random.permutation(deal_key, TOPICS))
+
+
+def _another_user(rules: Rules, key: PRNGKey, user: User) -> User:
+    return dataclasses.replace(_user(rules, key), dealt=user.dealt)
 
 
 def _hidden(rules: Rules, user: User) -> Float[Array, "21"]:
@@ -292,6 +297,7 @@ class InterestEvolution(Recommendation):
             columns={"topic": Column(0, TOPICS - 1, whole=True), "quality": Column(-100.0, 100.0)},
             looks=_looks,
             user=_dealt_user if self.dealt else _user,
+            another=_another_user,
             observed=lambda user: user.interests,
             hidden=_hidden,
             chance=_chance,

@@ -15,16 +15,16 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from ragjax.data.items import Column
-from ragjax.envs.recommendation.base import (
+from ragjax.envs.recommendation.base import Recommendation
+from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
+from ragjax.envs.recommendation.choice import chosen, logit
+from ragjax.envs.recommendation.simulation import (
     Ranges,
     Reaction,
-    Recommendation,
     Simulation,
     beside,
     between,
 )
-from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
-from ragjax.envs.recommendation.choice import chosen, logit
 from ragjax.envs.scene import Role, Scene, bars
 from ragjax.types import Leaf, PRNGKey
 
@@ -179,6 +179,7 @@ class InterestExploration(Recommendation):
             columns={"topic": Column(0, TOPICS - 1, whole=True), "quality": Column(0.0, 50.0)},
             looks=_looks,
             user=_user,
+            another=lambda rules, key, user: _user(rules, key),
             observed=lambda user: jnp.zeros((0,)),
             hidden=lambda rules, user: user.affinity,
             chance=_chance,

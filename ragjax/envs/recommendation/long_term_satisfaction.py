@@ -14,15 +14,15 @@ from flax import struct
 from jaxtyping import Array, Float
 
 from ragjax.data.items import Column
-from ragjax.envs.recommendation.base import (
+from ragjax.envs.recommendation.base import Recommendation
+from ragjax.envs.recommendation.baselines import Ranked, Ranking
+from ragjax.envs.recommendation.simulation import (
     Ranges,
     Reaction,
-    Recommendation,
     Simulation,
     beside,
     between,
 )
-from ragjax.envs.recommendation.baselines import Ranked, Ranking
 from ragjax.envs.scene import Role, Scene, bars
 from ragjax.errors import require
 from ragjax.types import Leaf, PRNGKey
@@ -208,6 +208,7 @@ class LongTermSatisfaction(Recommendation):
             columns={"clickbait": Column(0.0, 1.0)},
             looks=_looks,
             user=_user,
+            another=lambda rules, key, user: _user(rules, key),
             observed=lambda user: jnp.zeros((0,)),
             hidden=lambda rules, user: satisfaction(rules, user)[None],
             chance=_chance,

@@ -1,11 +1,14 @@
-"""A memory of this episode's responses, seen beside everything else: it grows as slates are shown."""
+"""A memory of responses, seen beside everything else: it grows as slates are shown."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
+from jaxtyping import Array
 
 from ragjax.retrieval.growing import GrowingMemory
 from ragjax.types import Env, Leaf, Timestep
@@ -19,7 +22,7 @@ class Remembering:
     memory: Leaf
 
 
-def remember_responses(env: Env, capacity: int) -> Env:
+def remember_responses(env: Env, capacity: int, earlier: Callable[..., Array] | None = None) -> Env:
     """Shows, before the candidates, a part "memory" [M,R+1] of all that slates have met with so far.
 
     A row is what was seen of a place, as in the part "responses", and 1 where it is written; rows that
@@ -28,6 +31,7 @@ def remember_responses(env: Env, capacity: int) -> Env:
     Args:
       env: one episode, whose observations end with the part "candidates" if there is one.
       capacity: M, at least the places of a slate; then the oldest rows make room.
+      earlier: (params, key, inner state) -> [E,R] rows that an episode's memory begins with, at most M.
     """
     parts = dict(env.parts or {})
     places, width = parts["responses"]
@@ -43,7 +47,12 @@ def remember_responses(env: Env, capacity: int) -> Env:
 
     def reset(params, key):
         inner, made = env.reset(params, key)
-        return show(inner, GrowingMemory.empty(capacity, width), made)
+        memory = GrowingMemory.empty(capacity, width)
+        if earlier is not None:
+            # A key of its own, so that users and candidates are those of an episode without such rows.
+            rows = earlier(params, jax.random.fold_in(key, 1), inner)
+            memory = memory.add(rows.astype(jnp.float32), jnp.ones(len(rows), bool))
+        return show(inner, memory, made)
 
     def step(params, key, state, action):
         inner, made = env.step(params, key, state.inner, action)

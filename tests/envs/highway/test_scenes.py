@@ -18,6 +18,7 @@ from ragjax.envs.highway.scenes import (
     record_scenes,
     time_to_collision,
 )
+from ragjax.envs.highway.traffic import SPREAD, USUAL
 from ragjax.envs.highway.vehicles import place_vehicles
 from ragjax.errors import UserError
 from ragjax.learners.episodes import EpisodeEvaluation, EpisodesConfig
@@ -53,6 +54,25 @@ def test_they_are_those_of_the_seed_and_the_traffic(recorded):
     np.testing.assert_array_equal(scenes(), recorded)
     assert not np.array_equal(scenes(seed=1), recorded)
     assert not np.array_equal(scenes(density=3.0), recorded)
+
+
+def test_standardised_observations_and_keys_are_of_one_scale():
+    """Of the usual traffic each number is of mean 0 and deviation 1, roughly; the values stay."""
+    plain, spec = HighwayFast(), HighwayFast(standardised=True)
+    own, scaled = (each.scenes(SceneMemory(entries=1024)) for each in (plain, spec))
+    usual, spread = USUAL.reshape(-1), SPREAD.reshape(-1)
+    np.testing.assert_allclose(scaled[:, :25], (own[:, :25] - usual) / spread, atol=1e-4)
+    np.testing.assert_array_equal(scaled[:, 25:], own[:, 25:])
+    numbers = scaled[:, :25].reshape(-1, 5, 5)[..., 1:]
+    assert np.max(np.abs(numbers.mean(axis=0))) < 0.5
+    deviations = numbers.std(axis=0)
+    assert deviations.max() < 1.5
+    assert deviations.min() > 0.2
+    env = spec.build()
+    seen = env.reset(env.params, jax.random.key(0))[1].observation
+    theirs = plain.build().reset(env.params, jax.random.key(0))[1].observation
+    np.testing.assert_allclose(seen, (theirs - usual) / spread, atol=1e-4)
+    np.testing.assert_allclose(env.high, (1 - usual) / spread, rtol=1e-5)
 
 
 def test_shuffled_empty_and_oracle_scenes(recorded):
