@@ -17,7 +17,8 @@ import jax.numpy as jnp
 from flax import struct
 from jaxtyping import Array, Float, Int
 
-from ragjax.envs.recommendation.recogym import RecoGym, shares_of_views
+from ragjax.envs.recommendation.numbered import shares_of_views
+from ragjax.envs.recommendation.recogym import RecoGym
 from ragjax.envs.wrappers import bind_env, env_data
 from ragjax.errors import require
 from ragjax.models.slate_policy import split

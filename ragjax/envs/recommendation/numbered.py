@@ -1,8 +1,10 @@
 """Tokens of things that are numbered, such as products."""
 
+from collections.abc import Mapping
+
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from ragjax.types import UNK_ID, Vocabulary
 
@@ -33,3 +35,12 @@ def numbers_of(looks: Array) -> Int[Array, "..."]:
     if jnp.issubdtype(looks.dtype, jnp.integer):
         return looks[..., 0] - FIRST_TOKEN
     return jnp.argmax(looks, axis=-1)
+
+
+def shares_of_views(parts: Mapping[str, Array], products: int) -> Float[Array, "... P"]:
+    """[...,P] the share of each product among the views that an observation tells."""
+    views = parts["views"]
+    if "fresh" not in parts:
+        return views
+    seen = views.astype(jnp.int32)[..., None] == jnp.arange(products) + FIRST_TOKEN
+    return jnp.mean(seen.astype(float), axis=-2)

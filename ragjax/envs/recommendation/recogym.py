@@ -20,7 +20,12 @@ from ragjax.envs.base import Environment, timestep
 from ragjax.envs.recommendation.base import episode_means
 from ragjax.envs.recommendation.baselines import Ranked, Ranking, scored
 from ragjax.envs.recommendation.choice import drawn_by_weight
-from ragjax.envs.recommendation.numbered import FIRST_TOKEN, numbered_vocabulary, numbers_of
+from ragjax.envs.recommendation.numbered import (
+    FIRST_TOKEN,
+    numbered_vocabulary,
+    numbers_of,
+    shares_of_views,
+)
 from ragjax.envs.scene import Scene, likeliest
 from ragjax.errors import require
 from ragjax.ranges import SEED
@@ -122,15 +127,6 @@ class Chance:
     click: Leaf
     move: Leaf
     visit: Leaf
-
-
-def shares_of_views(parts: Mapping[str, Array], products: int) -> Float[Array, "... P"]:
-    """[...,P] the share of each product among the views that an observation tells."""
-    views = parts["views"]
-    if "fresh" not in parts:
-        return views
-    seen = views.astype(jnp.int32)[..., None] == jnp.arange(products) + FIRST_TOKEN
-    return jnp.mean(seen.astype(float), axis=-2)
 
 
 def click_chance(score: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -243,7 +239,8 @@ class RecoGym(Environment):
     With `views` V, for many products, they are [2 V + 2]: the last V views, newest first, as token of
     the product, 0 for none; for each whether it came after the last action; whether the product shown
     last was clicked; log(1 + views so far). Passages [P,1]: the product's token, which is its number +
-    4. With `reveal`, [L] the user's taste comes last.
+    4. Then the metric `label` of a step is the product viewed last since its action, -1 for none.
+    With `reveal`, [L] the user's taste comes last.
 
     Attributes:
       products: P.
@@ -376,8 +373,10 @@ class RecoGym(Environment):
         if self.reveal:
             parts.append(state.taste)
         observation = jnp.concatenate([part.astype(jnp.float32) for part in parts])
-        means = episode_means(state.totals, state.steps)
-        return dataclasses.replace(timestep(observation), metrics=means)
+        metrics = episode_means(state.totals, state.steps)
+        if self.views:
+            metrics["label"] = jnp.where(state.fresh[0], state.seen[0], -1)
+        return dataclasses.replace(timestep(observation), metrics=metrics)
 
     def _parts(self) -> tuple[dict[str, tuple[int, ...]], list[np.ndarray]]:
         """What observations are joined of, and the largest value of each of their numbers."""
