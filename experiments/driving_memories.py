@@ -39,9 +39,15 @@ MEMORIES = {
 }
 FIGURES = {"return": "return", "speed": "speed, m/s", "crashed": "crashed"}
 NOTES = """\
-What a policy retrieves can be exchanged without training it anew. Dense traffic has 30 others, 1.5
-times as close, and its memory was recorded by drivers in such traffic. Whose outcomes are retrieved
-makes no difference beyond the intervals; only zeros, which the policy never met in training, do."""
+What a policy retrieves can be exchanged without training it anew: those of `cases` act as was done in the
+scenes that they find. The memory of dense traffic was recorded by drivers by rules among 30 others, 1.5
+times as close.
+
+- In denser traffic that memory lowers crashes, and raises the return, beyond the intervals.
+- Scenes of zeros lower crashes, too: with them the policy brakes all the time, at 20 m/s, which returns
+  less where traffic is as in training.
+- `The best` are the fastest that did not crash, without those that had to brake: who acts as they did
+  crashes. Outcomes of other scenes do harm as well."""
 
 
 def measure() -> dict[str, Any]:

@@ -24,7 +24,10 @@ FIXED = {
     "viewed": "viewed most by the user",
     "affinity": "oracle: taste",
 }
-LEARNED, LABEL = "recogym", "PPO, one embedding of each product"
+LEARNED = {
+    "recogym": "PPO, one embedding of each product",
+    "recogym_joint": "the same, and the likelihood of what is viewed next",
+}
 BANDIT, BANDIT_ENVS = LinUCB(width=16), 128
 SEEDS = (0, 1, 2, 3, 4)
 PARTS = 5  # of LinUCB's steps, of which the last is looked at
@@ -80,7 +83,7 @@ def get_table() -> Table:
         "likeliest product or of one that the policy draws. Clicks a user: their number until the user "
         f"is gone. LinUCB, {BANDIT.width} random projections of views: {bandit.mean:.2f} ± "
         f"{bandit.half_width:.2f} % clicks. {recorded}",
-        rows=(*fixed, Row(LABEL, f"{CONFIGS}/{LEARNED}.py")),
+        rows=(*fixed, *(Row(label, f"{CONFIGS}/{name}.py") for name, label in LEARNED.items())),
         columns=(
             Column(CLICKS, "greedy_click_chance", digits=2),
             Column("less `viewed most`", "greedy_click_chance", digits=2, against="viewed"),
@@ -92,16 +95,21 @@ def get_table() -> Table:
         results=Path(__file__).parent / "results",
         side_by_side=True,
         claims=(
-            Claim(LEARNED, CLICKS, "popularity"),
-            Claim(LEARNED, CLICKS, round(bandit.high, 2), "the upper end of LinUCB's interval"),
+            Claim("recogym", CLICKS, "popularity"),
+            Claim("recogym", CLICKS, round(bandit.high, 2), "the upper end of LinUCB's interval"),
+            Claim("recogym_joint", CLICKS, "viewed"),
+            Claim("recogym_joint", CLICKS, "recogym"),
         ),
     )
 
 
 def get_plots() -> tuple[Plot, ...]:
-    """The learning curve of the policy."""
+    """The learning curves of the policies."""
     table = get_table()
-    runs = {LABEL: load_runs(table.results / table.name / LEARNED, table.seeds)}
+    runs = {
+        label: load_runs(table.results / table.name / name, table.seeds)
+        for name, label in LEARNED.items()
+    }
     return (
         Plot(
             name="clicks",

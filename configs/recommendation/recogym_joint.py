@@ -3,8 +3,8 @@
     ragjax train configs/recommendation/recogym_joint.py
     ragjax train configs/recommendation/recogym_joint.py --algorithm.reward-coef 0   # from views alone
 
-As `recogym.py`, with a third of its steps. What a user views of its own accord after a product was shown
-is the label of that step; 64 products are found or drawn for it to be told from.
+What a user views of its own accord after a product was shown are the labels of that step; 64 products are
+found or drawn for them to be told from. A third of the steps of `recogym.py`.
 """
 
 from ragjax.envs.recommendation.recogym import RecoGym
@@ -21,15 +21,15 @@ def get_config() -> EpisodesConfig:
     return EpisodesConfig(
         env=RecoGym(products=1000, views=16, sigma_mu_organic=1.0, passage_seed=1),
         algorithm=LabelledPassages(
-            num_envs=128, rollout_length=32, discount=0.0, minibatches=4, epochs=2
+            num_envs=128, rollout_length=32, discount=0.0, minibatches=4, epochs=4
         ),
         policy=SlateRetrieval(
             k=20,
             explored=44,
             reranks=False,
-            retriever=Dense(encoder, initial_scale=15.0, refresh_every=1),
+            retriever=Dense(encoder, initial_scale=5.0, refresh_every=1),
         ),
-        optimizer=Adam.for_policies(learning_rate=3e-3),
+        optimizer=Adam.for_policies(learning_rate=1e-2),
         env_steps=204_800,
         normalise_rewards=True,
         evaluation=EpisodeEvaluation(episodes=200, every=25, during=40),

@@ -11,37 +11,37 @@ from jaxtyping import Array, Int
 
 from ragjax.errors import require
 from ragjax.models.policy import Policy
+from ragjax.models.retrieval_policy import MISS
 from ragjax.objectives.algorithm import Hyper
 from ragjax.objectives.ppo import PPO
 from ragjax.ops.plackett_luce import PlackettLuce
 from ragjax.ops.policy_gradient import weighted_sum
 from ragjax.types import Env, Leaf, Loss, Params, PolicyBatch, PolicyModel, Retrieved, Rollout
 
-LABEL = "label"  # the metric of an environment that labels passages: a row, or -1 for none
+LABELS = "labels"  # the metric of an environment that labels passages: [n] rows, -1 for none
 
 
 @struct.dataclass
 class LabelledBatch(PolicyBatch):
-    """Steps, of which some have a label.
+    """Steps, of which some have labels.
 
     Attributes:
-      label: [B] the row of a passage, -1 for none.
+      labels: [B,n] rows of passages, -1 for none.
     """
 
-    label: Leaf
+    labels: Leaf
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledPassages(PPO):
     """PPO, and the likelihood of passages that the environment labels.
 
-        β · PPO's loss - α Σ_b w_b log π(d_b|s_b)   over steps b with a label d_b
+        β · PPO's loss - α Σ_b w_b Σ_d log π(d|s_b)   over the labels d of steps b
 
-    π is that of a slate's first place, over the passages that were found and drawn in the rollout; where
-    the label is not among them, it takes the place of the last one. A label tells what would have been
-    right without its having been shown, such as what a user of `RecoGym` views next, so that the
-    retriever learns from many more steps than are rewarded. With α = 0 this is PPO, with β = 0
-    likelihood alone.
+    π is that of a slate's first place, over the passages that were found and drawn in the rollout and
+    the labels. A label tells what would have been right without its having been shown, such as what a
+    user of `RecoGym` views next, so that the retriever learns from many more steps than are rewarded.
+    With α = 0 this is PPO, with β = 0 likelihood alone.
 
     Attributes:
       label_coef: α.
@@ -71,7 +71,7 @@ class LabelledPassages(PPO):
         """
         first = jax.eval_shape(env.reset, env.params, jax.random.PRNGKey(0))[1]
         require(
-            LABEL in first.metrics,
+            LABELS in first.metrics,
             "algorithm is LabelledPassages, but the environment labels no passages; choose PPO, or one "
             "that does, such as RecoGym with env.views.",
         )
@@ -98,7 +98,8 @@ class LabelledPassages(PPO):
         )
         batch, extra = super().batch(policy, params, rollout, hyper, key=key, extra=extra)
         fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        return LabelledBatch(**fields, label=rollout.metrics[LABEL].reshape(-1)), extra
+        labels = rollout.metrics[LABELS]
+        return LabelledBatch(**fields, labels=labels.reshape(-1, labels.shape[-1])), extra
 
     def loss(
         self,
@@ -114,15 +115,15 @@ class LabelledPassages(PPO):
 
         Returns:
           The loss over all steps, with the metrics of PPO, and `label_loss`, the mean of -log π(d|s)
-          over those with a label.
+          over all labels.
         """
         loss = super().loss(policy, params, key, batch, hyper, extra=extra)
         seen: Retrieved = batch.observation  # pyright: ignore[reportAssignmentType]
-        seen, place = with_label(seen, batch.label)
+        seen, place = with_labels(seen, batch.labels)
         slates: PlackettLuce = policy.apply(params, seen)[0]
-        log_label = jnp.take_along_axis(slates.log_probs, place[:, None], axis=-1)[:, 0]
-        weight = jnp.where(batch.label >= 0, batch.weight, 0.0)
-        negative = -weighted_sum(log_label, weight)
+        log_labels = jnp.take_along_axis(slates.log_probs, place, axis=-1)
+        weight = jnp.where(batch.labels >= 0, batch.weight[:, None], 0.0)
+        negative = -weighted_sum(log_labels.reshape(-1), weight.reshape(-1))
         return Loss(
             hyper["reward_coef"] * loss.sum + hyper["label_coef"] * negative,
             loss.denom,
@@ -130,10 +131,14 @@ class LabelledPassages(PPO):
         )
 
 
-def with_label(seen: Retrieved, label: Int[Array, "B"]) -> tuple[Retrieved, Int[Array, "B"]]:
-    """Passages [B,K] with the label [B] among them, else in the last place, and its place [B]."""
-    among = seen.ids == label[:, None]
-    last = seen.ids.shape[-1] - 1
-    place = jnp.where(jnp.any(among, axis=-1), jnp.argmax(among, axis=-1), last)
-    replaced = jnp.where((label >= 0) & (place == last), label, seen.ids[:, -1])
-    return dataclasses.replace(seen, ids=seen.ids.at[:, -1].set(replaced)), place
+def with_labels(seen: Retrieved, labels: Int[Array, "B n"]) -> tuple[Retrieved, Int[Array, "B n"]]:
+    """Passages [B,K] and the labels [B,n] that aren't among them, each once; the labels' places."""
+    among = jnp.any(labels[:, :, None] == seen.ids[:, None, :], axis=-1)
+    repeated = jnp.any(jnp.tril(labels[:, :, None] == labels[:, None, :], k=-1), axis=-1)
+    added = jnp.where((labels >= 0) & ~among & ~repeated, labels, MISS)
+    ids = jnp.concatenate([seen.ids, added], axis=-1)
+    noise = seen.noise
+    if noise is not None:
+        noise = jnp.concatenate([noise, jnp.ones(labels.shape, noise.dtype)], axis=-1)
+    place = jnp.argmax(labels[:, :, None] == ids[:, None, :], axis=-1)
+    return dataclasses.replace(seen, ids=ids, noise=noise), place

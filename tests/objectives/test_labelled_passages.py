@@ -17,7 +17,7 @@ from ragjax.models.history_encoder import HistoryEncoder
 from ragjax.models.retriever import Dense
 from ragjax.models.slate_policy import split
 from ragjax.models.slate_retrieval import SlateRetrieval
-from ragjax.objectives.labelled_passages import LabelledPassages, with_label
+from ragjax.objectives.labelled_passages import LabelledPassages, with_labels
 from ragjax.objectives.ppo import PPO
 from ragjax.training.optimizer import Adam
 from ragjax.training.step import make_step
@@ -56,30 +56,33 @@ def collected(learner):
     return collect(state)[:2]
 
 
-def test_a_label_is_what_the_user_viewed_last_since_the_action():
+def test_labels_are_what_the_user_viewed_since_the_action():
     env = jitted(SPEC.vectorise(64))
     state, made = env.reset(env.params, jax.random.key(0))
     labelled = 0
     for number in range(12):
         action = jnp.zeros((64, 1), jnp.int32)
         state, made = env.step(env.params, jax.random.key(number), state, action)
-        label = np.asarray(made.metrics["label"])
+        labels = np.asarray(made.metrics["labels"])
         parts = split(env, made.observation)
-        fresh, newest = np.asarray(parts["fresh"])[:, 0] > 0, np.asarray(parts["views"])[:, 0]
+        fresh, views = np.asarray(parts["fresh"]) > 0, np.asarray(parts["views"])
         going = ~np.asarray(made.terminated)  # else the next episode is what is seen
         np.testing.assert_array_equal(
-            label[going], np.where(fresh, newest - FIRST_TOKEN, -1)[going]
+            labels[going], np.where(fresh, views - FIRST_TOKEN, -1)[going]
         )
-        labelled += np.sum(label >= 0)
-        assert label.max() < PRODUCTS
+        labelled += np.sum(labels[:, 0] >= 0)
+        assert labels.max() < PRODUCTS
     assert 0.03 < labelled / (12 * 64) < 0.2  # a user browses after 1 product in 20, or a click
 
 
-def test_a_label_takes_the_last_place_unless_it_was_found():
-    ids = jnp.asarray([[3, 1, 2], [3, 1, 2], [3, 1, 2], [3, -1, 2]], jnp.int32)
-    seen, place = with_label(Retrieved(None, ids, None), jnp.asarray([1, 7, -1, -1]))
-    np.testing.assert_array_equal(seen.ids, [[3, 1, 2], [3, 1, 7], [3, 1, 2], [3, -1, 2]])
-    np.testing.assert_array_equal(place[:2], [1, 2])
+def test_labels_are_added_once_unless_they_were_found():
+    ids = jnp.asarray([[3, 1, 2], [3, -1, 2]], jnp.int32)
+    labels = jnp.asarray([[1, 7, 7, 5], [-1, 3, 6, -1]], jnp.int32)
+    seen, place = with_labels(Retrieved(None, ids, jnp.zeros((2, 3))), labels)
+    np.testing.assert_array_equal(seen.ids, [[3, 1, 2, -1, 7, -1, 5], [3, -1, 2, -1, -1, 6, -1]])
+    np.testing.assert_array_equal(seen.noise, [[0.0] * 3 + [1.0] * 4] * 2)
+    np.testing.assert_array_equal(place[0], [1, 4, 4, 6])
+    np.testing.assert_array_equal(place[1, 1:3], [0, 5])
 
 
 def losses(learner, collected, label_coef, reward_coef, kind=LabelledPassages):
@@ -103,18 +106,17 @@ def losses(learner, collected, label_coef, reward_coef, kind=LabelledPassages):
 def test_the_likelihood_of_labels_written_out(learner, collected):
     """Σ_b -log p(d_b|s_b) over what was found or drawn and the label, and its gradient."""
     state, batch = collected
-    ids, label = np.asarray(batch.observation.ids), np.asarray(batch.label)
-    assert np.sum(label >= 0) > 5
+    ids, labels = np.asarray(batch.observation.ids), np.asarray(batch.labels)
+    assert np.sum(labels[:, 0] >= 0) > 5
     seen = np.asarray(batch.observation.observation)
 
     def by_hand(params):
         tower = params["retriever"]["query"]
         table, rest = tower["embedding"], tower["rest"]["kernel"]
         total = 0.0
-        for row in np.flatnonzero((label >= 0) & (np.asarray(batch.weight) > 0)):
-            others = [int(one) for one in ids[row] if one >= 0]
-            if label[row] not in others:
-                others = [int(one) for one in ids[row][:-1] if one >= 0] + [int(label[row])]
+        for row in np.flatnonzero((labels[:, 0] >= 0) & (np.asarray(batch.weight) > 0)):
+            told = [int(one) for one in labels[row] if one >= 0]
+            others = list({int(one) for one in ids[row] if one >= 0} | set(told))
             tokens = seen[row, :VIEWS].astype(int)
             mean = jnp.mean(jnp.stack([table[token] for token in tokens if token > 0]), axis=0)
             query = mean + seen[row, VIEWS:] @ rest
@@ -122,7 +124,8 @@ def test_the_likelihood_of_labels_written_out(learner, collected):
             keys = keys / jnp.linalg.norm(keys, axis=-1, keepdims=True)
             scores = keys @ query / jnp.linalg.norm(query)
             scores = jnp.exp(params["retriever"]["log_scale"]) * scores
-            total -= jax.nn.log_softmax(scores)[others.index(int(label[row]))]
+            log_probs = jax.nn.log_softmax(scores)
+            total -= sum(log_probs[others.index(one)] for one in told)
         return total
 
     expected, slope = jax.value_and_grad(by_hand)(state.params)

@@ -239,7 +239,7 @@ class RecoGym(Environment):
     With `views` V, for many products, they are [2 V + 2]: the last V views, newest first, as token of
     the product, 0 for none; for each whether it came after the last action; whether the product shown
     last was clicked; log(1 + views so far). Passages [P,1]: the product's token, which is its number +
-    4. Then the metric `label` of a step is the product viewed last since its action, -1 for none.
+    4. The metric `labels` [V] of a step are the products viewed since its action, -1 for none.
     With `reveal`, [L] the user's taste comes last.
 
     Attributes:
@@ -375,7 +375,7 @@ class RecoGym(Environment):
         observation = jnp.concatenate([part.astype(jnp.float32) for part in parts])
         metrics = episode_means(state.totals, state.steps)
         if self.views:
-            metrics["label"] = jnp.where(state.fresh[0], state.seen[0], -1)
+            metrics["labels"] = jnp.where(state.fresh, state.seen, -1)
         return dataclasses.replace(timestep(observation), metrics=metrics)
 
     def _parts(self) -> tuple[dict[str, tuple[int, ...]], list[np.ndarray]]:
