@@ -29,8 +29,8 @@ go by rules (IDM and MOBIL), half by chance. `cases` has eight of 8,192 by rules
   observed decides the next seconds, so that scenes tell nothing new, would explain it; it isn't shown.
   Trained longer, the policy of 4,096 scenes crashes most.
 - `cases`: an action depends on what was done in the scenes, and what came of it, alone. The policy
-  begins as Σ_d p(d\|s) [what was done in d]; the matrix that finds scenes is learned, and what to make of
-  their outcomes. It drives by its memory, so that another one drives differently (next table).
+  begins by doing what was done in each with its p(d|s); the matrix that finds scenes is learned, and
+  what to make of their outcomes. With another memory it drives differently (next table).
 - `cases and observation`: what is observed is read as well.
 - `outcomes of other scenes` and `scenes of zeros` do not say what to do; `the best` are those
   without a crash, the fastest first."""

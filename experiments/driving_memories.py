@@ -39,9 +39,9 @@ MEMORIES = {
 }
 FIGURES = {"return": "return", "speed": "speed, m/s", "crashed": "crashed"}
 NOTES = """\
-What a policy retrieves can be exchanged without training it anew: those of `cases` act as was done in the
-scenes that they find. The memory of dense traffic was recorded by drivers by rules among 30 others, 1.5
-times as close.
+What a policy retrieves can be exchanged without training it anew: those of `cases` act as was done in
+the scenes that they find. The memory of dense traffic was recorded by drivers by rules among 30 others,
+1.5 times as close.
 
 - In denser traffic that memory lowers crashes, and raises the return, beyond the intervals.
 - Scenes of zeros lower crashes, too: with them the policy brakes all the time, at 20 m/s, which returns

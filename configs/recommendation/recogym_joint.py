@@ -3,8 +3,8 @@
     ragjax train configs/recommendation/recogym_joint.py
     ragjax train configs/recommendation/recogym_joint.py --algorithm.reward-coef 0   # from views alone
 
-What a user views of its own accord after a product was shown are the labels of that step; 64 products are
-found or drawn for them to be told from. A third of the steps of `recogym.py`.
+What a user views of its own accord after a product was shown are the labels of that step; 64 products
+are found or drawn for them to be told from. A third of the steps of `recogym.py`.
 """
 
 from ragjax.envs.recommendation.recogym import RecoGym
