@@ -168,7 +168,7 @@ class RetrievalPolicy(Policy):
             both = jnp.zeros((size + width,))
             alone = {"both": both, "passage": both[size:], "value": both[size:][value]}
             if self.copy_scale:
-                params["copy"] = {"scale": jnp.full((), self.copy_scale)}
+                params["copy"] = {"scale": jnp.full((), self.copy_scale, jnp.float32)}
             return params | {
                 "policy": policy.init(keys[1], alone[self.reads])["params"],
                 "value": critic.init(keys[2], both)["params"],

@@ -239,8 +239,8 @@ class RecoGym(Environment):
     With `views` V, for many products, they are [2 V + 2]: the last V views, newest first, as token of
     the product, 0 for none; for each whether it came after the last action; whether the product shown
     last was clicked; log(1 + views so far). Passages [P,1]: the product's token, which is its number +
-    4. The metric `labels` [V] of a step are the products viewed since its action, -1 for none.
-    With `reveal`, [L] the user's taste comes last.
+    4. With `reveal`, [L] the user's taste comes last. The metric `labels` [V] of a step with `views`
+    tells the products viewed since its action, -1 in the other places.
 
     Attributes:
       products: P.
