@@ -5,6 +5,8 @@
 
 What a user views of its own accord after a product was shown are the labels of that step; 64 products
 are found or drawn for them to be told from. A third of the steps of `recogym.py`.
+
+Expected (experiments/recogym.py): clicks, % of shown 2.20 ± 0.02; drawn, % 1.71 ± 0.02.
 """
 
 from ragjax.envs.recommendation.recogym import RecoGym
