@@ -8,7 +8,6 @@ from the start. Eight are retrieved, of 8,192 of drivers by rules. What was done
 it is all that an action depends on.
 
 Expected (experiments/driving.py): return 21.75 ± 0.06; speed, m/s 21.10 ± 0.07.
-
 """
 
 from ragjax.envs.highway.highway import HighwayFast
