@@ -256,7 +256,9 @@ def test_a_remembered_scene_in_words():
     content[[26 + 3, 33]] = 1.0, 0.8  # faster, at 0.8 of 30 m/s
     content[[32, 34]] = 0.25, 0.4
     said = HighwayFast().describe_passage(7, content)
-    assert said == "faster: 24.0 m/s, 2 lane changes, collision in 2.5 s at the least"
+    assert said == "faster: 24.0 m/s, 2 lane changes, 2.5 s to collision"
+    content[32] = 1.0  # as far as it is measured
+    assert HighwayFast().describe_passage(7, content).endswith("over 10 s to collision")
     content[31] = 1.0
     content[34] = 0.2
     assert HighwayFast().describe_passage(7, content).endswith(", 1 lane change, crashed")

@@ -143,7 +143,8 @@ def describe_scene(scene: np.ndarray) -> str:
     """What was done in a scene [35], and what came of it in the next 5 s, in a few words."""
     action, (crashed, time, speed, changes) = scene[-VALUES:-4], scene[-4:]
     done = ACTION_NAMES[int(np.argmax(action))] if action.any() else "nothing"
-    end = "crashed" if crashed else f"collision in {time * MAX_TIME:.1f} s at the least"
+    near = f"{time * MAX_TIME:.1f}" if time < 1 else f"over {MAX_TIME:.0f}"  # cut there
+    end = "crashed" if crashed else f"{near} s to collision"
     moves = counted(round(float(changes) * HORIZON), "lane change")
     return f"{done}: {speed * DESIRED_SPEED:.1f} m/s, {moves}, {end}"
 
