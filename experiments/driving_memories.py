@@ -13,7 +13,6 @@ import numpy as np
 
 from ragjax import load_run
 from ragjax.envs.highway.highway import HighwayFast
-from ragjax.envs.highway.scenes import SceneMemory
 from ragjax.evaluation.plots import Plot, read_figures, recorded_by, results_of
 from ragjax.evaluation.statistics import Interval, bootstrap_interval
 from ragjax.evaluation.tables import MarkdownTable
@@ -22,20 +21,18 @@ from ragjax.learners.episodes import EpisodesConfig
 RUNS = Path("runs/driving/cases")
 SEEDS = (0, 1, 2, 3, 4)
 EPISODES = 200
-OWN = SceneMemory(entries=8192, drivers="rules")
-DENSE = replace(OWN, density=1.5, others=30, seed=1)
-SPEC = HighwayFast(standardised=True)
-TRAFFIC = {
-    "as trained in": SPEC,
-    "1.25 times as dense": replace(SPEC, density=1.25, others=30),
-    "1.5 times as dense": replace(SPEC, density=1.5, others=30),
+DENSE: dict[str, Any] = {"density": 1.5, "others": 30}
+TRAFFIC: dict[str, dict[str, Any]] = {  # what is changed in the environment that was trained in
+    "as trained in": {},
+    "1.25 times as dense": DENSE | {"density": 1.25},
+    "1.5 times as dense": DENSE,
 }
-MEMORIES = {
-    "its own": OWN,
-    "of dense traffic": DENSE,
-    "the best of four times as many": replace(OWN, kind="oracle"),
-    "outcomes of other scenes": replace(OWN, kind="shuffled"),
-    "scenes of zeros": replace(OWN, kind="empty"),
+MEMORIES: dict[str, dict[str, Any]] = {  # and in its memory
+    "its own": {},
+    "of dense traffic": DENSE | {"seed": 1},
+    "the best of four times as many": {"kind": "oracle"},
+    "outcomes of other scenes": {"kind": "shuffled"},
+    "scenes of zeros": {"kind": "empty"},
 }
 FIGURES = {"return": "return", "speed": "speed, m/s", "crashed": "crashed"}
 NOTES = """\
@@ -44,10 +41,10 @@ the scenes that they find. The memory of dense traffic was recorded by drivers b
 1.5 times as close.
 
 - In denser traffic that memory lowers crashes, and raises the return, beyond the intervals.
-- Scenes of zeros lower crashes, too: with them the policy brakes all the time, at 20 m/s, which returns
-  less where traffic is as in training.
-- `The best` are the fastest that did not crash, without those that had to brake: who acts as they did
-  crashes. Outcomes of other scenes do harm as well."""
+- Scenes of zeros lower crashes, too: with them the policy drives at 20 m/s, as who brakes all the time,
+  which returns less where traffic is as in training.
+- `The best` are the fastest that did not crash; who acts as was done in them crashes. Outcomes of other
+  scenes do harm as well."""
 
 
 def measure() -> dict[str, Any]:
@@ -55,12 +52,15 @@ def measure() -> dict[str, Any]:
     runs = [load_run(RUNS / f"seed_{seed}") for seed in SEEDS]
     config = runs[0].config
     assert isinstance(config, EpisodesConfig)
+    assert isinstance(config.env, HighwayFast)
+    assert config.env.memory is not None
     numbers: dict[str, Any] = {"seeds": list(SEEDS)}
-    for traffic, env in TRAFFIC.items():
+    for traffic, changed in TRAFFIC.items():
         found = numbers[traffic] = {}
-        for name, memory in MEMORIES.items():
+        for name, other in MEMORIES.items():
+            memory = replace(config.env.memory, **other)
             # One learner for all seeds, so that their episodes begin alike and differences are paired.
-            learner = config.in_environment(replace(env, memory=memory))
+            learner = config.in_environment(replace(config.env, **changed, memory=memory))
             played = [learner.evaluate(run.state, episodes=EPISODES)[0] for run in runs]
             columns = [
                 {"return": each.returns["greedy"], **each.metrics["greedy"]} for each in played

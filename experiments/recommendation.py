@@ -34,7 +34,7 @@ good quality give time back. The return is the time that is watched. Quality can
 - `dealt anew`: each episode deals the qualities of topics out among them, so that only this episode's
   responses tell them. A memory of 48 responses grows inside the episode; for each candidate the three
   most alike are recalled and summed over, z = log Σ_m p(m\\|c) exp f(s, c, m). That it begins with the
-  responses of 16 earlier users makes no difference that is beyond chance: after 16 slates it holds the
+  responses of 16 earlier users makes no difference that is beyond chance. After 16 slates it holds the
   user's own alone."""
 
 

@@ -4,7 +4,8 @@
     ragjax train configs/recommendation/recogym_joint.py --algorithm.reward-coef 0   # from views alone
 
 What a user views of its own accord after a product was shown are the labels of that step; 64 products
-are found or drawn for them to be told from. A third of the steps of `recogym.py`.
+are found or drawn for them to be told from. It has a third of the steps of `recogym.py`, and a scale, a
+rate and epochs of its own.
 
 Expected (experiments/recogym.py): clicks, % of shown 2.20 ± 0.02; drawn, % 1.71 ± 0.02.
 """

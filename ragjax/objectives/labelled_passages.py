@@ -13,9 +13,8 @@ from ragjax.errors import require
 from ragjax.models.policy import Policy
 from ragjax.models.retrieval_policy import MISS
 from ragjax.objectives.algorithm import Hyper
-from ragjax.objectives.ppo import PPO
+from ragjax.objectives.labelled import Labelled, labelled_batch
 from ragjax.ops.plackett_luce import PlackettLuce
-from ragjax.ops.policy_gradient import weighted_sum
 from ragjax.types import Env, Leaf, Loss, Params, PolicyBatch, PolicyModel, Retrieved, Rollout
 
 LABELS = "labels"  # the metric of an environment that labels passages: [n] rows, -1 for none
@@ -33,7 +32,7 @@ class LabelledBatch(PolicyBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledPassages(PPO):
+class LabelledPassages(Labelled):
     """PPO, and the likelihood of passages that the environment labels.
 
         β · PPO's loss - α Σ_b w_b Σ_d log π(d|s_b)   over the labels d of steps b
@@ -42,26 +41,7 @@ class LabelledPassages(PPO):
     the labels. A label tells what would have been right without its having been shown, such as what a
     user of `RecoGym` views next, so that the retriever learns from many more steps than are rewarded.
     With α = 0 this is PPO, with β = 0 likelihood alone.
-
-    Attributes:
-      label_coef: α.
-      reward_coef: β.
     """
-
-    label_coef: float = 1.0
-    reward_coef: float = 1.0
-
-    def __post_init__(self):
-        """Checks the fields."""
-        super().__post_init__()
-        for name in ("label_coef", "reward_coef"):
-            value = getattr(self, name)
-            require(value >= 0, f"algorithm.{name} is {value}; it must not be negative.")
-
-    def hyper(self) -> dict[str, float]:
-        """The numbers that are traced, by name."""
-        own = {"label_coef": self.label_coef, "reward_coef": self.reward_coef}
-        return super().hyper() | own
 
     def model(self, policy: Policy, env: Env) -> PolicyModel:
         """The policy's functions.
@@ -97,9 +77,9 @@ class LabelledPassages(PPO):
             "algorithm is LabelledPassages, but the policy retrieves nothing; choose a SlateRetrieval.",
         )
         batch, extra = super().batch(policy, params, rollout, hyper, key=key, extra=extra)
-        fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
         labels = rollout.metrics[LABELS]
-        return LabelledBatch(**fields, labels=labels.reshape(-1, labels.shape[-1])), extra
+        labels = labels.reshape(-1, labels.shape[-1])
+        return labelled_batch(LabelledBatch, batch, labels=labels), extra
 
     def loss(
         self,
@@ -119,19 +99,17 @@ class LabelledPassages(PPO):
         """
         loss = super().loss(policy, params, key, batch, hyper, extra=extra)
         seen: Retrieved = batch.observation  # pyright: ignore[reportAssignmentType]
-        seen, place = with_labels(seen, batch.labels)
+        seen, place = beside_labels(seen, batch.labels)
         slates: PlackettLuce = policy.apply(params, seen)[0]
         log_labels = jnp.take_along_axis(slates.log_probs, place, axis=-1)
         weight = jnp.where(batch.labels >= 0, batch.weight[:, None], 0.0)
-        negative = -weighted_sum(log_labels.reshape(-1), weight.reshape(-1))
-        return Loss(
-            hyper["reward_coef"] * loss.sum + hyper["label_coef"] * negative,
-            loss.denom,
-            {**loss.metrics, "label_loss": (negative, jnp.sum(weight))},
-        )
+        told = log_labels.reshape(-1), weight.reshape(-1)
+        return self.with_labels(loss, *told, loss.denom, hyper)
 
 
-def with_labels(seen: Retrieved, labels: Int[Array, "B n"]) -> tuple[Retrieved, Int[Array, "B n"]]:
+def beside_labels(
+    seen: Retrieved, labels: Int[Array, "B n"]
+) -> tuple[Retrieved, Int[Array, "B n"]]:
     """Passages [B,K] and the labels [B,n] that aren't among them, each once; the labels' places."""
     among = jnp.any(labels[:, :, None] == seen.ids[:, None, :], axis=-1)
     repeated = jnp.any(jnp.tril(labels[:, :, None] == labels[:, None, :], k=-1), axis=-1)

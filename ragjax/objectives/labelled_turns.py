@@ -13,9 +13,8 @@ from ragjax.errors import require
 from ragjax.models.policy import Policy
 from ragjax.objectives.algorithm import Hyper
 from ragjax.objectives.guided_ppo import require_fixed, with_guide
-from ragjax.objectives.ppo import PPO
+from ragjax.objectives.labelled import Labelled, labelled_batch
 from ragjax.ops.plackett_luce import REMOVED
-from ragjax.ops.policy_gradient import weighted_sum
 from ragjax.ops.request_or_list import RequestOrList
 from ragjax.types import Env, Leaf, Loss, Params, PolicyBatch, PolicyModel, Retrieved, Rollout
 
@@ -34,7 +33,7 @@ class LabelledBatch(PolicyBatch):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledTurns(PPO):
+class LabelledTurns(Labelled):
     """PPO in some environments, and in the others the likelihood of what a guide said and meant.
 
         Σ_b w_b α [-log π(a_b|s_b)]   over labelled turns, beside β times PPO's loss over the others
@@ -50,28 +49,16 @@ class LabelledTurns(PPO):
     Attributes:
       guide: the policy whose turns are labelled; one that learns nothing, of the observation alone.
       share: of the environments, the first ones.
-      label_coef: α.
-      reward_coef: β.
     """
 
     guide: Policy
     share: float = 0.25
-    label_coef: float = 1.0
-    reward_coef: float = 1.0
 
     def __post_init__(self):
         """Checks the fields."""
         super().__post_init__()
         require(0 <= self.share <= 1, f"algorithm.share is {self.share}; it is a share, 0 to 1.")
-        for name in ("label_coef", "reward_coef"):
-            value = getattr(self, name)
-            require(value >= 0, f"algorithm.{name} is {value}; it must not be negative.")
         require_fixed(self.guide)
-
-    def hyper(self) -> dict[str, float]:
-        """The numbers that are traced, by name."""
-        own = {"label_coef": self.label_coef, "reward_coef": self.reward_coef}
-        return super().hyper() | own
 
     def model(self, policy: Policy, env: Env) -> PolicyModel:
         """The policy's functions with those of the guide."""
@@ -114,9 +101,8 @@ class LabelledTurns(PPO):
         found = jnp.any(seen.ids == row[:, None], axis=-1)
         last = jnp.where(labelled & ~found, row, seen.ids[:, -1])
         seen = dataclasses.replace(seen, ids=seen.ids.at[:, -1].set(last))
-        fields = {name: getattr(batch, name) for name in batch.__dataclass_fields__}
-        fields |= {"observation": seen, "labelled": labelled.astype(jnp.float32), "row": row}
-        return LabelledBatch(**fields), extra
+        fields = {"observation": seen, "labelled": labelled.astype(jnp.float32), "row": row}
+        return labelled_batch(LabelledBatch, batch, **fields), extra
 
     def loss(
         self,
@@ -138,12 +124,8 @@ class LabelledTurns(PPO):
         own = dataclasses.replace(batch, weight=batch.weight * (1.0 - batch.labelled))
         loss = super().loss(policy, params, key, own, hyper, extra=extra)
         distribution = policy.apply(params, batch.observation)[0]
-        negative = -weighted_sum(log_label(distribution, batch.action, batch.row), weight)
-        return Loss(
-            hyper["reward_coef"] * loss.sum + hyper["label_coef"] * negative,
-            jnp.sum(batch.weight),
-            {**loss.metrics, "label_loss": (negative, jnp.sum(weight))},
-        )
+        log_labels = log_label(distribution, batch.action, batch.row)
+        return self.with_labels(loss, log_labels, weight, jnp.sum(batch.weight), hyper)
 
 
 def log_label(distribution: RequestOrList, action: Array, row: Array) -> Array:

@@ -17,7 +17,7 @@ from ragjax.models.history_encoder import HistoryEncoder
 from ragjax.models.retriever import Dense
 from ragjax.models.slate_policy import split
 from ragjax.models.slate_retrieval import SlateRetrieval
-from ragjax.objectives.labelled_passages import LabelledPassages, with_labels
+from ragjax.objectives.labelled_passages import LabelledPassages, beside_labels
 from ragjax.objectives.ppo import PPO
 from ragjax.training.optimizer import Adam
 from ragjax.training.step import make_step
@@ -78,7 +78,7 @@ def test_labels_are_what_the_user_viewed_since_the_action():
 def test_labels_are_added_once_unless_they_were_found():
     ids = jnp.asarray([[3, 1, 2], [3, -1, 2]], jnp.int32)
     labels = jnp.asarray([[1, 7, 7, 5], [-1, 3, 6, -1]], jnp.int32)
-    seen, place = with_labels(Retrieved(None, ids, jnp.zeros((2, 3))), labels)
+    seen, place = beside_labels(Retrieved(None, ids, jnp.zeros((2, 3))), labels)
     np.testing.assert_array_equal(seen.ids, [[3, 1, 2, -1, 7, -1, 5], [3, -1, 2, -1, -1, 6, -1]])
     np.testing.assert_array_equal(seen.noise, [[0.0] * 3 + [1.0] * 4] * 2)
     np.testing.assert_array_equal(place[0], [1, 4, 4, 6])
